@@ -1,0 +1,2 @@
+//! The wire between kernel and agent.
+#![no_std]
