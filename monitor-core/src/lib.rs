@@ -1,1 +1,7 @@
-//! core
+//! Edgewatch, pure: flows in, judgements out. Nothing here knows a clock, a file, a socket or the
+//! kernel; time is an argument and every effect is data. Modules in reading order: each uses only
+//! those above it.
+#![forbid(unsafe_code)]
+
+pub mod flow;
+pub mod ids;

@@ -1,0 +1,269 @@
+//! What was observed, free of wire and kernel: a flow is one connection or datagram exchange as one
+//! end of it saw it. The keys here are the kernel's own, so that what is known can be told apart
+//! there and re-armed from here.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CgroupId, NetnsCookie, WallTime};
+
+/// Who opened the exchange, seen from the cgroup that the flow belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// The cgroup dialled.
+    Outbound,
+    /// The cgroup was dialled.
+    Inbound,
+}
+
+/// The transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// How an exchange went, as far as the hooks show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Dialled; nothing more is known (yet).
+    Attempted,
+    /// The far end answered with a reset.
+    Refused,
+    /// Nobody answered until the kernel gave up.
+    TimedOut,
+    /// Ended before it was established for another reason: an ICMP error, or the caller gave up.
+    Unreachable,
+    /// A datagram went out or came in.
+    Sent,
+    /// The handshake was completed.
+    Established,
+}
+
+impl Outcome {
+    /// Whether data could pass: what lifts an edge above a mere attempt.
+    #[must_use]
+    pub const fn reached(self) -> bool {
+        matches!(self, Self::Established | Self::Sent)
+    }
+
+    /// Whether a later observation of the same dial can still change it.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Attempted)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Attempted => "attempted",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed-out",
+            Self::Unreachable => "unreachable",
+            Self::Sent => "sent",
+            Self::Established => "established",
+        })
+    }
+}
+
+/// The far end as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Remote {
+    /// IPv4-mapped addresses are normalised to IPv4 before they get here.
+    Address(IpAddr),
+    /// The other end of this connection is on this machine and the kernel saw whose it is.
+    Cgroup(CgroupId),
+    /// Somewhere outside the internal networks (inbound only).
+    World,
+}
+
+/// What makes a flow news: one entry of the kernel's seen-map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    pub protocol: Protocol,
+    pub remote: Remote,
+    /// The address the client reached this end at; inbound only.
+    pub local: Option<IpAddr>,
+    /// The server's port, whichever end the flow was seen from.
+    pub port: u16,
+    pub outcome: Outcome,
+    /// The kernel's identity of the dialling executable; 0 where it gave none (and inbound).
+    pub executable_id: u64,
+}
+
+/// The process that dialled (outbound) or that listens (inbound).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Path of the executable, as seen in the process's own mount namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<String>,
+    pub pid: u32,
+    pub uid: u32,
+    /// The settable command name (`comm`): shown, never judged by.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub command: String,
+}
+
+/// One end's first sighting of a [`FlowKey`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    pub key: FlowKey,
+    pub at: WallTime,
+    pub netns: NetnsCookie,
+    /// The client's own address and port, where known: what pairs the two ends of a connection.
+    pub client: Option<SocketAddr>,
+    /// None where it could not be told (an accepting socket whose listener is older than we are).
+    pub process: Option<Process>,
+}
+
+/// Round-trip times as a histogram of powers of two: bucket `i` counts closes whose smoothed
+/// round-trip time was in `[16 << i, 32 << i)` microseconds, the first from 0, the last open-ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RttHistogram(pub [u32; RttHistogram::BUCKETS]);
+
+impl RttHistogram {
+    pub const BUCKETS: usize = 16;
+
+    /// The round-trip time below which `quantile` (0 to 1) of the closes were, in microseconds,
+    /// interpolated within its bucket; None without a sample.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a quantile of a u64 count, at most 2^20 microseconds"
+    )]
+    pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
+        let total: u64 = self.0.iter().map(|&count| u64::from(count)).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut left = quantile * total as f64;
+        for (index, &count) in self.0.iter().enumerate() {
+            let count = f64::from(count);
+            if count > 0.0 && left <= count {
+                let low = if index == 0 {
+                    0.0
+                } else {
+                    f64::from(16_u32 << index)
+                };
+                let high = f64::from(32_u32 << index);
+                return Some((low + (high - low) * (left / count)) as u64);
+            }
+            left -= count;
+        }
+        Some(32 << (Self::BUCKETS - 1))
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.saturating_add(theirs);
+        }
+    }
+}
+
+/// What a known flow key did since the kernel was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    pub key: FlowKey,
+    pub last_seen: WallTime,
+    /// Dials, accepts or datagrams of this key.
+    pub connections: u64,
+    /// Payload bytes this end sent and received, counted when a connection closes; TCP only.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub rtt: RttHistogram,
+}
+
+/// Why something was not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The ring buffer was full: the flow is delayed to the next sweep of the seen-map.
+    RingFull,
+    /// A kernel map refused an entry.
+    MapFull,
+    /// An accepted connection whose listening socket is not known.
+    Unattributed,
+    /// A connection closed whose dial was not tracked (any more): its bytes are missing.
+    Untracked,
+    /// The kernel handed over bytes that this program cannot read.
+    Undecodable,
+}
+
+impl Loss {
+    pub const ALL: [Self; 5] = [
+        Self::RingFull,
+        Self::MapFull,
+        Self::Unattributed,
+        Self::Untracked,
+        Self::Undecodable,
+    ];
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RingFull => "ring-full",
+            Self::MapFull => "map-full",
+            Self::Unattributed => "unattributed",
+            Self::Untracked => "untracked",
+            Self::Undecodable => "undecodable",
+        })
+    }
+}
+
+/// Everything capture can tell, in the order in which the kernel told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// A cgroup exists: its path below the root of the version-2 hierarchy, such as
+    /// `/system.slice/nginx.service`. Told before any flow of that cgroup.
+    CgroupAppeared { id: CgroupId, path: String },
+    /// Its directory is gone; flows of it may still come.
+    CgroupVanished { id: CgroupId },
+    /// The addresses of a network namespace, loopback left out.
+    Addresses {
+        netns: NetnsCookie,
+        addresses: Vec<IpAddr>,
+    },
+    /// A flow key was seen for the first time.
+    Flow(Flow),
+    /// Counters of a known key.
+    Traffic(Traffic),
+    /// The kernel no longer holds this key: seen again, it will be told again.
+    Forgotten(FlowKey),
+    /// Things not told, since last time.
+    Lost { loss: Loss, count: u64 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_in_the_bucket_that_holds_them() {
+        let mut rtt = RttHistogram::default();
+        assert_eq!(rtt.quantile_us(0.5), None);
+        rtt.0[3] = 100; // 128 to 256 microseconds
+        assert_eq!(rtt.quantile_us(0.5), Some(192));
+        rtt.0[10] = 1;
+        assert!(rtt.quantile_us(0.5).unwrap() < 256);
+        assert!(rtt.quantile_us(1.0).unwrap() >= 16 << 10);
+    }
+}
