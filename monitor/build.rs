@@ -12,11 +12,8 @@ fn main() -> anyhow::Result<()> {
     let linked = toolchains
         .is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains(LINKED_TOOLCHAIN));
     let toolchain = if linked { LINKED_TOOLCHAIN } else { "nightly" };
-    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() {
-        &["log"]
-    } else {
-        &[]
-    };
+    let features: &[&str] =
+        if std::env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() { &["log"] } else { &[] };
     let package = aya_build::Package {
         name: "monitor-ebpf",
         root_dir: concat!(env!("CARGO_MANIFEST_DIR"), "/../monitor-ebpf"),

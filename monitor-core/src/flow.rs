@@ -136,7 +136,7 @@ pub struct Flow {
 /// Round-trip times as a histogram of powers of two: bucket `i` counts closes whose smoothed
 /// round-trip time was in `[16 << i, 32 << i)` microseconds, the first from 0, the last open-ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct RttHistogram(pub [u32; RttHistogram::BUCKETS]);
+pub struct RttHistogram(pub [u32; Self::BUCKETS]);
 
 impl RttHistogram {
     pub const BUCKETS: usize = 16;
@@ -158,11 +158,7 @@ impl RttHistogram {
         for (index, &count) in self.0.iter().enumerate() {
             let count = f64::from(count);
             if count > 0.0 && left <= count {
-                let low = if index == 0 {
-                    0.0
-                } else {
-                    f64::from(16_u32 << index)
-                };
+                let low = if index == 0 { 0.0 } else { f64::from(16_u32 << index) };
                 let high = f64::from(32_u32 << index);
                 return Some((low + (high - low) * (left / count)) as u64);
             }
@@ -208,13 +204,8 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Self; 5] = [
-        Self::RingFull,
-        Self::MapFull,
-        Self::Unattributed,
-        Self::Untracked,
-        Self::Undecodable,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked, Self::Undecodable];
 }
 
 impl fmt::Display for Loss {
@@ -238,10 +229,7 @@ pub enum Observation {
     /// Its directory is gone; flows of it may still come.
     CgroupVanished { id: CgroupId },
     /// The addresses of a network namespace, loopback left out.
-    Addresses {
-        netns: NetnsCookie,
-        addresses: Vec<IpAddr>,
-    },
+    Addresses { netns: NetnsCookie, addresses: Vec<IpAddr> },
     /// A flow key was seen for the first time.
     Flow(Flow),
     /// Counters of a known key.

@@ -42,9 +42,7 @@ impl WallTime {
     /// Seconds from `earlier` to this time; 0 where the clock stepped back between them.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> u64 {
-        (self.0.saturating_sub(earlier.0) / 1_000_000)
-            .max(0)
-            .unsigned_abs()
+        (self.0.saturating_sub(earlier.0) / 1_000_000).max(0).unsigned_abs()
     }
 
     /// Milliseconds since the Unix epoch, 0 for times before it.
@@ -127,9 +125,8 @@ impl ServiceName {
     pub const MAX_BYTES: usize = 253;
 
     /// The schemes a service's name can begin with.
-    pub const SCHEMES: [&'static str; 10] = [
-        "systemd", "compose", "docker", "podman", "k8s", "lxc", "nomad", "user", "host", "cgroup",
-    ];
+    pub const SCHEMES: [&'static str; 10] =
+        ["systemd", "compose", "docker", "podman", "k8s", "lxc", "nomad", "user", "host", "cgroup"];
 
     /// Builds `SCHEME:REST`, percent-encoding every byte of `rest` that is not safe text.
     #[must_use]
@@ -160,13 +157,12 @@ impl ServiceName {
     #[must_use]
     pub fn is_provisional(&self) -> bool {
         let name = self.as_str();
-        name.split_once(':')
-            .is_some_and(|(scheme, rest)| match scheme {
-                "docker" | "podman" => rest.starts_with("id/"),
-                "k8s" => rest.starts_with("uid/"),
-                "cgroup" => rest.starts_with("id/"),
-                _ => false,
-            })
+        name.split_once(':').is_some_and(|(scheme, rest)| match scheme {
+            "docker" | "podman" => rest.starts_with("id/"),
+            "k8s" => rest.starts_with("uid/"),
+            "cgroup" => rest.starts_with("id/"),
+            _ => false,
+        })
     }
 }
 
@@ -241,10 +237,7 @@ mod tests {
             let name = ServiceName::new("cgroup", &" ".repeat(length));
             assert!(name.as_str().len() <= ServiceName::MAX_BYTES);
             let rest = name.as_str().trim_start_matches("cgroup:");
-            assert!(
-                rest.replace("%20", "").replace("%2E", "").is_empty(),
-                "{rest}"
-            );
+            assert!(rest.replace("%20", "").replace("%2E", "").is_empty(), "{rest}");
         }
     }
 

@@ -3,5 +3,14 @@
 //! those above it.
 #![forbid(unsafe_code)]
 
-pub mod flow;
 pub mod ids;
+pub mod flow;
+pub mod edge;
+pub mod attribute;
+pub mod graph;
+pub mod baseline;
+pub mod pattern;
+pub mod detect;
+pub mod incident;
+pub mod delivery;
+pub mod engine;

@@ -1,0 +1,328 @@
+//! Whose flow is this: joins flows with the workloads at both ends and makes edges of them. A dial
+//! waits a moment for its outcome and for the other end's own sighting of the same connection,
+//! bounded in time and number; nothing here judges.
+
+mod pairing;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::edge::{Edge, Peer, Port, executable_name};
+use crate::flow::{Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+
+use self::pairing::{Listening, Namespaces};
+
+/// What runs in a cgroup: the stable name, and where this instance of it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    pub service: ServiceName,
+    /// The container's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The pod's uid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// The cgroup's path as safe text.
+    pub cgroup: String,
+}
+
+/// Which end of an edge a sighting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeenFrom {
+    Client,
+    Server,
+    /// Corroborated: the two ends of one connection were seen.
+    Both,
+}
+
+impl SeenFrom {
+    /// What is known once `other` has been seen too.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Both }
+    }
+}
+
+/// One attributed observation: an edge happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    pub edge: Edge,
+    pub outcome: Outcome,
+    pub seen_from: SeenFrom,
+    pub at: WallTime,
+    /// The dialling process; None where only the far end was seen.
+    pub process: Option<Process>,
+    /// Where the edge's owner runs.
+    pub workload: Option<Workload>,
+}
+
+/// A dial that may still learn its outcome or its other end, or an inbound datagram.
+#[derive(Debug)]
+struct Waiting {
+    flow: Flow,
+    keys: Vec<FlowKey>,
+    until: BootTime,
+}
+
+/// The state of attribution. Bounded: workloads by [`Attribution::WORKLOADS`], waiting flows by
+/// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
+#[derive(Debug)]
+pub struct Attribution {
+    workloads: BTreeMap<CgroupId, Workload>,
+    /// Vanished cgroups in the order in which they went: the first to be forgotten.
+    vanished: std::collections::VecDeque<CgroupId>,
+    waiting: Vec<Waiting>,
+    namespaces: Namespaces,
+    edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
+}
+
+impl Attribution {
+    /// How long a flow waits for its outcome and its other end, milliseconds.
+    pub const PATIENCE_MS: u64 = 300;
+    /// Workloads remembered; vanished ones beyond this are forgotten, oldest first.
+    pub const WORKLOADS: usize = 65_536;
+    /// Flows that may wait at once; beyond it the oldest is released as it stands.
+    pub const WAITING: usize = 8_192;
+
+    /// `seed` keys the hash table: its keys hold what strangers choose.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let hasher = foldhash::quality::FixedState::with_seed(seed);
+        Self {
+            workloads: BTreeMap::new(),
+            vanished: std::collections::VecDeque::new(),
+            waiting: Vec::new(),
+            namespaces: Namespaces::default(),
+            edges: HashMap::with_hasher(hasher),
+        }
+    }
+
+    pub fn workload_appeared(&mut self, cgroup: CgroupId, workload: Workload) {
+        self.workloads.insert(cgroup, workload);
+        while self.workloads.len() > Self::WORKLOADS
+            && let Some(oldest) = self.vanished.pop_front()
+        {
+            self.workloads.remove(&oldest);
+        }
+    }
+
+    /// The cgroup is gone; it keeps its name for the flows that are still on their way.
+    pub fn workload_vanished(&mut self, cgroup: CgroupId) {
+        self.vanished.push_back(cgroup);
+        self.namespaces.forget_cgroup(cgroup);
+        if self.vanished.len() > Self::WORKLOADS
+            && let Some(oldest) = self.vanished.pop_front()
+        {
+            self.workloads.remove(&oldest);
+        }
+    }
+
+    pub fn namespace(&mut self, netns: NetnsCookie, addresses: &[IpAddr]) {
+        self.namespaces.set(netns, addresses);
+    }
+
+    /// Takes a flow in; returns what it makes certain at once.
+    pub fn flow(&mut self, now: Now, flow: Flow) -> Vec<Sighting> {
+        let mut ready = Vec::new();
+        match (flow.key.direction, flow.key.remote) {
+            (Direction::Inbound, Remote::Cgroup(client)) => {
+                ready.extend(self.accepted_from(client, &flow));
+            }
+            (Direction::Inbound, Remote::World) => ready.push(self.inbound(&flow, Peer::World)),
+            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
+                self.namespaces.serves(&flow);
+                self.wait(now, flow, &mut ready);
+            }
+            (Direction::Inbound, Remote::Address(address)) => {
+                ready.push(self.inbound(&flow, Peer::Address(address)));
+            }
+            (Direction::Outbound, _) => self.dialled(now, flow, &mut ready),
+        }
+        ready
+    }
+
+    /// Releases the flows whose time is up.
+    pub fn due(&mut self, now: Now) -> Vec<Sighting> {
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.drain(..).partition(|waiting| waiting.until <= now.boot);
+        self.waiting = waiting;
+        due.into_iter().filter_map(|waiting| self.release(waiting)).collect()
+    }
+
+    /// When [`Attribution::due`] has something to do next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootTime> {
+        self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+
+    /// The edge that `key` was last attributed to.
+    #[must_use]
+    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
+        self.edges.get(key)
+    }
+
+    /// The kernel forgot `key`.
+    pub fn forgotten(&mut self, key: &FlowKey) {
+        self.edges.remove(key);
+    }
+
+    /// Every kernel key of an edge that `touched` picks: what must be re-armed when its judgement
+    /// changes. Ordered, so that the same inputs give the same outputs.
+    #[must_use]
+    pub fn keys_of(&self, touched: impl Fn(&Edge) -> bool) -> Vec<FlowKey> {
+        let mut keys: Vec<FlowKey> =
+            self.edges.iter().filter(|(_, edge)| touched(edge)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[must_use]
+    pub fn workloads(&self) -> &BTreeMap<CgroupId, Workload> {
+        &self.workloads
+    }
+
+    /// A dial: joins what already waits for the same peer, else waits itself.
+    fn dialled(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
+        let same_dial = |waiting: &Waiting| {
+            let (mine, theirs) = (&waiting.flow.key, &flow.key);
+            FlowKey { outcome: theirs.outcome, ..*mine } == *theirs
+        };
+        let Some(index) = self.waiting.iter().position(same_dial) else {
+            return self.wait(now, flow, ready);
+        };
+        let waiting = &mut self.waiting[index];
+        waiting.keys.push(flow.key);
+        if flow.key.outcome > waiting.flow.key.outcome {
+            waiting.flow.key.outcome = flow.key.outcome;
+        }
+        waiting.flow.client = flow.client.or(waiting.flow.client);
+        if waiting.flow.process.is_none() {
+            waiting.flow.process = flow.process;
+        }
+        // A failed dial has no other end that could still report it.
+        if flow.key.outcome.is_final() && !flow.key.outcome.reached() {
+            let waiting = self.waiting.remove(index);
+            ready.extend(self.release(waiting));
+        }
+    }
+
+    fn wait(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
+        if self.waiting.len() >= Self::WAITING {
+            let oldest = self.waiting.remove(0);
+            ready.extend(self.release(oldest));
+        }
+        let until = now.boot.plus_millis(Self::PATIENCE_MS);
+        self.waiting.push(Waiting { keys: vec![flow.key], flow, until });
+    }
+
+    /// The kernel matched both ends: the accepting side names the client's cgroup.
+    fn accepted_from(&mut self, client: CgroupId, flow: &Flow) -> Option<Sighting> {
+        let same_connection = |waiting: &Waiting| {
+            waiting.flow.key.cgroup == client
+                && waiting.flow.client.is_some()
+                && waiting.flow.client == flow.client
+        };
+        let edge = Edge {
+            client: self.peer_of(client),
+            server: self.peer_of(flow.key.cgroup),
+            port: Port { number: flow.key.port, protocol: flow.key.protocol },
+        };
+        self.edges.insert(flow.key, edge.clone());
+        let dial = self.waiting.iter().position(same_connection);
+        let dial = dial.map(|index| self.waiting.remove(index));
+        let process = dial.map(|dial| {
+            self.namespaces.pair(&dial.flow.key, Listening::of(flow));
+            for key in dial.keys {
+                self.edges.insert(key, edge.clone());
+            }
+            dial.flow.process
+        });
+        Some(Sighting {
+            workload: self.workloads.get(&client).cloned(),
+            edge,
+            outcome: flow.key.outcome,
+            seen_from: SeenFrom::Both,
+            at: flow.at,
+            process: process.flatten().map(safe_process),
+        })
+    }
+
+    fn inbound(&mut self, flow: &Flow, client: Peer) -> Sighting {
+        let edge = Edge {
+            client,
+            server: self.peer_of(flow.key.cgroup),
+            port: Port { number: flow.key.port, protocol: flow.key.protocol },
+        };
+        self.edges.insert(flow.key, edge.clone());
+        Sighting {
+            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            edge,
+            outcome: flow.key.outcome,
+            seen_from: SeenFrom::Server,
+            at: flow.at,
+            process: None,
+        }
+    }
+
+    /// The wait is over: what is known by now is what is told.
+    fn release(&mut self, waiting: Waiting) -> Option<Sighting> {
+        let Waiting { flow, keys, .. } = waiting;
+        let Remote::Address(address) = flow.key.remote else {
+            return None;
+        };
+        if flow.key.direction == Direction::Inbound {
+            // A client on this machine tells this edge itself, with its name and its process.
+            if self.namespaces.has_client(&flow) {
+                return None;
+            }
+            return Some(self.inbound(&flow, Peer::Address(address)));
+        }
+        self.namespaces.dials(&flow);
+        let (server, port, seen_from) = match self.namespaces.server_of(&flow) {
+            Some(server) => (self.peer_of(server.cgroup), server.port, SeenFrom::Both),
+            None => (Peer::Address(address), flow.key.port, SeenFrom::Client),
+        };
+        let edge = Edge {
+            client: self.peer_of(flow.key.cgroup),
+            server,
+            port: Port { number: port, protocol: flow.key.protocol },
+        };
+        for key in keys {
+            self.edges.insert(key, edge.clone());
+        }
+        Some(Sighting {
+            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            edge,
+            outcome: flow.key.outcome,
+            seen_from,
+            at: flow.at,
+            process: flow.process.map(safe_process),
+        })
+    }
+
+    fn peer_of(&self, cgroup: CgroupId) -> Peer {
+        Peer::Service(match self.workloads.get(&cgroup) {
+            Some(workload) => workload.service.clone(),
+            None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
+        })
+    }
+}
+
+/// What a process says of itself, as safe text.
+fn safe_process(process: Process) -> Process {
+    Process {
+        executable: process.executable.as_deref().map(executable_name),
+        command: executable_name(&process.command),
+        ..process
+    }
+}
+
+/// The client's own address, without its port.
+fn client_address(flow: &Flow) -> Option<IpAddr> {
+    flow.client.as_ref().map(SocketAddr::ip)
+}

@@ -1,0 +1,326 @@
+//! The baseline as people write, review and diff it: the shape of a baseline file, and the two ways
+//! between it and the edges. The YAML text itself is somebody else's; so is every file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::baseline::{Allowance, Baseline, Grounds, Phase, Prohibition, Provenance, Written};
+use crate::edge::{Edge, Peer, Port, executable_name};
+use crate::graph::Evidence;
+use crate::ids::{ServiceName, WallTime};
+
+/// The only format this program writes and reads.
+pub const FORMAT: &str = "edgewatch-baseline/1";
+
+/// A baseline file. Its order is its content: everything in it is sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    pub format: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    #[serde(default)]
+    pub services: BTreeMap<ServiceName, Entry>,
+}
+
+/// One service's section.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outbound: Vec<Line>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbound: Vec<Line>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<Line>,
+}
+
+/// One line of a section: the peer (`to` for outbound, `from` for inbound) and its ports.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Peer>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Peer>,
+    pub ports: Vec<Port>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
+    /// Only ever dialled, never answered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attempted_only: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<WallTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approver: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Volatile figures, only on request; ignored when read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<LineEvidence>,
+}
+
+/// What was seen of a line's edges, for the reader.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineEvidence {
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    pub connections: u64,
+}
+
+/// What is wrong with a document, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    #[error("format: {0:?} is not one this program reads; it reads {FORMAT}")]
+    Format(String),
+    #[error("services.{service}.{list}: an entry needs {needs:?} and nothing else to say its peer")]
+    Peer { service: ServiceName, list: &'static str, needs: &'static str },
+    #[error(
+        "services.{service}.{list}: the entry for {peer} has no ports: list them, like [443/tcp]"
+    )]
+    NoPorts { service: ServiceName, list: &'static str, peer: Peer },
+    #[error(
+        "services.{service}.outbound: world cannot be dialled; write a name, an address or a service"
+    )]
+    World { service: ServiceName },
+    #[error(
+        "services.{service}: the name is provisional: it holds an id that the next start will change"
+    )]
+    Provisional { service: ServiceName },
+}
+
+/// A document taken apart into edges, each with the service it is written under.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parsed {
+    pub services: BTreeMap<ServiceName, Entry>,
+    pub allowed: BTreeMap<Edge, Vec<Allowance>>,
+    pub forbidden: BTreeMap<Edge, Prohibition>,
+}
+
+impl Document {
+    /// Takes the document apart, refusing what it cannot mean.
+    ///
+    /// # Errors
+    /// The first entry that cannot be meant, with its place.
+    pub fn parse(&self, provenance: Provenance, at: WallTime) -> Result<Parsed, DocumentError> {
+        if self.format != FORMAT {
+            return Err(DocumentError::Format(self.format.clone()));
+        }
+        let mut parsed = Parsed { services: self.services.clone(), ..Parsed::default() };
+        for (service, entry) in &self.services {
+            if service.is_provisional() {
+                return Err(DocumentError::Provisional { service: service.clone() });
+            }
+            let lists = [("outbound", &entry.outbound), ("inbound", &entry.inbound)];
+            for (list, lines) in lists {
+                for line in lines {
+                    for edge in line.edges(service, list)? {
+                        let allowance = line.allowance(provenance, at);
+                        parsed.allowed.entry(edge).or_default().push(allowance);
+                    }
+                }
+            }
+            for line in &entry.forbidden {
+                for edge in line.edges(service, "forbidden")? {
+                    let prohibition = Prohibition { since: at, grounds: line.grounds() };
+                    parsed.forbidden.insert(edge, prohibition);
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+impl Line {
+    fn edges(&self, service: &ServiceName, list: &'static str) -> Result<Vec<Edge>, DocumentError> {
+        let needs = match list {
+            "outbound" => "to",
+            "inbound" => "from",
+            _ => "to or from",
+        };
+        let wrong = || DocumentError::Peer { service: service.clone(), list, needs };
+        let own = || Peer::Service(service.clone());
+        let (client, server, peer) = match (&self.to, &self.from) {
+            (Some(to), None) if list != "inbound" => (own(), to.clone(), to),
+            (None, Some(from)) if list != "outbound" => (from.clone(), own(), from),
+            _ => return Err(wrong()),
+        };
+        if server == Peer::World {
+            return Err(DocumentError::World { service: service.clone() });
+        }
+        if self.ports.is_empty() {
+            return Err(DocumentError::NoPorts {
+                service: service.clone(),
+                list,
+                peer: peer.clone(),
+            });
+        }
+        let edge =
+            |port: &Port| Edge { client: client.clone(), server: server.clone(), port: *port };
+        Ok(self.ports.iter().map(edge).collect())
+    }
+
+    fn grounds(&self) -> Grounds {
+        Grounds { until: self.until, approver: self.approver.clone(), reason: self.reason.clone() }
+    }
+
+    fn allowance(&self, provenance: Provenance, at: WallTime) -> Allowance {
+        Allowance {
+            provenance,
+            since: at,
+            executables: self.by.iter().map(|path| executable_name(path)).collect(),
+            attempted_only: self.attempted_only,
+            grounds: self.grounds(),
+        }
+    }
+}
+
+/// Joins documents into what the files say together.
+#[must_use]
+pub fn written(files: &[Parsed]) -> Written {
+    let mut written = Written::default();
+    for file in files {
+        for (service, entry) in &file.services {
+            written.guarded.insert(service.clone());
+            if let Some(owner) = &entry.owner {
+                written.owners.insert(service.clone(), owner.clone());
+            }
+        }
+        for (edge, allowed) in &file.allowed {
+            written.allowed.entry(edge.clone()).or_default().extend(allowed.iter().cloned());
+        }
+        written.forbidden.extend(file.forbidden.clone());
+    }
+    written
+}
+
+/// What an export takes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figures {
+    /// Only what a review needs: no volatile figures.
+    Left,
+    /// With `--with-evidence`.
+    Kept,
+}
+
+/// Writes the baseline of the services that `chosen` picks. Provisional names are left out: they
+/// would mean nothing elsewhere.
+#[must_use]
+pub fn export(
+    baseline: &Baseline,
+    wall: WallTime,
+    figures: Figures,
+    chosen: impl Fn(&ServiceName) -> bool,
+) -> Document {
+    let names: BTreeSet<&ServiceName> = baseline
+        .services
+        .keys()
+        .chain(&baseline.files.guarded)
+        .filter(|name| !name.is_provisional() && chosen(name))
+        .collect();
+    let mut services: BTreeMap<ServiceName, Entry> =
+        names.iter().map(|name| ((*name).clone(), header(baseline, name))).collect();
+    let edges: BTreeSet<&Edge> = baseline
+        .edges
+        .keys()
+        .chain(baseline.files.allowed.keys())
+        .chain(baseline.files.forbidden.keys())
+        .collect();
+    for edge in edges {
+        if edge.is_provisional() {
+            continue;
+        }
+        // Under its client, or under its server where the client is not part of this document.
+        let Some(name) = edge.services().find(|name| names.contains(name)) else {
+            continue;
+        };
+        let Some(entry) = services.get_mut(name) else {
+            continue;
+        };
+        let outbound = edge.client.service() == Some(name);
+        let line = |grounds: &Grounds| Line {
+            to: outbound.then(|| edge.server.clone()),
+            from: (!outbound).then(|| edge.client.clone()),
+            ports: vec![edge.port],
+            by: Vec::new(),
+            attempted_only: false,
+            until: grounds.until,
+            approver: grounds.approver.clone(),
+            reason: grounds.reason.clone(),
+            evidence: None,
+        };
+        let list = if outbound { &mut entry.outbound } else { &mut entry.inbound };
+        for allowance in joined(baseline.allowances(edge, wall)) {
+            list.push(Line {
+                by: allowance.executables.iter().cloned().collect(),
+                attempted_only: allowance.attempted_only,
+                evidence: (figures == Figures::Kept).then(|| evidence(baseline, edge)).flatten(),
+                ..line(&allowance.grounds)
+            });
+        }
+        if let Some(prohibition) = baseline.prohibition(edge, wall) {
+            entry.forbidden.push(line(&prohibition.grounds));
+        }
+    }
+    for entry in services.values_mut() {
+        for list in [&mut entry.outbound, &mut entry.inbound, &mut entry.forbidden] {
+            merge_ports(list);
+        }
+    }
+    Document { format: FORMAT.to_owned(), environment: None, services }
+}
+
+/// Allowances that differ only in where they came from, or in their executables, are one line.
+fn joined<'a>(allowances: impl Iterator<Item = &'a Allowance>) -> Vec<Allowance> {
+    let mut joined: Vec<Allowance> = Vec::new();
+    for allowance in allowances {
+        let same = joined.iter_mut().find(|it| {
+            it.grounds == allowance.grounds && it.attempted_only == allowance.attempted_only
+        });
+        match same {
+            Some(known) if known.executables.is_empty() || allowance.executables.is_empty() => {
+                known.executables.clear();
+            }
+            Some(known) => known.executables.extend(allowance.executables.iter().cloned()),
+            None => joined.push(allowance.clone()),
+        }
+    }
+    joined
+}
+
+fn header(baseline: &Baseline, name: &ServiceName) -> Entry {
+    Entry {
+        owner: baseline.owner_of(name),
+        about: baseline.services.get(name).and_then(|record| record.about.clone()),
+        ..Entry::default()
+    }
+}
+
+fn evidence(baseline: &Baseline, edge: &Edge) -> Option<LineEvidence> {
+    let evidence: &Evidence = baseline.edges.get(edge)?.evidence.as_ref()?;
+    Some(LineEvidence {
+        first_seen: evidence.first_seen,
+        last_seen: evidence.last_seen,
+        connections: evidence.totals().connections,
+    })
+}
+
+/// Makes one line of lines that differ only in their ports.
+fn merge_ports(lines: &mut Vec<Line>) {
+    let mut merged: BTreeMap<Line, BTreeSet<Port>> = BTreeMap::new();
+    for mut line in lines.drain(..) {
+        let ports = std::mem::take(&mut line.ports);
+        merged.entry(line).or_default().extend(ports);
+    }
+    lines.extend(
+        merged.into_iter().map(|(line, ports)| Line { ports: ports.into_iter().collect(), ..line }),
+    );
+}

@@ -1,0 +1,447 @@
+//! What is normal, per service: the allowed, the forbidden and the pending edges with who said so,
+//! and the phase of each service. Holds the rules of who may widen what; finds nothing odd itself.
+
+pub mod document;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attribute::Sighting;
+use crate::edge::Edge;
+use crate::flow::Outcome;
+use crate::graph::Evidence;
+use crate::ids::{ServiceName, WallTime};
+
+/// How far a service's baseline has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// New edges are added.
+    Learning,
+    /// Learning has what it needs; a new edge returns it to learning.
+    Proposed,
+    /// Nothing is added except by a person or a baseline file.
+    Guarded,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Learning => "learning",
+            Self::Proposed => "proposed",
+            Self::Guarded => "guarded",
+        })
+    }
+}
+
+/// What the agent does with services that are not guarded; guarded ones are always judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Learns, never promotes.
+    Learn,
+    /// Learns, and promotes on evidence where [`Promote::Auto`] says so.
+    Auto,
+    /// Learns nothing, reports services without a baseline.
+    Guard,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Learn => "learn",
+            Self::Auto => "auto",
+            Self::Guard => "guard",
+        })
+    }
+}
+
+/// Who makes a proposed baseline a guarded one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Promote {
+    Auto,
+    Ask,
+}
+
+/// When learning has what it needs: quiet for `quiet_s` seconds since the last new edge, after at
+/// least `observations` new or counted exchanges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LearnRule {
+    pub promote: Promote,
+    pub quiet_s: u64,
+    pub observations: u64,
+}
+
+/// Where an allowance comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provenance {
+    Learned,
+    Imported,
+    Approved,
+    /// Written in one of the configured baseline files; never stored, always re-read.
+    File,
+}
+
+/// Who says so, and why: what `approve` and `forbid` take beside the edge.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Grounds {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<WallTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approver: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Grounds {
+    #[must_use]
+    pub fn expired(&self, wall: WallTime) -> bool {
+        self.until.is_some_and(|until| until <= wall)
+    }
+}
+
+/// An edge known to be normal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    pub provenance: Provenance,
+    pub since: WallTime,
+    /// With which executables; empty means with any.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub executables: BTreeSet<String>,
+    /// Only dialled, never answered, while it was learned: an answer would be news.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attempted_only: bool,
+    #[serde(flatten)]
+    pub grounds: Grounds,
+}
+
+impl Allowance {
+    #[must_use]
+    pub fn permits_executable(&self, executable: &str) -> bool {
+        self.executables.is_empty() || self.executables.contains(executable)
+    }
+}
+
+/// An edge that must not happen, whatever was learned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prohibition {
+    pub since: WallTime,
+    #[serde(flatten)]
+    pub grounds: Grounds,
+}
+
+/// An edge that was judged odd and not yet decided: counted, listed, never learned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pending {
+    /// What was told of it already: a further message only says something new.
+    pub told: BTreeSet<Told>,
+    /// When it was last told.
+    pub last_told: WallTime,
+    /// Seen in a window that `learn --for` opened: listed for review, not alerted.
+    #[serde(default)]
+    pub unalerted: bool,
+}
+
+/// How far a dial got: what a further message about a pending edge must surpass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Dialled, refused, timed out: no data passed.
+    Attempt,
+    Reached,
+}
+
+impl Class {
+    #[must_use]
+    pub const fn of(outcome: Outcome) -> Self {
+        if outcome.reached() { Self::Reached } else { Self::Attempt }
+    }
+}
+
+/// One thing that was told of a pending edge.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Told {
+    pub class: Class,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<String>,
+}
+
+impl Pending {
+    /// Whether telling `news` would repeat what was told. A view without a process, from the far
+    /// end, adds nothing to one that has it.
+    #[must_use]
+    pub fn covers(&self, news: &Told) -> bool {
+        self.told.iter().any(|told| {
+            told.class >= news.class
+                && (told.executable == news.executable || news.executable.is_none())
+        })
+    }
+}
+
+/// Everything known about one edge: stored as one value, under the edge's text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EdgeRecord {
+    /// None for an edge that was written down and never seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// What was learned or imported, and each approval with its own end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<Allowance>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forbidden: Option<Prohibition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// Everything known about one service: stored as one value, under its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    pub phase: Phase,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    /// When its phase last changed.
+    pub since: WallTime,
+    pub last_new_edge: WallTime,
+    /// Exchanges observed in this learning.
+    pub observations: u64,
+    /// A guarded service opened for a rollout: new edges until then stay pending, unalerted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_until: Option<WallTime>,
+    /// That it has no baseline was told.
+    #[serde(default)]
+    pub unbaselined_told: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+}
+
+impl ServiceRecord {
+    #[must_use]
+    pub const fn new(at: WallTime) -> Self {
+        Self {
+            phase: Phase::Learning,
+            first_seen: at,
+            last_seen: at,
+            since: at,
+            last_new_edge: at,
+            observations: 0,
+            open_until: None,
+            unbaselined_told: false,
+            owner: None,
+            about: None,
+        }
+    }
+
+    /// Whether learning has what it needs.
+    #[must_use]
+    pub fn is_complete(&self, rule: &LearnRule, wall: WallTime) -> bool {
+        self.observations >= rule.observations
+            && wall.seconds_since(self.last_new_edge) >= rule.quiet_s
+    }
+
+    #[must_use]
+    pub fn is_open(&self, wall: WallTime) -> bool {
+        self.open_until.is_some_and(|until| wall < until)
+    }
+}
+
+/// The baseline and the map in one table, plus what the baseline files say, which always holds.
+#[derive(Debug, Default)]
+pub struct Baseline {
+    pub services: BTreeMap<ServiceName, ServiceRecord>,
+    pub edges: BTreeMap<Edge, EdgeRecord>,
+    /// From the baseline files: as written, never stored, above all else.
+    pub files: Written,
+    /// Changed since they were last stored.
+    dirty_services: BTreeSet<ServiceName>,
+    dirty_edges: BTreeSet<Edge>,
+}
+
+/// The content of the baseline files, joined.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    pub guarded: BTreeSet<ServiceName>,
+    pub allowed: BTreeMap<Edge, Vec<Allowance>>,
+    pub forbidden: BTreeMap<Edge, Prohibition>,
+    pub owners: BTreeMap<ServiceName, String>,
+}
+
+impl Baseline {
+    /// Edges held at most: a node that talks to more peers than this is not learned but scanned.
+    pub const EDGES: usize = 200_000;
+
+    #[must_use]
+    pub fn phase(&self, service: &ServiceName) -> Phase {
+        if self.files.guarded.contains(service) {
+            return Phase::Guarded;
+        }
+        self.services.get(service).map_or(Phase::Learning, |record| record.phase)
+    }
+
+    #[must_use]
+    pub fn owner_of(&self, service: &ServiceName) -> Option<String> {
+        let stored = || self.services.get(service).and_then(|record| record.owner.clone());
+        self.files.owners.get(service).cloned().or_else(stored)
+    }
+
+    /// Whether anything may be learned about this edge: no end of it is guarded.
+    #[must_use]
+    pub fn may_learn(&self, edge: &Edge) -> bool {
+        edge.services().all(|service| self.phase(service) != Phase::Guarded)
+    }
+
+    /// The allowances of `edge` that hold at `wall`: the files' and the stored one.
+    pub fn allowances(&self, edge: &Edge, wall: WallTime) -> impl Iterator<Item = &Allowance> {
+        let stored = self.edges.get(edge).map(|record| &record.allowed);
+        let written = self.files.allowed.get(edge);
+        written.into_iter().chain(stored).flatten().filter(move |it| !it.grounds.expired(wall))
+    }
+
+    #[must_use]
+    pub fn prohibition(&self, edge: &Edge, wall: WallTime) -> Option<&Prohibition> {
+        let stored = self.edges.get(edge).and_then(|record| record.forbidden.as_ref());
+        let written = self.files.forbidden.get(edge);
+        written.into_iter().chain(stored).find(|it| !it.grounds.expired(wall))
+    }
+
+    /// The edges of `service` that are allowed at `wall`.
+    pub fn allowed_edges<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        wall: WallTime,
+    ) -> impl Iterator<Item = (&'a Edge, &'a Allowance)> {
+        let stored = self.edges.iter().map(|(edge, record)| (edge, &record.allowed));
+        self.files
+            .allowed
+            .iter()
+            .chain(stored)
+            .filter(|(edge, _)| edge.touches(service))
+            .flat_map(|(edge, allowed)| allowed.iter().map(move |it| (edge, it)))
+            .filter(move |(_, it)| !it.grounds.expired(wall))
+    }
+
+    /// Records that an edge was seen. Returns whether it is new to the map.
+    pub fn see(&mut self, sighting: &Sighting) -> bool {
+        for service in sighting.edge.services() {
+            let record = self
+                .services
+                .entry(service.clone())
+                .or_insert_with(|| ServiceRecord::new(sighting.at));
+            record.last_seen = record.last_seen.max(sighting.at);
+            record.observations += 1;
+            self.dirty_services.insert(service.clone());
+        }
+        if !self.edges.contains_key(&sighting.edge) && self.edges.len() >= Self::EDGES {
+            return true;
+        }
+        self.dirty_edges.insert(sighting.edge.clone());
+        let record = self.edges.entry(sighting.edge.clone()).or_default();
+        match &mut record.evidence {
+            Some(evidence) => {
+                evidence.see(sighting);
+                false
+            }
+            None => {
+                record.evidence = Some(Evidence::of(sighting));
+                true
+            }
+        }
+    }
+
+    /// Adds a sighting to what is normal; the caller has asked [`Baseline::may_learn`]. An edge that
+    /// waits for a person's decision is never learned. Returns whether that was something new.
+    pub fn learn(&mut self, sighting: &Sighting) -> bool {
+        let Some(record) = self.edges.get_mut(&sighting.edge) else {
+            return false;
+        };
+        if record.pending.is_some() {
+            return false;
+        }
+        let executable = sighting.process.as_ref().and_then(|process| process.executable.as_ref());
+        let reached = sighting.outcome.reached();
+        let covered = record.allowed.iter().any(|it| {
+            !(it.grounds.expired(sighting.at) || reached && it.attempted_only)
+                && executable.is_none_or(|path| it.executables.contains(path))
+        });
+        if covered {
+            return false;
+        }
+        let learned = |it: &&mut Allowance| it.provenance == Provenance::Learned;
+        match record.allowed.iter_mut().find(learned) {
+            Some(allowance) => {
+                allowance.attempted_only &= !reached;
+                if allowance.executables.len() < Evidence::EXECUTABLES {
+                    allowance.executables.extend(executable.cloned());
+                }
+            }
+            None => record.allowed.push(Allowance {
+                provenance: Provenance::Learned,
+                since: sighting.at,
+                executables: executable.cloned().into_iter().collect(),
+                attempted_only: !reached,
+                grounds: Grounds::default(),
+            }),
+        }
+        self.dirty_edges.insert(sighting.edge.clone());
+        for service in sighting.edge.services() {
+            self.return_to_learning(service, sighting.at);
+        }
+        true
+    }
+
+    /// A new edge: whatever was proposed no longer is.
+    fn return_to_learning(&mut self, service: &ServiceName, at: WallTime) {
+        let Some(record) = self.services.get_mut(service) else {
+            return;
+        };
+        record.last_new_edge = record.last_new_edge.max(at);
+        if record.phase == Phase::Proposed {
+            record.phase = Phase::Learning;
+            record.since = at;
+        }
+        self.dirty_services.insert(service.clone());
+    }
+
+    /// The record of `edge`, to be changed: it will be stored.
+    pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
+        self.dirty_edges.insert(edge.clone());
+        self.edges.entry(edge.clone()).or_default()
+    }
+
+    /// The record of `service`, to be changed: it will be stored.
+    pub fn service_mut(&mut self, service: &ServiceName, at: WallTime) -> &mut ServiceRecord {
+        self.dirty_services.insert(service.clone());
+        self.services.entry(service.clone()).or_insert_with(|| ServiceRecord::new(at))
+    }
+
+    /// What changed since the last call. An edge about which nothing is known any more is taken out
+    /// of the table, and told as None.
+    pub fn take_dirty(&mut self) -> Dirty {
+        let mut dirty = Dirty::default();
+        for edge in std::mem::take(&mut self.dirty_edges) {
+            let empty = EdgeRecord::default();
+            let record = self.edges.get(&edge).filter(|record| **record != empty).cloned();
+            if record.is_none() {
+                self.edges.remove(&edge);
+            }
+            dirty.edges.push((edge, record));
+        }
+        for service in std::mem::take(&mut self.dirty_services) {
+            if let Some(record) = self.services.get(&service) {
+                dirty.services.push((service, record.clone()));
+            }
+        }
+        dirty
+    }
+}
+
+/// What changed in a [`Baseline`].
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub edges: Vec<(Edge, Option<EdgeRecord>)>,
+    pub services: Vec<(ServiceName, ServiceRecord)>,
+}

@@ -1,0 +1,187 @@
+//! The delivery queue as data: which message goes to which receiver, when it is tried next, what
+//! became of it. Sends nothing itself. What is accepted here leaves only when a receiver took it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect::Severity;
+use crate::ids::{BootTime, Now, ServiceName};
+use crate::incident::Alert;
+use crate::pattern::Pattern;
+
+/// A receiver, as far as the queue must know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sink {
+    pub name: String,
+    pub min_severity: Severity,
+    /// Services it wants to hear of; empty means all.
+    pub services: Vec<Pattern>,
+}
+
+impl Sink {
+    #[must_use]
+    pub fn wants(&self, severity: Severity, service: &ServiceName) -> bool {
+        severity >= self.min_severity
+            && (self.services.is_empty()
+                || self.services.iter().any(|pattern| pattern.matches(service.as_str())))
+    }
+}
+
+/// Position in the queue: rises for ever, also across restarts.
+pub type DeliveryId = u64;
+
+/// One message for one receiver. Stored as one value, under its id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub sink: String,
+    pub alert: Alert,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Why the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Delivery {
+    /// The `Idempotency-Key`: the same message sent twice is recognisable as one.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.alert.id, self.alert.revision)
+    }
+}
+
+/// What became of a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Accepted,
+    Failed {
+        why: String,
+        /// What the receiver asked for with `Retry-After`, milliseconds.
+        retry_after_ms: Option<u64>,
+    },
+}
+
+#[derive(Debug)]
+struct Queued {
+    delivery: Delivery,
+    due: BootTime,
+    in_flight: bool,
+}
+
+/// The queue. Per receiver one message is in flight at a time, so that a slow receiver delays only
+/// itself; a message that a receiver will not take does not stand in the way of the next.
+#[derive(Debug, Default)]
+pub struct Queue {
+    queued: BTreeMap<DeliveryId, Queued>,
+    next_id: DeliveryId,
+    /// Delivered since start, per receiver.
+    pub delivered: BTreeMap<String, u64>,
+}
+
+impl Queue {
+    /// First and longest pause between tries, milliseconds.
+    pub const FIRST_PAUSE_MS: u64 = 1_000;
+    pub const LONGEST_PAUSE_MS: u64 = 5 * 60 * 1_000;
+
+    /// Puts back what was stored; all of it is due at once.
+    #[must_use]
+    pub fn restore(stored: Vec<Delivery>) -> Self {
+        let next_id = stored.iter().map(|it| it.id + 1).max().unwrap_or(0);
+        let queued = stored
+            .into_iter()
+            .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0), in_flight: false }))
+            .collect();
+        Self { queued, next_id, delivered: BTreeMap::new() }
+    }
+
+    /// Accepts a message for a receiver.
+    pub fn push(&mut self, sink: &str, alert: Alert) -> Delivery {
+        let id = self.next_id;
+        self.next_id += 1;
+        let delivery = Delivery { id, sink: sink.to_owned(), alert, attempts: 0, failure: None };
+        let queued = Queued { delivery: delivery.clone(), due: BootTime(0), in_flight: false };
+        self.queued.insert(id, queued);
+        delivery
+    }
+
+    /// What is to be sent now: for each receiver with nothing in flight its oldest due message.
+    pub fn due(&mut self, now: Now) -> Vec<Delivery> {
+        let mut busy = self.busy();
+        let mut due = Vec::new();
+        for queued in self.queued.values_mut() {
+            if queued.due <= now.boot && busy.insert(queued.delivery.sink.clone()) {
+                queued.in_flight = true;
+                queued.delivery.attempts += 1;
+                due.push(queued.delivery.clone());
+            }
+        }
+        due
+    }
+
+    /// When the next message of a receiver with nothing in flight becomes due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootTime> {
+        let busy = self.busy();
+        let idle = self.queued.values().filter(|it| !busy.contains(&it.delivery.sink));
+        idle.map(|it| it.due).min()
+    }
+
+    /// The receivers with a message in flight.
+    fn busy(&self) -> BTreeSet<String> {
+        let flying = self.queued.values().filter(|it| it.in_flight);
+        flying.map(|it| it.delivery.sink.clone()).collect()
+    }
+
+    /// Records what became of a try; `jitter` is in `[0, 1)`. Returns the delivery as it is to be
+    /// stored, or None when it is done and to be removed.
+    pub fn settle(
+        &mut self,
+        now: Now,
+        id: DeliveryId,
+        outcome: Outcome,
+        jitter: f64,
+    ) -> Option<Delivery> {
+        match outcome {
+            Outcome::Accepted => {
+                let queued = self.queued.remove(&id)?;
+                *self.delivered.entry(queued.delivery.sink).or_default() += 1;
+                None
+            }
+            Outcome::Failed { why, retry_after_ms } => {
+                let queued = self.queued.get_mut(&id)?;
+                queued.in_flight = false;
+                queued.delivery.failure = Some(why);
+                let pause = pause_ms(queued.delivery.attempts, jitter);
+                queued.due =
+                    now.boot.plus_millis(retry_after_ms.map_or(pause, |asked| asked.max(pause)));
+                Some(queued.delivery.clone())
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queued.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queued.is_empty()
+    }
+
+    /// What waits, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Delivery> {
+        self.queued.values().map(|queued| &queued.delivery)
+    }
+}
+
+/// Doubles with every try and is spread over its upper half, so that many agents do not come back
+/// to a restarted receiver in one wave.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 300,000")]
+fn pause_ms(attempts: u32, jitter: f64) -> u64 {
+    let doubled = Queue::FIRST_PAUSE_MS << attempts.saturating_sub(1).min(16);
+    let pause = doubled.min(Queue::LONGEST_PAUSE_MS) as f64;
+    (pause * (0.5 + 0.5 * jitter)) as u64
+}

@@ -1,0 +1,271 @@
+//! An edge: who talks to whom, over what. The one key that the map, the baseline, the alerts and the
+//! files share, and the one way to write it: `CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]`.
+//! The client's port never enters it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Protocol;
+use crate::ids::{NameError, ServiceName, percent_encode_into};
+
+/// One end of an edge.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    Service(ServiceName),
+    /// A DNS name, safe text: `dns:api.stripe.com`.
+    Name(String),
+    /// A network that the configuration names, safe text: `net:office`.
+    Network(String),
+    /// `ip:203.0.113.9`
+    Address(IpAddr),
+    /// The Internet as a whole; a client only.
+    World,
+}
+
+impl Peer {
+    #[must_use]
+    pub const fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Service(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether this end's name is not known for good: such an edge is shown, never exported.
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.service().is_some_and(ServiceName::is_provisional)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => f.write_str(name.as_str()),
+            Self::Name(name) => write!(f, "dns:{name}"),
+            Self::Network(name) => write!(f, "net:{name}"),
+            Self::Address(address) => write!(f, "ip:{address}"),
+            Self::World => f.write_str("world"),
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = || NameError::Peer(text.to_owned());
+        if text == "world" {
+            return Ok(Self::World);
+        }
+        let (scheme, rest) = text.split_once(':').ok_or_else(wrong)?;
+        match scheme {
+            "dns" | "net" => {
+                let mut encoded = String::new();
+                percent_encode_into(&mut encoded, rest);
+                if rest.is_empty() || encoded != rest {
+                    return Err(wrong());
+                }
+                Ok(if scheme == "dns" { Self::Name(encoded) } else { Self::Network(encoded) })
+            }
+            "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
+            _ => text.parse().map(Self::Service).map_err(|_error| wrong()),
+        }
+    }
+}
+
+/// A server's port with its protocol: `443/tcp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    pub number: u16,
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.protocol)
+    }
+}
+
+impl FromStr for Port {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = || NameError::Port(text.to_owned());
+        let (number, protocol) = text.split_once('/').ok_or_else(wrong)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(wrong()),
+        };
+        let number = number.parse().map_err(|_error| wrong())?;
+        Ok(Self { number, protocol })
+    }
+}
+
+/// Client, server, and the server's port. Canonical: seen from both ends it is still one edge.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Edge {
+    pub client: Peer,
+    pub server: Peer,
+    pub port: Port,
+}
+
+impl Edge {
+    /// The services at its ends, the client first.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.client.service().into_iter().chain(self.server.service())
+    }
+
+    /// The service that an incident about this edge belongs to, and under which it is written.
+    #[must_use]
+    pub const fn owner(&self) -> Option<&ServiceName> {
+        match self.client.service() {
+            Some(client) => Some(client),
+            None => self.server.service(),
+        }
+    }
+
+    #[must_use]
+    pub fn touches(&self, service: &ServiceName) -> bool {
+        self.services().any(|end| end == service)
+    }
+
+    #[must_use]
+    pub fn is_provisional(&self) -> bool {
+        self.client.is_provisional() || self.server.is_provisional()
+    }
+}
+
+impl fmt::Display for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {} {}", self.client, self.server, self.port)
+    }
+}
+
+impl FromStr for Edge {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let with = text.parse::<EdgeWith>()?;
+        match with.executable {
+            None => Ok(with.edge),
+            Some(_) => Err(NameError::Edge(text.to_owned())),
+        }
+    }
+}
+
+/// An edge, and with which executable: what `approve` takes and an alert's `allow` gives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EdgeWith {
+    pub edge: Edge,
+    /// Safe text, as [`executable_name`] writes it.
+    pub executable: Option<String>,
+}
+
+impl fmt::Display for EdgeWith {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.edge.fmt(f)?;
+        match &self.executable {
+            Some(executable) => write!(f, " with {executable}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for EdgeWith {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong = || NameError::Edge(text.to_owned());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (client, server, port, executable) = match words.as_slice() {
+            [client, "->" | "→", server, port] => (client, server, port, None),
+            [client, "->" | "→", server, port, "with", executable] => {
+                (client, server, port, Some(executable_name(executable)))
+            }
+            _ => return Err(wrong()),
+        };
+        let edge = Edge { client: client.parse()?, server: server.parse()?, port: port.parse()? };
+        if edge.owner().is_none() || edge.server == Peer::World {
+            return Err(wrong());
+        }
+        Ok(Self { edge, executable })
+    }
+}
+
+/// An executable's path as safe text: whoever names a file must not write into our terminals.
+/// What is encoded already stays as it is.
+#[must_use]
+pub fn executable_name(path: &str) -> String {
+    let mut name = String::with_capacity(path.len());
+    for (index, part) in path.split('%').enumerate() {
+        if index > 0 {
+            name.push('%');
+        }
+        percent_encode_into(&mut name, part);
+    }
+    name
+}
+
+/// Serialises as the text that [`fmt::Display`] writes and [`FromStr`] reads.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+serde_as_text!(Peer, Port, Edge, EdgeWith);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_read_as_they_are_written() {
+        for text in [
+            "systemd:nginx.service -> compose:shop/api 8080/tcp with /usr/sbin/nginx",
+            "world -> systemd:nginx.service 443/tcp",
+            "user:1000/session -> ip:2001:db8::1 53/udp",
+            "compose:shop/api -> dns:api.stripe.com 443/tcp with /usr/bin/py%20thon",
+        ] {
+            assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_edge_is_refused() {
+        for text in [
+            "",
+            "systemd:a.service",
+            "systemd:a.service -> ip:1.2.3.4",
+            "systemd:a.service -> ip:1.2.3.4 80",
+            "systemd:a.service -> ip:1.2.3 80/tcp",
+            "systemd:a.service -> world 80/tcp",
+            "world -> ip:1.2.3.4 80/tcp",
+            "systemd:a.service -> ip:1.2.3.4 80/sctp",
+            "systemd:a.service -> ip:1.2.3.4 80/tcp with",
+            "systemd:a.service -> ip:1.2.3.4 80/tcp by /bin/sh",
+        ] {
+            assert!(text.parse::<EdgeWith>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_executable_cannot_write_into_a_terminal() {
+        assert_eq!(executable_name("/tmp/a b\u{1b}[2J'"), "/tmp/a%20b%1B%5B2J%27");
+        assert_eq!(executable_name("/tmp/a%20b"), "/tmp/a%20b");
+    }
+}

@@ -1,0 +1,190 @@
+//! From a sighting to what is said about it: learned, pending, told. Grouping and wording are the
+//! incident's, the verdict is detection's; here they are put in order.
+
+use crate::attribute::Sighting;
+use crate::baseline::{Class, Told};
+use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
+use crate::engine::{Effect, Engine, Unbaselined};
+use crate::flow::Traffic;
+use crate::ids::{Now, ServiceName};
+use crate::incident::{Incident, State, dedup_key};
+
+impl Engine {
+    /// An edge happened.
+    pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
+        let appeared = self.baseline.see(sighting);
+        match self.judgement(now, sighting) {
+            Judgement::Normal => {}
+            Judgement::Learnable => {
+                if self.baseline.learn(sighting) {
+                    effects.push(Effect::Store(self.save()));
+                }
+            }
+            Judgement::Odd { kind: Kind::Unbaselined, .. } => self.unbaselined(now, sighting),
+            Judgement::Odd { kind, also } => self.odd(now, kind, also, sighting),
+        }
+        if appeared && let Some(view) = self.edge_view(&sighting.edge, now.wall) {
+            let mut view = view;
+            view.sighted_by(sighting);
+            effects.push(Effect::Appeared(Box::new(view)));
+        }
+    }
+
+    pub(crate) fn judgement(&self, now: Now, sighting: &Sighting) -> Judgement {
+        let wanted = |service: &ServiceName| {
+            self.settings.only.iter().any(|pattern| pattern.matches(service.as_str()))
+        };
+        let only = &self.settings.only;
+        if !only.is_empty() && !sighting.edge.services().any(wanted) {
+            return Judgement::Normal;
+        }
+        judge(&self.baseline, self.settings.mode, sighting, now.wall)
+    }
+
+    /// An odd edge is pending from now on; it is told if that says something new.
+    pub(crate) fn odd(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
+        let executable = sighting.process.as_ref().and_then(|process| process.executable.clone());
+        let told = Told { class: Class::of(sighting.outcome), executable };
+        let open = sighting
+            .edge
+            .services()
+            .any(|it| self.baseline.services.get(it).is_some_and(|it| it.is_open(now.wall)));
+        let pending = self.baseline.edge_mut(&sighting.edge).pending.get_or_insert_default();
+        let repeat = kind == Kind::Forbidden
+            && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
+        if open && kind != Kind::Forbidden {
+            pending.unalerted |= pending.told.is_empty();
+            return;
+        }
+        if pending.covers(&told) && !repeat {
+            return;
+        }
+        pending.told.insert(told);
+        pending.last_told = now.wall;
+        pending.unalerted = false;
+        let context =
+            Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall };
+        let findings: Vec<Finding> = std::iter::once(kind)
+            .chain(also)
+            .map(|kind| finding(&context, kind, sighting))
+            .collect();
+        self.report(now, sighting, findings);
+    }
+
+    /// Puts findings into their service's incident, a new one if none is fresh.
+    pub(crate) fn report(&mut self, now: Now, sighting: &Sighting, findings: Vec<Finding>) {
+        let Some(service) = sighting.edge.owner().cloned() else {
+            return;
+        };
+        let Some(first) = findings.first() else {
+            return;
+        };
+        if self.incidents.joining(&service, now.wall).is_none() {
+            let id = self.new_id(now.wall);
+            let incident = self.new_incident(id, &service, first);
+            self.incidents.open(incident);
+        }
+        let Some(incident) = self.incidents.joining(&service, now.wall) else {
+            return;
+        };
+        for finding in findings {
+            incident.add(finding);
+        }
+        incident.unspoken = true;
+    }
+
+    /// An incident without findings or messages yet; `lead` gives it its cause and its time.
+    fn new_incident(&self, id: String, service: &ServiceName, lead: &Finding) -> Incident {
+        Incident {
+            id,
+            revision: 0,
+            state: State::Firing,
+            service: service.clone(),
+            owner: self.baseline.owner_of(service),
+            node: self.settings.node.clone(),
+            dedup_key: dedup_key(lead.kind, &lead.edge),
+            first_seen: lead.at,
+            last_seen: lead.at,
+            last_finding: lead.at,
+            count: 0,
+            unspoken: true,
+            findings: Vec::new(),
+            more: 0,
+        }
+    }
+
+    /// A service talks that has no baseline while nothing is learned: loud once.
+    pub(crate) fn unbaselined(&mut self, now: Now, sighting: &Sighting) {
+        let Some(service) = sighting.edge.owner().cloned() else {
+            return;
+        };
+        let told = self.baseline.services.get(&service).is_some_and(|it| it.unbaselined_told);
+        let waits = |it: &Sighting| it.edge.owner() == Some(&service);
+        if told || self.unbaselined.waiting.iter().any(waits) {
+            return;
+        }
+        if self.unbaselined.waiting.is_empty() {
+            self.unbaselined.due = now.boot.plus_millis(Self::BATCH_MS);
+        }
+        self.unbaselined.waiting.push(sighting.clone());
+    }
+
+    pub(crate) fn tell_unbaselined(&mut self, now: Now) {
+        let Unbaselined { waiting, due, next_allowed } = &mut self.unbaselined;
+        if waiting.is_empty() || now.boot < *due || now.boot < *next_allowed {
+            return;
+        }
+        *next_allowed = now.boot.plus_millis(Self::UNBASELINED_MS);
+        let batch = std::mem::take(waiting);
+        for service in batch.iter().filter_map(|sighting| sighting.edge.owner()) {
+            self.baseline.service_mut(service, now.wall).unbaselined_told = true;
+        }
+        let context =
+            Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall };
+        let findings: Vec<Finding> =
+            batch.iter().map(|sighting| finding(&context, Kind::Unbaselined, sighting)).collect();
+        let Some(lead) = findings.first() else { return };
+        let Some(service) = lead.edge.owner().cloned() else {
+            return;
+        };
+        let id = self.new_id(now.wall);
+        let mut incident = self.new_incident(id, &service, lead);
+        for finding in findings {
+            incident.add(finding);
+        }
+        self.incidents.open(incident);
+    }
+
+    /// Known keys went on: evidence, and the hourly repetition of what is forbidden.
+    pub(crate) fn traffic(&mut self, now: Now, traffic: &Traffic) {
+        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else {
+            return;
+        };
+        for service in edge.services() {
+            let record = self.baseline.service_mut(service, traffic.last_seen);
+            record.last_seen = record.last_seen.max(traffic.last_seen);
+            record.observations += traffic.connections;
+        }
+        let forbidden = self.baseline.prohibition(&edge, now.wall).is_some();
+        let record = self.baseline.edge_mut(&edge);
+        if let Some(evidence) = &mut record.evidence {
+            evidence.count(traffic);
+        }
+        let Some(pending) = &mut record.pending else {
+            return;
+        };
+        let repeat =
+            forbidden && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
+        if repeat {
+            pending.last_told = now.wall;
+        }
+        for incident in self.incidents.about(&edge) {
+            incident.count += traffic.connections;
+            incident.last_seen = incident.last_seen.max(traffic.last_seen);
+            if repeat {
+                incident.state = State::Updated;
+                incident.unspoken = true;
+            }
+        }
+    }
+}

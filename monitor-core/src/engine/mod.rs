@@ -1,0 +1,289 @@
+//! The one owner of all state: one enum in, one enum out. Same inputs, same outputs. It asks for
+//! everything it wants done and does nothing itself.
+
+mod command;
+mod judging;
+mod record;
+mod upkeep;
+mod view;
+
+use std::net::IpAddr;
+
+use crate::attribute::{Attribution, Sighting, Workload};
+use crate::baseline::{Baseline, LearnRule, Mode, Written};
+use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
+use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
+use crate::incident::{Alert, Incident, Incidents};
+use crate::pattern::Pattern;
+
+pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
+pub use self::record::{AuditEntry, Change, Snapshot};
+pub use self::view::{
+    BaselineRow, Difference, EdgeView, EvidenceView, Rtt, ServiceView, SinkView, Standing, Status,
+};
+
+/// How the engine is to behave: all of it known before anything is opened.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This machine's name in alerts.
+    pub node: String,
+    pub mode: Mode,
+    pub learn: LearnRule,
+    /// Services to judge; empty means all.
+    pub only: Vec<Pattern>,
+    pub sinks: Vec<Sink>,
+    /// Keys the hash tables and draws the jitter: fresh at every start, given in tests.
+    pub seed: u64,
+}
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub enum Input {
+    Workload {
+        cgroup: CgroupId,
+        workload: Workload,
+    },
+    WorkloadVanished {
+        cgroup: CgroupId,
+    },
+    Addresses {
+        netns: NetnsCookie,
+        addresses: Vec<IpAddr>,
+    },
+    Flow(Flow),
+    Traffic(Traffic),
+    Forgotten(FlowKey),
+    Lost {
+        loss: Loss,
+        count: u64,
+    },
+    /// The baseline files were read again: this is what they say now.
+    Files(Written),
+    Delivered {
+        id: DeliveryId,
+        outcome: DeliveryOutcome,
+    },
+    /// Somebody asks for a change; answered with [`Effect::Reply`] under the same ticket.
+    Command {
+        ticket: u64,
+        actor: Actor,
+        command: Command,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// Everything the engine may ask for. All that one step stores is stored in one transaction before
+/// anything else of that step is done; the rest in this order, so that what is re-armed is re-armed
+/// before it is acknowledged.
+#[derive(Debug)]
+pub enum Effect {
+    Store(Vec<Change>),
+    /// The kernel is to forget these keys: seen again, they are news again.
+    Rearm(Vec<FlowKey>),
+    Deliver(Box<Delivery>),
+    /// An edge that is new to the map.
+    Appeared(Box<EdgeView>),
+    /// A message was accepted; for those who watch.
+    Alerted(Box<Alert>),
+    Reply {
+        ticket: u64,
+        result: Result<Reply, CommandError>,
+    },
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    attribution: Attribution,
+    baseline: Baseline,
+    incidents: Incidents,
+    queue: Queue,
+    losses: std::collections::BTreeMap<Loss, u64>,
+    unbaselined: Unbaselined,
+    next_audit: u64,
+    random: u64,
+    started: Option<WallTime>,
+    next_save: BootTime,
+    next_upkeep: BootTime,
+}
+
+/// Services without a baseline: told together, and not too often.
+#[derive(Debug, Default)]
+struct Unbaselined {
+    waiting: Vec<Sighting>,
+    due: BootTime,
+    next_allowed: BootTime,
+}
+
+impl Engine {
+    /// Evidence is stored at most this often, milliseconds; judgements are stored at once.
+    pub const SAVE_MS: u64 = 5_000;
+    /// What has run out is looked for at most this often, milliseconds.
+    const UPKEEP_MS: u64 = 500;
+    /// `unbaselined` is batched for this long and told at most once in [`Engine::UNBASELINED_MS`].
+    const BATCH_MS: u64 = 1_000;
+    const UNBASELINED_MS: u64 = 10_000;
+    /// A forbidden edge that goes on repeats itself after this time, seconds.
+    const FORBIDDEN_REPEAT_S: u64 = 3_600;
+
+    /// Takes up what was stored.
+    #[must_use]
+    pub fn restore(settings: Settings, snapshot: Snapshot) -> Self {
+        let mut baseline = Baseline::default();
+        baseline.services.extend(snapshot.services);
+        baseline.edges.extend(snapshot.edges);
+        let mut incidents = Incidents::default();
+        for incident in snapshot.incidents {
+            incidents.restore(incident);
+        }
+        Self {
+            attribution: Attribution::new(settings.seed),
+            random: settings.seed,
+            settings,
+            baseline,
+            incidents,
+            queue: Queue::restore(snapshot.deliveries),
+            losses: std::collections::BTreeMap::new(),
+            unbaselined: Unbaselined::default(),
+            next_audit: snapshot.next_audit,
+            started: None,
+            next_save: BootTime(0),
+            next_upkeep: BootTime(0),
+        }
+    }
+
+    /// One step: takes in what happened, tells what is to be done.
+    pub fn step(&mut self, now: Now, input: Input) -> Vec<Effect> {
+        self.started.get_or_insert(now.wall);
+        let mut effects = Vec::new();
+        match input {
+            Input::Workload { cgroup, workload } => {
+                self.attribution.workload_appeared(cgroup, workload);
+            }
+            Input::WorkloadVanished { cgroup } => self.attribution.workload_vanished(cgroup),
+            Input::Addresses { netns, addresses } => {
+                self.attribution.namespace(netns, &addresses);
+            }
+            Input::Flow(flow) => {
+                for sighting in self.attribution.flow(now, flow) {
+                    self.sighted(now, &sighting, &mut effects);
+                }
+            }
+            Input::Traffic(traffic) => self.traffic(now, &traffic),
+            Input::Forgotten(key) => self.attribution.forgotten(&key),
+            Input::Lost { loss, count } => *self.losses.entry(loss).or_default() += count,
+            Input::Files(written) => self.files(now, written, &mut effects),
+            Input::Delivered { id, outcome } => self.delivered(now, id, outcome, &mut effects),
+            Input::Command { ticket, actor, command } => {
+                self.command(now, ticket, &actor, command, &mut effects);
+            }
+            Input::Tick => self.tick(now, &mut effects),
+        }
+        self.speak(now, &mut effects);
+        self.deliver(now, &mut effects);
+        effects
+    }
+
+    /// When time alone will have something to do next, if nothing else happens before.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<BootTime> {
+        let unbaselined = (!self.unbaselined.waiting.is_empty())
+            .then(|| self.unbaselined.due.max(self.unbaselined.next_allowed));
+        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due(), unbaselined]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Everything not yet stored: the last thing to ask for before the end.
+    pub fn save(&mut self) -> Vec<Change> {
+        record::changes(self.baseline.take_dirty(), self.incidents.take_dirty())
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for sighting in self.attribution.due(now) {
+            self.sighted(now, &sighting, effects);
+        }
+        self.tell_unbaselined(now);
+        if self.next_upkeep <= now.boot {
+            self.next_upkeep = now.boot.plus_millis(Self::UPKEEP_MS);
+            self.expire(now, effects);
+            self.promote(now);
+        }
+        if self.next_save <= now.boot {
+            self.next_save = now.boot.plus_millis(Self::SAVE_MS);
+            let changes = self.save();
+            if !changes.is_empty() {
+                effects.push(Effect::Store(changes));
+            }
+        }
+    }
+
+    /// Incidents that have something new to say become messages.
+    fn speak(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for incident in self.incidents.speaking(now) {
+            self.send(&incident, effects);
+        }
+    }
+
+    /// Puts one message into the queue of every receiver that wants it.
+    fn send(&mut self, incident: &Incident, effects: &mut Vec<Effect>) {
+        let alert = incident.alert();
+        let mut changes = self.save();
+        for sink in &self.settings.sinks {
+            if sink.wants(alert.severity, &alert.service) {
+                let delivery = self.queue.push(&sink.name, alert.clone());
+                changes.push(Change::Delivery(delivery.id, Some(Box::new(delivery))));
+            }
+        }
+        if !changes.is_empty() {
+            effects.push(Effect::Store(changes));
+        }
+        effects.push(Effect::Alerted(Box::new(alert)));
+    }
+
+    fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        effects.extend(self.queue.due(now).into_iter().map(|it| Effect::Deliver(Box::new(it))));
+    }
+
+    fn delivered(
+        &mut self,
+        now: Now,
+        id: DeliveryId,
+        outcome: DeliveryOutcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let jitter = self.draw();
+        let stored = self.queue.settle(now, id, outcome, jitter);
+        effects.push(Effect::Store(vec![Change::Delivery(id, stored.map(Box::new))]));
+    }
+
+    fn audit(&mut self, at: WallTime, actor: &Actor, what: String) -> Change {
+        let number = self.next_audit;
+        self.next_audit += 1;
+        Change::Audit(number, AuditEntry { at, actor: actor.clone(), what })
+    }
+
+    /// A ULID: sortable by time, unique by chance.
+    fn new_id(&mut self, wall: WallTime) -> String {
+        let random = u128::from(self.next_random()) << 64 | u128::from(self.next_random());
+        ulid::Ulid::from_parts(wall.unix_millis(), random).to_string()
+    }
+
+    /// A number in `[0, 1)`.
+    fn draw(&mut self) -> f64 {
+        (self.next_random() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014): enough for jitter and ids, and the same in every replay.
+    const fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}

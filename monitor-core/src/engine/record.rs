@@ -1,0 +1,51 @@
+//! What is stored: every value with its key, and all of them together. How and where they are stored
+//! is not known here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::baseline::{Dirty, EdgeRecord, ServiceRecord};
+use crate::delivery::{Delivery, DeliveryId};
+use crate::edge::Edge;
+use crate::engine::Actor;
+use crate::ids::{ServiceName, WallTime};
+use crate::incident::Incident;
+
+/// One value to be stored under its key; None removes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Service(ServiceName, Box<ServiceRecord>),
+    Edge(Edge, Option<Box<EdgeRecord>>),
+    Incident(String, Option<Box<Incident>>),
+    Delivery(DeliveryId, Option<Box<Delivery>>),
+    Audit(u64, AuditEntry),
+}
+
+/// Who changed what, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    pub at: WallTime,
+    pub actor: Actor,
+    pub what: String,
+}
+
+/// Everything that was stored.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub services: Vec<(ServiceName, ServiceRecord)>,
+    pub edges: Vec<(Edge, EdgeRecord)>,
+    /// Resolved incidents included: they are listed for a while, and never reopened.
+    pub incidents: Vec<Incident>,
+    pub deliveries: Vec<Delivery>,
+    /// The number of the next audit entry.
+    pub next_audit: u64,
+}
+
+pub(crate) fn changes(baseline: Dirty, incidents: Vec<(String, Option<Incident>)>) -> Vec<Change> {
+    let edges =
+        baseline.edges.into_iter().map(|(edge, record)| Change::Edge(edge, record.map(Box::new)));
+    let services =
+        baseline.services.into_iter().map(|(name, record)| Change::Service(name, Box::new(record)));
+    let incidents =
+        incidents.into_iter().map(|(id, incident)| Change::Incident(id, incident.map(Box::new)));
+    services.chain(edges).chain(incidents).collect()
+}

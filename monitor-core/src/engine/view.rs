@@ -1,0 +1,369 @@
+//! What can be seen from outside: the shapes that the verbs print and the socket serves. Reads only.
+
+use serde::{Deserialize, Serialize};
+
+use crate::attribute::{SeenFrom, Sighting};
+use crate::baseline::document::{Document, DocumentError, Figures, export};
+use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
+use crate::edge::{Edge, EdgeWith};
+use crate::engine::{CommandError, Engine, Reply, Selection};
+use crate::flow::{Loss, Outcome, Process};
+use crate::graph::Evidence;
+use crate::ids::{Now, ServiceName, WallTime};
+use crate::incident::{Alert, AlertEdge};
+
+/// An edge of the map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeView {
+    pub edge: AlertEdge,
+    pub seen_from: SeenFrom,
+    pub outcome: Outcome,
+    /// The process that dialled it first; only when the edge is told as it appears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// When it was first seen.
+    pub at: WallTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<EvidenceView>,
+    pub standing: Standing,
+}
+
+/// What the baseline says of an edge now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    Allowed,
+    Pending,
+    Forbidden,
+    /// In no baseline, and nobody guards it.
+    Unjudged,
+}
+
+/// An edge's evidence as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceView {
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    pub connections: u64,
+    pub failures: u64,
+    pub bytes_to_server: u64,
+    pub bytes_to_client: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<Rtt>,
+    pub executables: Vec<String>,
+    pub nodes: Vec<String>,
+}
+
+/// Round-trip times in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rtt {
+    pub p50: u64,
+    pub p99: u64,
+}
+
+/// A service in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub service: ServiceName,
+    pub phase: Phase,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Edges on the map in which it is the client, and the server.
+    pub outbound: usize,
+    pub inbound: usize,
+    pub pending: usize,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+}
+
+/// How far a service's learning is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineRow {
+    pub service: ServiceName,
+    pub phase: Phase,
+    pub edges: usize,
+    pub pending: usize,
+    pub forbidden: usize,
+    /// Seconds without a new edge, and how many it needs.
+    pub quiet_s: u64,
+    pub quiet_needed_s: u64,
+    pub observations: u64,
+    pub observations_needed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_until: Option<WallTime>,
+    /// Written in a baseline file.
+    pub from_file: bool,
+}
+
+/// One line of a diff: `+` seen and not in the baseline, `-` in the one and not in the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub sign: char,
+    pub edge: EdgeWith,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A receiver and its queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkView {
+    pub name: String,
+    pub delivered: u64,
+    pub queued: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// The agent at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub node: String,
+    pub mode: Mode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<WallTime>,
+    pub edges: usize,
+    pub pending: usize,
+    pub services: usize,
+    pub guarded: usize,
+    pub proposed: usize,
+    pub learning: usize,
+    pub open_incidents: usize,
+    pub sinks: Vec<SinkView>,
+    /// What was not told, by reason; empty when nothing was lost.
+    pub lost: std::collections::BTreeMap<Loss, u64>,
+}
+
+impl EdgeView {
+    /// Fills in what only the sighting knows.
+    pub fn sighted_by(&mut self, sighting: &Sighting) {
+        self.process.clone_from(&sighting.process);
+        self.cgroup = sighting.workload.as_ref().map(|it| it.cgroup.clone());
+        self.evidence = None;
+        self.outcome = sighting.outcome;
+        self.seen_from = sighting.seen_from;
+        self.at = sighting.at;
+    }
+}
+
+impl Engine {
+    /// Every edge seen, with its evidence.
+    #[must_use]
+    pub fn map(&self, wall: WallTime) -> Vec<EdgeView> {
+        self.baseline.edges.keys().filter_map(|edge| self.edge_view(edge, wall)).collect()
+    }
+
+    pub(crate) fn edge_view(&self, edge: &Edge, wall: WallTime) -> Option<EdgeView> {
+        let evidence = self.baseline.edges.get(edge)?.evidence.as_ref()?;
+        Some(EdgeView {
+            edge: AlertEdge::from(edge),
+            seen_from: evidence.seen_from,
+            outcome: evidence.outcome,
+            process: None,
+            cgroup: None,
+            at: evidence.first_seen,
+            evidence: Some(self.evidence_view(evidence)),
+            standing: self.standing(edge, wall),
+        })
+    }
+
+    fn evidence_view(&self, evidence: &Evidence) -> EvidenceView {
+        let totals = evidence.totals();
+        let quantile = |q| evidence.rtt.quantile_us(q);
+        EvidenceView {
+            first_seen: evidence.first_seen,
+            last_seen: evidence.last_seen,
+            connections: totals.connections,
+            failures: totals.failures,
+            bytes_to_server: totals.to_server,
+            bytes_to_client: totals.to_client,
+            rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
+            executables: evidence.executables.iter().cloned().collect(),
+            nodes: vec![self.settings.node.clone()],
+        }
+    }
+
+    fn standing(&self, edge: &Edge, wall: WallTime) -> Standing {
+        if self.baseline.prohibition(edge, wall).is_some() {
+            Standing::Forbidden
+        } else if self.baseline.edges.get(edge).is_some_and(|it| it.pending.is_some()) {
+            Standing::Pending
+        } else if self.baseline.allowances(edge, wall).next().is_some() {
+            Standing::Allowed
+        } else {
+            Standing::Unjudged
+        }
+    }
+
+    #[must_use]
+    pub fn services(&self) -> Vec<ServiceView> {
+        let row = |(name, record): (&ServiceName, &ServiceRecord)| ServiceView {
+            service: name.clone(),
+            phase: self.baseline.phase(name),
+            owner: self.baseline.owner_of(name),
+            outbound: self.seen(|edge| edge.client.service() == Some(name)),
+            inbound: self.seen(|edge| edge.server.service() == Some(name)),
+            pending: self.pending_of(name),
+            first_seen: record.first_seen,
+            last_seen: record.last_seen,
+        };
+        self.baseline.services.iter().map(row).collect()
+    }
+
+    fn seen(&self, picked: impl Fn(&Edge) -> bool) -> usize {
+        let edges = self.baseline.edges.iter();
+        edges.filter(|(edge, record)| record.evidence.is_some() && picked(edge)).count()
+    }
+
+    fn pending_of(&self, name: &ServiceName) -> usize {
+        let edges = self.baseline.edges.iter();
+        edges.filter(|(edge, record)| record.pending.is_some() && edge.touches(name)).count()
+    }
+
+    /// The incidents as messages: open ones first, each list newest first.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<Alert> {
+        let open = self.incidents.open.values().rev();
+        let closed = self.incidents.closed.values().rev();
+        open.chain(closed).map(crate::incident::Incident::alert).collect()
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let phase = |phase| {
+            self.baseline.services.keys().filter(|name| self.baseline.phase(name) == phase).count()
+        };
+        let sinks = self.settings.sinks.iter().map(|sink| {
+            let waiting: Vec<_> =
+                self.queue.waiting().filter(|delivery| delivery.sink == sink.name).collect();
+            SinkView {
+                name: sink.name.clone(),
+                delivered: self.queue.delivered.get(&sink.name).copied().unwrap_or(0),
+                queued: waiting.len(),
+                failure: waiting.first().and_then(|delivery| delivery.failure.clone()),
+            }
+        });
+        Status {
+            node: self.settings.node.clone(),
+            mode: self.settings.mode,
+            since: self.started,
+            edges: self.seen(|_| true),
+            pending: self.baseline.edges.values().filter(|it| it.pending.is_some()).count(),
+            services: self.baseline.services.len(),
+            guarded: phase(Phase::Guarded),
+            proposed: phase(Phase::Proposed),
+            learning: phase(Phase::Learning),
+            open_incidents: self.incidents.open.len(),
+            sinks: sinks.collect(),
+            lost: self.losses.clone(),
+        }
+    }
+
+    #[must_use]
+    pub fn baseline_rows(&self, now: Now) -> Vec<BaselineRow> {
+        let LearnRule { quiet_s, observations, .. } = self.settings.learn;
+        let row = |(name, record): (&ServiceName, &ServiceRecord)| {
+            let edges: std::collections::BTreeSet<&Edge> =
+                self.baseline.allowed_edges(name, now.wall).map(|(edge, _)| edge).collect();
+            let forbidden = self.baseline.edges.keys().chain(self.baseline.files.forbidden.keys());
+            BaselineRow {
+                service: name.clone(),
+                phase: self.baseline.phase(name),
+                edges: edges.len(),
+                pending: self.pending_of(name),
+                forbidden: forbidden
+                    .filter(|edge| {
+                        edge.touches(name) && self.baseline.prohibition(edge, now.wall).is_some()
+                    })
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .len(),
+                quiet_s: now.wall.seconds_since(record.last_new_edge),
+                quiet_needed_s: quiet_s,
+                observations: record.observations,
+                observations_needed: observations,
+                open_until: record.open_until,
+                from_file: self.baseline.files.guarded.contains(name),
+            }
+        };
+        self.baseline.services.iter().map(row).collect()
+    }
+
+    /// The baseline as a document.
+    ///
+    /// # Errors
+    /// A pattern of `selection` that matches no service.
+    pub fn export(
+        &self,
+        wall: WallTime,
+        selection: &Selection,
+        figures: Figures,
+    ) -> Result<Document, CommandError> {
+        let chosen = self.select(selection)?;
+        Ok(export(&self.baseline, wall, figures, |name| chosen.binary_search(name).is_ok()))
+    }
+
+    /// What was seen and waits for a decision.
+    #[must_use]
+    pub fn undecided(&self) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        for (edge, record) in &self.baseline.edges {
+            let Some(pending) = &record.pending else {
+                continue;
+            };
+            let note = if record.forbidden.is_some() {
+                "forbidden"
+            } else if pending.unalerted {
+                "seen while open, not alerted"
+            } else {
+                "alerted"
+            };
+            let executables: Vec<Option<String>> = match &pending.told {
+                told if told.is_empty() => vec![None],
+                told => told.iter().map(|it| it.executable.clone()).collect(),
+            };
+            for executable in executables {
+                let edge = EdgeWith { edge: edge.clone(), executable };
+                differences.push(Difference { sign: '+', edge, note: Some(note.to_owned()) });
+            }
+        }
+        differences.dedup_by(|a, b| a.edge == b.edge);
+        differences
+    }
+
+    /// What importing `document` would add and remove.
+    ///
+    /// # Errors
+    /// The first entry of the document that cannot be meant.
+    pub fn difference_to(&self, document: &Document) -> Result<Reply, DocumentError> {
+        let parsed = document.parse(Provenance::Imported, WallTime::default())?;
+        let named =
+            |edge: &Edge| edge.owner().is_some_and(|owner| parsed.services.contains_key(owner));
+        let mine: std::collections::BTreeSet<EdgeWith> = self
+            .baseline
+            .edges
+            .iter()
+            .filter(|(edge, _)| named(edge))
+            .flat_map(|(edge, record)| record.allowed.iter().flat_map(move |it| pairs(edge, it)))
+            .collect();
+        let theirs: std::collections::BTreeSet<EdgeWith> = parsed
+            .allowed
+            .iter()
+            .flat_map(|(edge, allowed)| allowed.iter().flat_map(move |it| pairs(edge, it)))
+            .collect();
+        Ok(Reply {
+            added: theirs.difference(&mine).cloned().collect(),
+            removed: mine.difference(&theirs).cloned().collect(),
+            ..Reply::default()
+        })
+    }
+}
+
+/// An allowance, one line for each executable.
+fn pairs(edge: &Edge, allowance: &Allowance) -> Vec<EdgeWith> {
+    let with = |executable| EdgeWith { edge: edge.clone(), executable };
+    match &allowance.executables {
+        any if any.is_empty() => vec![with(None)],
+        some => some.iter().map(|path| with(Some(path.clone()))).collect(),
+    }
+}

@@ -1,0 +1,107 @@
+//! The map: every edge seen, with its evidence. Says what happened, never whether it is right.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::attribute::{SeenFrom, Sighting};
+use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
+use crate::ids::WallTime;
+
+/// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    /// The best outcome so far: once established, always established.
+    pub outcome: Outcome,
+    pub seen_from: SeenFrom,
+    /// Connections as each end counted them: two views of the same connections, never a sum.
+    pub from_client: Tally,
+    pub from_server: Tally,
+    #[serde(default)]
+    pub rtt: RttHistogram,
+    /// Dialling executables, at most [`Evidence::EXECUTABLES`].
+    #[serde(default)]
+    pub executables: BTreeSet<String>,
+}
+
+/// What one end counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    pub connections: u64,
+    /// Dials that came to nothing.
+    pub failures: u64,
+    /// Payload bytes of closed connections.
+    pub to_server: u64,
+    pub to_client: u64,
+}
+
+impl Evidence {
+    /// Executables remembered per edge; more are counted by nobody and remembered by nobody.
+    pub const EXECUTABLES: usize = 32;
+
+    #[must_use]
+    pub fn of(sighting: &Sighting) -> Self {
+        let mut evidence = Self {
+            first_seen: sighting.at,
+            last_seen: sighting.at,
+            outcome: sighting.outcome,
+            seen_from: sighting.seen_from,
+            from_client: Tally::default(),
+            from_server: Tally::default(),
+            rtt: RttHistogram::default(),
+            executables: BTreeSet::new(),
+        };
+        evidence.see(sighting);
+        evidence
+    }
+
+    /// Takes a further sighting in. Its connection is counted by [`Evidence::count`] alone.
+    pub fn see(&mut self, sighting: &Sighting) {
+        self.last_seen = self.last_seen.max(sighting.at);
+        self.seen_from = self.seen_from.and(sighting.seen_from);
+        self.outcome = self.outcome.max(sighting.outcome);
+        let executable = sighting.process.as_ref().and_then(|process| process.executable.as_ref());
+        if let Some(executable) = executable
+            && self.executables.len() < Self::EXECUTABLES
+        {
+            self.executables.insert(executable.clone());
+        }
+    }
+
+    /// Adds what the kernel counted.
+    pub fn count(&mut self, traffic: &Traffic) {
+        self.last_seen = self.last_seen.max(traffic.last_seen);
+        let outbound = traffic.key.direction == Direction::Outbound;
+        let tally = if outbound { &mut self.from_client } else { &mut self.from_server };
+        if traffic.key.outcome.reached() {
+            tally.connections += traffic.connections;
+        } else if traffic.key.outcome.is_final() {
+            tally.failures += traffic.connections;
+        }
+        let (to_server, to_client) = if outbound {
+            (traffic.bytes_sent, traffic.bytes_received)
+        } else {
+            (traffic.bytes_received, traffic.bytes_sent)
+        };
+        tally.to_server += to_server;
+        tally.to_client += to_client;
+        // Both ends measure the same path: one of them is enough.
+        if outbound || self.seen_from == SeenFrom::Server {
+            self.rtt.add(&traffic.rtt);
+        }
+    }
+
+    /// The fuller of the two ends' views, field by field: an end that came late missed some.
+    #[must_use]
+    pub fn totals(&self) -> Tally {
+        let (a, b) = (self.from_client, self.from_server);
+        Tally {
+            connections: a.connections.max(b.connections),
+            failures: a.failures.max(b.failures),
+            to_server: a.to_server.max(b.to_server),
+            to_client: a.to_client.max(b.to_client),
+        }
+    }
+}
