@@ -220,8 +220,7 @@ impl Incident {
         if self.state == State::Resolved {
             title.insert_str(0, "resolved: ");
         }
-        let edges: BTreeSet<&Edge> =
-            self.findings.iter().map(|it| &it.edge).collect();
+        let edges: BTreeSet<&Edge> = self.findings.iter().map(|it| &it.edge).collect();
         let others = edges.len().saturating_sub(1) as u64 + self.more;
         if others > 0 {
             let more = match lead.kind {

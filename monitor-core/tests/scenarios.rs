@@ -1,0 +1,686 @@
+//! The engine, told as stories: what happens in, messages out. A story is text, one event a line;
+//! `check` is the single place that touches the engine's API.
+//!
+//! ```text
+//! 10 a -> 192.0.2.7 443/tcp established with /bin/x    a dial somebody outside answered
+//! 10 a => b 443/tcp established with /bin/x            both ends are on this machine
+//! 10 world => b 443/tcp                                accepted from outside
+//! 10 guard a b | learn a | open a 60 | approve EDGE ttl 60 | forbid EDGE | tick
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use monitor_core::attribute::Workload;
+use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote};
+use monitor_core::delivery::{Outcome as DeliveryOutcome, Sink};
+use monitor_core::detect::Severity;
+use monitor_core::edge::{EdgeWith, Port};
+use monitor_core::engine::{
+    Actor, Change, Command, Effect, Engine, Guarding, Input, Selection, Settings, Snapshot,
+};
+use monitor_core::flow::{
+    Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, RttHistogram, Traffic,
+};
+use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+use monitor_core::incident::State;
+
+fn settings(mode: Mode) -> Settings {
+    Settings {
+        node: "n1".to_owned(),
+        mode,
+        learn: LearnRule { promote: Promote::Ask, quiet_s: 3600, observations: 3 },
+        only: Vec::new(),
+        sinks: vec![Sink {
+            name: "hook".to_owned(),
+            min_severity: Severity::Low,
+            services: Vec::new(),
+        }],
+        seed: 7,
+    }
+}
+
+/// An engine, its clock, and what it has said.
+struct Stage {
+    engine: Engine,
+    now: Now,
+    cgroups: BTreeMap<String, CgroupId>,
+    next_port: u16,
+    stored: BTreeMap<String, Change>,
+    said: String,
+    rearmed: Vec<FlowKey>,
+    answers: Vec<Result<(), String>>,
+}
+
+impl Stage {
+    const EPOCH: i64 = 1_800_000_000_000_000;
+
+    fn new(mode: Mode) -> Self {
+        Self {
+            engine: Engine::restore(settings(mode), Snapshot::default()),
+            now: Now { boot: BootTime(0), wall: WallTime(Self::EPOCH) },
+            cgroups: BTreeMap::new(),
+            next_port: 40_000,
+            stored: BTreeMap::new(),
+            said: String::new(),
+            rearmed: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Lets time pass until `millis` after the start, ticking whenever the engine asked for it.
+    fn until(&mut self, millis: u64) {
+        let end = BootTime(millis * 1_000_000);
+        loop {
+            let due = self.engine.next_tick().map_or(end, |due| due.max(self.now.boot));
+            let step = BootTime(self.now.boot.0 + 1_000_000_000);
+            let next = due.min(step).min(end);
+            self.set(next);
+            self.step(Input::Tick);
+            if next == end {
+                return;
+            }
+        }
+    }
+
+    fn set(&mut self, boot: BootTime) {
+        let micros = i64::try_from(boot.0 / 1000).unwrap();
+        self.now = Now { boot, wall: WallTime(Self::EPOCH + micros) };
+    }
+
+    fn step(&mut self, input: Input) {
+        let effects = self.engine.step(self.now, input);
+        for effect in effects {
+            match effect {
+                Effect::Store(changes) => {
+                    for change in changes {
+                        self.stored.insert(key_of(&change), change);
+                    }
+                }
+                Effect::Rearm(keys) => self.rearmed.extend(keys),
+                Effect::Deliver(delivery) => {
+                    let id = delivery.id;
+                    self.step(Input::Delivered { id, outcome: DeliveryOutcome::Accepted });
+                }
+                Effect::Alerted(alert) => self.say(&alert),
+                Effect::Reply { result, .. } => {
+                    self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
+                }
+                Effect::Appeared(_) => {}
+            }
+        }
+    }
+
+    fn say(&mut self, alert: &monitor_core::incident::Alert) {
+        let state = match alert.state {
+            State::Firing => "firing",
+            State::Updated => "updated",
+            State::Resolved => "resolved",
+        };
+        let _written = write!(self.said, "{state} {}:", alert.severity);
+        for finding in &alert.findings {
+            let edge = format!(
+                "{} -> {} {}/{}",
+                finding.edge.client, finding.edge.server, finding.edge.port, finding.edge.protocol
+            );
+            let edge = edge.replace("systemd:", "").replace(".service", "");
+            let _written = write!(self.said, " {} {edge} {}", finding.kind, finding.outcome);
+            let executable = finding.process.as_ref().and_then(|it| it.executable.as_ref());
+            if let Some(executable) = executable {
+                let _written = write!(self.said, " with {executable}");
+            }
+            self.said.push(';');
+        }
+        self.said.push('\n');
+    }
+
+    fn cgroup(&mut self, name: &str) -> CgroupId {
+        if let Some(id) = self.cgroups.get(name) {
+            return *id;
+        }
+        let id = CgroupId(100 + self.cgroups.len() as u64);
+        self.cgroups.insert(name.to_owned(), id);
+        let workload = Workload {
+            service: ServiceName::new("systemd", &format!("{name}.service")),
+            container: None,
+            pod: None,
+            cgroup: format!("/system.slice/{name}.service"),
+        };
+        self.step(Input::Workload { cgroup: id, workload });
+        id
+    }
+
+    fn event(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let millis = words[0].parse::<f64>().unwrap() * 1000.0;
+        self.until(millis as u64);
+        match words[1..] {
+            ["tick"] => {}
+            ["guard", ref names @ ..] => {
+                let services = selection(names);
+                self.command(Command::Guard { services });
+            }
+            ["learn", ref names @ ..] => {
+                let services = selection(names);
+                self.command(Command::Learn { services, for_s: None });
+            }
+            ["open", name, seconds] => {
+                let services = selection(&[name]);
+                let for_s = Some(seconds.parse().unwrap());
+                self.command(Command::Learn { services, for_s });
+            }
+            ["approve", ref edge @ .., "ttl", seconds] => {
+                let edge = edge_with(&edge.join(" "));
+                let ttl_s = Some(seconds.parse().unwrap());
+                self.command(Command::Approve { edge, ttl_s, grounds: Grounds::default() });
+            }
+            ["approve", ref edge @ ..] => {
+                let edge = edge_with(&edge.join(" "));
+                self.command(Command::Approve { edge, ttl_s: None, grounds: Grounds::default() });
+            }
+            ["forbid", ref edge @ ..] => {
+                let edge = edge_with(&edge.join(" ")).edge;
+                self.command(Command::Forbid { edge, ttl_s: None, grounds: Grounds::default() });
+            }
+            [client, "->", address, port, outcome] => self.dial(client, address, port, outcome, ""),
+            [client, "->", address, port, outcome, "with", path] => {
+                self.dial(client, address, port, outcome, path);
+            }
+            [client, "=>", server, port] => self.talk(client, server, port, "/bin/app"),
+            [client, "=>", server, port, "with", path] => self.talk(client, server, port, path),
+            _ => panic!("no such event: {line}"),
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let actor = Actor { uid: 0, pid: 1, executable: None };
+        self.step(Input::Command { ticket: 1, actor, command });
+    }
+
+    fn dial(&mut self, client: &str, address: &str, port: &str, outcome: &str, path: &str) {
+        let cgroup = self.cgroup(client);
+        let remote = Remote::Address(address.parse().unwrap());
+        let key = key(cgroup, Direction::Outbound, remote, port, outcome_of(outcome));
+        self.step(Input::Flow(flow(self.now.wall, key, None, path)));
+    }
+
+    /// A connection with both ends here, as the kernel tells it: dialled, established, accepted.
+    fn talk(&mut self, client: &str, server: &str, port: &str, path: &str) {
+        self.next_port += 1;
+        let tuple = SocketAddr::from(([10, 0, 0, 1], self.next_port));
+        let address = Remote::Address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+        let server = self.cgroup(server);
+        let inbound = if client == "world" {
+            Remote::World
+        } else {
+            let client = self.cgroup(client);
+            let dialled = key(client, Direction::Outbound, address, port, Outcome::Attempted);
+            self.step(Input::Flow(flow(self.now.wall, dialled, None, path)));
+            let reached = FlowKey { outcome: Outcome::Established, ..dialled };
+            self.step(Input::Flow(flow(self.now.wall, reached, Some(tuple), path)));
+            Remote::Cgroup(client)
+        };
+        let accepted = key(server, Direction::Inbound, inbound, port, Outcome::Established);
+        self.step(Input::Flow(flow(self.now.wall, accepted, Some(tuple), "")));
+    }
+
+    /// Kills the engine and starts another from what was stored.
+    fn restart(&mut self, mode: Mode) {
+        let mut snapshot = Snapshot::default();
+        for change in self.stored.values().cloned() {
+            match change {
+                Change::Service(name, record) => snapshot.services.push((name, *record)),
+                Change::Edge(edge, Some(record)) => snapshot.edges.push((edge, *record)),
+                Change::Incident(_, Some(incident)) => snapshot.incidents.push(*incident),
+                Change::Delivery(_, Some(delivery)) => snapshot.deliveries.push(*delivery),
+                Change::Audit(number, _) => snapshot.next_audit = number + 1,
+                Change::Edge(_, None) | Change::Incident(_, None) | Change::Delivery(_, None) => {}
+            }
+        }
+        self.engine = Engine::restore(settings(mode), snapshot);
+        let cgroups = std::mem::take(&mut self.cgroups);
+        for name in cgroups.into_keys() {
+            self.cgroup(&name);
+        }
+    }
+}
+
+fn key_of(change: &Change) -> String {
+    match change {
+        Change::Service(name, _) => format!("service {name}"),
+        Change::Edge(edge, _) => format!("edge {edge}"),
+        Change::Incident(id, _) => format!("incident {id}"),
+        Change::Delivery(id, _) => format!("delivery {id}"),
+        Change::Audit(number, _) => format!("audit {number:08}"),
+    }
+}
+
+fn selection(names: &[&str]) -> Selection {
+    if names == ["*"] {
+        return Selection::All;
+    }
+    let pattern = |name: &&str| format!("systemd:{name}.service").parse().unwrap();
+    Selection::Matching(names.iter().map(pattern).collect())
+}
+
+fn edge_with(text: &str) -> EdgeWith {
+    let long = |word: &str| {
+        if word.len() == 1 { format!("systemd:{word}.service") } else { word.to_owned() }
+    };
+    text.split(' ').map(long).collect::<Vec<_>>().join(" ").parse().unwrap()
+}
+
+fn outcome_of(text: &str) -> Outcome {
+    match text {
+        "attempted" => Outcome::Attempted,
+        "refused" => Outcome::Refused,
+        "established" => Outcome::Established,
+        _ => panic!("no such outcome: {text}"),
+    }
+}
+
+fn key(
+    cgroup: CgroupId,
+    direction: Direction,
+    remote: Remote,
+    port: &str,
+    outcome: Outcome,
+) -> FlowKey {
+    let port: Port = port.parse().unwrap();
+    let local = (direction == Direction::Inbound).then_some(Ipv4Addr::new(10, 0, 0, 2).into());
+    let executable_id = 0;
+    FlowKey {
+        cgroup,
+        direction,
+        protocol: port.protocol,
+        remote,
+        local,
+        port: port.number,
+        outcome,
+        executable_id,
+    }
+}
+
+fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path: &str) -> Flow {
+    let process = (!path.is_empty()).then(|| Process {
+        executable: Some(path.to_owned()),
+        pid: 42,
+        uid: 33,
+        command: "app".to_owned(),
+    });
+    Flow { key, at, netns: NetnsCookie(1), client, process }
+}
+
+/// Plays `story` in `mode` and compares what was said, line by line.
+#[track_caller]
+fn check_in(mode: Mode, story: &str, expected: &str) -> Stage {
+    let mut stage = Stage::new(mode);
+    for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        stage.event(line);
+    }
+    stage.until(stage.now.boot.0 / 1_000_000 + 2_000);
+    let expected: String = expected
+        .lines()
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+        .fold(String::new(), |all, it| all + it + "\n");
+    assert_eq!(stage.said, expected, "\nstory:{story}");
+    stage
+}
+
+#[track_caller]
+fn check(story: &str, expected: &str) -> Stage {
+    check_in(Mode::Auto, story, expected)
+}
+
+#[test]
+fn while_learning_nothing_is_said() {
+    let stage = check(
+        "0 a => b 80/tcp
+         1 a -> 192.0.2.1 443/tcp established with /bin/x
+         2 world => a 443/tcp",
+        "",
+    );
+    assert_eq!(stage.engine.map(stage.now.wall).len(), 3);
+}
+
+#[test]
+fn a_new_peer_of_a_guarded_service_is_said_once() {
+    check(
+        "0 a => b 80/tcp
+         5 guard a b
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh
+         11 a -> 192.0.2.1 443/tcp established with /bin/sh
+         12 a => b 80/tcp",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+}
+
+#[test]
+fn both_ends_here_are_one_edge_and_one_message() {
+    let stage = check(
+        "0 a => b 80/tcp
+         0 c => b 80/tcp
+         5 guard *
+         10 a => c 5432/tcp with /bin/sh",
+        "firing high: new-peer a -> c 5432/tcp established with /bin/sh; new-client a -> c 5432/tcp established with /bin/sh;",
+    );
+    let map = stage.engine.map(stage.now.wall);
+    assert!(map.iter().all(|edge| edge.seen_from == monitor_core::attribute::SeenFrom::Both));
+}
+
+#[test]
+fn an_edge_is_judged_the_same_from_either_end() {
+    let kind = "firing high: new-client a -> b 90/tcp established with /bin/app;";
+    check("0 a => b 80/tcp\n 5 guard b\n 10 a => b 90/tcp", kind);
+    check(
+        "0 a => b 80/tcp\n 5 guard a\n 10 a => b 90/tcp",
+        "firing medium: new-port a -> b 90/tcp established with /bin/app;",
+    );
+}
+
+#[test]
+fn a_later_success_is_an_update_of_the_same_incident() {
+    check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp attempted with /bin/sh
+         20 a -> 192.0.2.1 443/tcp refused with /bin/sh
+         30 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp attempted with /bin/sh;
+         updated high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+}
+
+#[test]
+fn another_executable_on_a_pending_edge_is_an_update() {
+    check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh
+         20 a -> 192.0.2.1 443/tcp established with /bin/nc",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;
+         updated high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh; new-peer a -> ip:192.0.2.1 443/tcp established with /bin/nc;",
+    );
+}
+
+#[test]
+fn a_known_edge_with_another_executable_is_said() {
+    check(
+        "0 a => b 80/tcp with /bin/app
+         5 guard a
+         10 a => b 80/tcp with /bin/sh",
+        "firing high: new-executable a -> b 80/tcp established with /bin/sh;",
+    );
+}
+
+#[test]
+fn what_was_only_attempted_in_learning_is_news_when_it_is_answered() {
+    check(
+        "0 a => b 80/tcp
+         1 a -> 192.0.2.1 443/tcp refused with /bin/app
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp refused with /bin/app
+         20 a -> 192.0.2.1 443/tcp established with /bin/app",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/app;",
+    );
+}
+
+#[test]
+fn an_approved_edge_is_silent_until_the_approval_ends() {
+    let stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh
+         20 approve a -> ip:192.0.2.1 443/tcp with /bin/sh ttl 100
+         30 a -> 192.0.2.1 443/tcp established with /bin/sh
+         130 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;
+         resolved high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;
+         firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+    assert!(stage.rearmed.iter().any(|key| key.port == 443), "the kernel must tell it again");
+}
+
+#[test]
+fn an_approval_is_for_one_executable() {
+    check(
+        "0 a => b 80/tcp
+         5 guard a
+         20 approve a -> ip:192.0.2.1 443/tcp with /bin/x
+         30 a -> 192.0.2.1 443/tcp established with /bin/x
+         40 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-executable a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+}
+
+#[test]
+fn a_forbidden_edge_is_loud_also_when_known_and_while_learning() {
+    let stage = check(
+        "0 a -> 192.0.2.1 443/tcp established with /bin/x
+         10 forbid a -> ip:192.0.2.1 443/tcp
+         20 a -> 192.0.2.1 443/tcp established with /bin/x",
+        "firing critical: forbidden a -> ip:192.0.2.1 443/tcp established with /bin/x;",
+    );
+    assert_eq!(stage.rearmed.len(), 1);
+}
+
+#[test]
+fn a_forbidden_edge_that_goes_on_repeats_hourly() {
+    let mut stage = check(
+        "0 forbid a -> ip:192.0.2.1 443/tcp
+         20 a -> 192.0.2.1 443/tcp established with /bin/x",
+        "firing critical: forbidden a -> ip:192.0.2.1 443/tcp established with /bin/x;",
+    );
+    let cgroup = stage.cgroup("a");
+    let remote = Remote::Address("192.0.2.1".parse().unwrap());
+    let key = key(cgroup, Direction::Outbound, remote, "443/tcp", Outcome::Established);
+    let said = |stage: &Stage| stage.said.lines().count();
+    for (second, lines) in [(60, 1), (1800, 1), (3700, 2), (3760, 2), (7400, 3)] {
+        stage.until(second * 1000);
+        stage.step(Input::Traffic(Traffic {
+            key,
+            last_seen: stage.now.wall,
+            connections: 5,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rtt: RttHistogram::default(),
+        }));
+        assert_eq!(said(&stage), lines, "at {second} s");
+    }
+    assert_eq!(stage.engine.alerts()[0].count, 25);
+}
+
+#[test]
+fn a_pending_edge_is_never_learned() {
+    check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh
+         20 learn a
+         30 a -> 192.0.2.1 443/tcp established with /bin/sh
+         40 guard a
+         50 a -> 192.0.2.1 443/tcp established with /bin/nc",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;
+         updated high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh; new-peer a -> ip:192.0.2.1 443/tcp established with /bin/nc;",
+    );
+}
+
+#[test]
+fn a_learner_never_widens_a_guarded_neighbour() {
+    check(
+        "0 a => b 80/tcp
+         5 guard b
+         10 c => b 80/tcp
+         20 c => b 80/tcp",
+        "firing high: new-client c -> b 80/tcp established with /bin/app;",
+    );
+}
+
+#[test]
+fn an_open_window_collects_for_review_and_does_not_learn() {
+    let stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 open a 60
+         20 a -> 192.0.2.1 443/tcp established with /bin/x
+         100 a -> 192.0.2.2 443/tcp established with /bin/x",
+        "firing high: new-peer a -> ip:192.0.2.2 443/tcp established with /bin/x;",
+    );
+    let undecided: Vec<String> =
+        stage.engine.undecided().iter().map(|it| it.edge.to_string()).collect();
+    assert_eq!(undecided.len(), 2, "{undecided:?}");
+}
+
+#[test]
+fn guard_mode_is_loud_once_about_a_service_without_a_baseline() {
+    check_in(
+        Mode::Guard,
+        "0 a -> 192.0.2.1 443/tcp established with /bin/x
+         0 b -> 192.0.2.1 443/tcp established with /bin/x
+         60 a -> 192.0.2.2 443/tcp established with /bin/x",
+        "firing medium: unbaselined a -> ip:192.0.2.1 443/tcp established with /bin/x; unbaselined b -> ip:192.0.2.1 443/tcp established with /bin/x;",
+    );
+}
+
+#[test]
+fn three_dials_of_one_hijack_are_one_incident() {
+    let stage = check(
+        "0 a => b 80/tcp
+         0 b => c 5432/tcp
+         5 guard *
+         10 a => c 5432/tcp with /bin/bash
+         11 a -> 169.254.169.254 80/tcp attempted with /bin/bash
+         12 a -> 203.0.113.9 4444/tcp established with /bin/bash",
+        "firing high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash;
+         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; new-peer a -> ip:169.254.169.254 80/tcp attempted with /bin/bash;
+         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; new-peer a -> ip:169.254.169.254 80/tcp attempted with /bin/bash; new-peer a -> ip:203.0.113.9 4444/tcp established with /bin/bash;",
+    );
+    let alerts = stage.engine.alerts();
+    let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };
+    assert_eq!(alert.revision, 3);
+    assert!(alert.allow.starts_with("edgewatch baseline approve 'systemd:a.service -> "));
+    assert!(alert.findings.iter().all(|it| !it.reasons.is_empty()));
+    let metadata = &alert.findings[2];
+    assert_eq!(metadata.attack, ["T1552.005"]);
+}
+
+#[test]
+fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
+    let mut stage = check("0 a => b 80/tcp\n 1 a => b 81/tcp\n 2 a => b 82/tcp", "");
+    let phase = |stage: &Stage| stage.engine.services()[0].phase.to_string();
+    assert_eq!(phase(&stage), "learning");
+    stage.until(3_700_000);
+    assert_eq!(phase(&stage), "proposed");
+    stage.event("3701 a -> 192.0.2.9 443/tcp established with /bin/x");
+    stage.until(3_702_000);
+    assert_eq!(phase(&stage), "learning");
+}
+
+#[test]
+fn a_restart_keeps_what_was_learned_guarded_and_told() {
+    let mut stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+    stage.restart(Mode::Auto);
+    stage.said.clear();
+    stage.event("20 a -> 192.0.2.1 443/tcp established with /bin/sh");
+    stage.event("21 a => b 80/tcp");
+    stage.event("22 a -> 192.0.2.2 443/tcp established with /bin/sh");
+    stage.until(30_000);
+    assert_eq!(
+        stage.said,
+        "updated high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh; new-peer a -> ip:192.0.2.2 443/tcp established with /bin/sh;\n"
+    );
+}
+
+#[test]
+fn an_export_imported_elsewhere_and_guarded_judges_the_same() {
+    let learned = check(
+        "0 a => b 80/tcp with /bin/app
+         1 a -> 192.0.2.1 443/tcp established with /bin/app
+         2 world => a 443/tcp
+         3 forbid a -> ip:169.254.169.254 80/tcp",
+        "",
+    );
+    let figures = monitor_core::baseline::document::Figures::Left;
+    let document = learned.engine.export(learned.now.wall, &Selection::All, figures).unwrap();
+    let text = serde_json::to_string(&document).unwrap();
+    let mut elsewhere = Stage::new(Mode::Auto);
+    for name in ["a", "b", "c"] {
+        elsewhere.cgroup(name);
+    }
+    let document = serde_json::from_str(&text).unwrap();
+    elsewhere.command(Command::Import { document, guard: Guarding::Guarded });
+    assert_eq!(elsewhere.answers, [Ok(())]);
+    for line in [
+        "1 a => b 80/tcp with /bin/app",
+        "2 a -> 192.0.2.1 443/tcp established with /bin/app",
+        "3 world => a 443/tcp",
+        "4 a -> 169.254.169.254 80/tcp attempted with /bin/app",
+        "5 a => b 80/tcp with /bin/sh",
+        "6 c => b 80/tcp with /bin/app",
+    ] {
+        elsewhere.event(line);
+    }
+    elsewhere.until(10_000);
+    let last: Vec<&str> = elsewhere.said.lines().collect();
+    assert_eq!(last.len(), 3, "{}", elsewhere.said);
+    assert!(last[0].contains("forbidden a -> ip:169.254.169.254 80/tcp"), "{}", last[0]);
+    assert!(last[1].contains("new-executable a -> b 80/tcp"), "{}", last[1]);
+    assert!(last[2].contains("new-client c -> b 80/tcp"), "{}", last[2]);
+    let again = elsewhere.engine.export(elsewhere.now.wall, &Selection::All, figures).unwrap();
+    let entry = &again.services[&"systemd:a.service".parse().unwrap()];
+    assert_eq!(entry.outbound.len(), 2);
+}
+
+#[test]
+fn the_same_story_gives_the_same_words() {
+    let story = "0 a => b 80/tcp\n 5 guard *\n 10 a -> 192.0.2.1 443/tcp established with /bin/sh";
+    let expected = "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;";
+    let (one, two) = (check(story, expected), check(story, expected));
+    assert_eq!(
+        serde_json::to_string(&one.engine.alerts()).unwrap(),
+        serde_json::to_string(&two.engine.alerts()).unwrap()
+    );
+}
+
+#[test]
+fn a_decision_about_nobody_is_refused() {
+    let stage = check("0 a => b 80/tcp\n 1 guard nobody", "");
+    assert_eq!(
+        stage.answers,
+        [Err(
+            "no service matches systemd:nobody.service: `edgewatch services` lists them".to_owned()
+        )]
+    );
+}
+
+#[test]
+fn udp_between_namespaces_is_paired_by_who_owns_the_address() {
+    let mut stage = Stage::new(Mode::Auto);
+    let (a, b) = (stage.cgroup("a"), stage.cgroup("b"));
+    let addresses = |last| vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))];
+    stage.step(Input::Addresses { netns: NetnsCookie(1), addresses: addresses(1) });
+    stage.step(Input::Addresses { netns: NetnsCookie(2), addresses: addresses(2) });
+    let dialled =
+        key(a, Direction::Outbound, Remote::Address(addresses(2)[0]), "53/udp", Outcome::Sent);
+    stage.step(Input::Flow(flow(stage.now.wall, dialled, None, "/bin/app")));
+    let served =
+        key(b, Direction::Inbound, Remote::Address(addresses(1)[0]), "53/udp", Outcome::Sent);
+    let served = Flow { netns: NetnsCookie(2), ..flow(stage.now.wall, served, None, "") };
+    assert_eq!(served.key.protocol, Protocol::Udp);
+    stage.step(Input::Flow(served));
+    stage.until(1000);
+    let edges: Vec<String> = stage
+        .engine
+        .map(stage.now.wall)
+        .iter()
+        .map(|it| format!("{} -> {}", it.edge.client, it.edge.server))
+        .collect();
+    assert_eq!(edges, ["systemd:a.service -> systemd:b.service"]);
+}
