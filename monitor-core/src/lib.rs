@@ -5,3 +5,4 @@
 
 pub mod flow;
 pub mod ids;
+pub mod pattern;
