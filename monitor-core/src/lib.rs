@@ -4,12 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod ids;
+pub mod pattern;
 pub mod flow;
 pub mod edge;
 pub mod attribute;
 pub mod graph;
 pub mod baseline;
-pub mod pattern;
 pub mod detect;
 pub mod incident;
 pub mod delivery;
