@@ -1,2 +1,87 @@
-//! xtask
-fn main() {}
+//! The repository's own tool: what is built, checked, tested and run, by a person and by CI, is one
+//! verb here. It names none of the product's crates; it starts `cargo` on them.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's tool speaks to its terminal"
+)]
+
+mod build;
+mod check;
+mod machine;
+mod setup;
+mod stage;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::setup::Source;
+use crate::test::Scope;
+use crate::workspace::Workspace;
+
+/// Builds, checks, tests and runs Edgewatch.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find, or install, what building the kernel programs needs
+    Setup {
+        /// Where a missing compiler comes from
+        #[arg(long, value_enum, default_value_t = Source::Any)]
+        from: Source,
+    },
+    /// Set up and build the program: target/release/edgewatch
+    Build,
+    /// Set up, build and run the agent on this machine; needs root
+    Run {
+        /// Passed on to `edgewatch run`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Set up, then formatting, architecture and lints
+    Check,
+    /// Set up, check, then every test; those on the running kernel need root
+    Test {
+        /// Leave out the tests that need root
+        #[arg(long)]
+        unprivileged: bool,
+    },
+    /// Hold the repository to its architecture: imports, ceilings, opening lines, documents
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find();
+    match verb {
+        Verb::Setup { from } => setup::run(&workspace, from),
+        Verb::Build => build::build(&workspace),
+        Verb::Run { args } => build::run(&workspace, &args),
+        Verb::Check => check::run(&workspace),
+        Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
+        Verb::Test {
+            unprivileged: false,
+        } => test::run(&workspace, Scope::Everything),
+        Verb::Tidy => tidy::run(&workspace),
+    }
+}

@@ -1,0 +1,60 @@
+//! `test`: set-up, checks, then the tests of every crate; those on the running kernel come last.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::bail;
+
+use crate::check;
+use crate::machine;
+use crate::stage::Stages;
+use crate::workspace::Workspace;
+
+/// Which tests are wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Everything,
+    Unprivileged,
+}
+
+/// Runs the tests of `scope`. Nothing is printed after the last of them: its closing line is ours.
+pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCode> {
+    let stages = Stages::start();
+    check::all(workspace, &stages)?;
+    let unprivileged = verdict(&stages, "test", workspace.cargo().arg("test"))?;
+    if unprivileged != ExitCode::SUCCESS || scope == Scope::Unprivileged {
+        return Ok(unprivileged);
+    }
+    if !machine::is_root() {
+        bail!(
+            "the end-to-end tests load kernel programs and need root: \
+             sudo -E env \"PATH=$PATH\" cargo xtask test, or leave them out with --unprivileged"
+        );
+    }
+    stages.run(
+        "build",
+        workspace
+            .cargo()
+            .args(["build", "--package", "monitor", "--bin", "edgewatch"]),
+    )?;
+    // The end-to-end tests start the program itself, not a copy linked into them.
+    let program = workspace.target().join("debug/edgewatch");
+    verdict(
+        &stages,
+        "end to end",
+        workspace
+            .cargo()
+            .args(["test", "--package", "tests", "--all-targets"])
+            .env("EDGEWATCH_BIN", program),
+    )
+}
+
+/// Runs one `cargo test` and hands its verdict on, without a word of ours below its own.
+fn verdict(stages: &Stages, name: &str, command: &mut Command) -> anyhow::Result<ExitCode> {
+    let status = stages.status(name, command)?;
+    Ok(
+        match status.code().and_then(|code| u8::try_from(code).ok()) {
+            Some(code) => ExitCode::from(code),
+            None => ExitCode::FAILURE,
+        },
+    )
+}
