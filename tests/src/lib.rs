@@ -1,1 +1,17 @@
-//! End-to-end tests.
+//! What the end-to-end tests stand on: real cgroups, network namespaces, processes, a real receiver
+//! and the real program. Every failure panics and says the nearest thing it saw; everything made is
+//! removed again, also when a test fails. Nothing here knows how the agent works inside.
+#![expect(clippy::panic, reason = "a test fails by panicking, and so does what it stands on")]
+
+mod waiting;
+
+mod process;
+
+// pub mod agent;
+pub mod kernel;
+pub mod lab;
+pub mod receiver;
+pub mod traffic;
+
+pub use process::{Finished, Running, finish};
+pub use waiting::eventually;

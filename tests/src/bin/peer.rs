@@ -1,0 +1,248 @@
+//! The traffic of the end-to-end tests: enters a cgroup and a network namespace, serves, dials, and
+//! says what came of it. Knows nothing of Edgewatch. Ends when its standard input does, so that no
+//! test that was killed leaves one behind.
+
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+
+const USAGE: &str = "\
+peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
+peer serve tcp|udp ADDRESS:PORT
+peer dial tcp|udp|udp-connected ADDRESS:PORT [--count N] [--send BYTES]
+peer obey        one `dial …` a line from standard input, one answer a line";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> anyhow::Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["enter", rest @ ..] => Err(enter(rest)?.into()),
+        ["serve", "tcp", address] => serve_tcp(address.parse()?),
+        ["serve", "udp", address] => serve_udp(address.parse()?),
+        ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
+        ["obey"] => obey(),
+        _ => bail!("usage:\n{USAGE}"),
+    }
+}
+
+/// Becomes the command that follows `--`, elsewhere; returns only why it could not.
+fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
+    let end = words.iter().position(|word| *word == "--");
+    let (options, command) = words.split_at(end.context("enter: no `--` before the command")?);
+    let [_, program, arguments @ ..] = command else {
+        bail!("enter: no command after `--`");
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for option in options.chunks(2) {
+        match option {
+            ["--cgroup", path] => std::fs::write(format!("{path}/cgroup.procs"), "0")
+                .with_context(|| format!("enter {path}"))?,
+            ["--netns", name] => enter_namespace(name)?,
+            ["--uid", uid] => {
+                let uid = uid.parse()?;
+                command.uid(uid).gid(uid);
+            }
+            other => bail!("enter: {other:?} is no option with its value"),
+        }
+    }
+    Ok(command.exec())
+}
+
+fn enter_namespace(name: &str) -> anyhow::Result<()> {
+    let path = format!("/run/netns/{name}");
+    let namespace = std::fs::File::open(&path).with_context(|| format!("open {path}"))?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), kind)
+        .with_context(|| format!("enter {path}"))
+}
+
+/// Reads each connection to its end and answers how much that was.
+fn serve_tcp(address: SocketAddr) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
+    say(&format!("listening {}", listener.local_addr()?))?;
+    end_with_input();
+    for stream in listener.incoming() {
+        let mut stream = stream.context("accept")?;
+        thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            let mut total = 0;
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                total += count;
+            }
+            // The client may be gone already; that is its own business.
+            drop(stream.write_all(answer(total).as_bytes()));
+        });
+    }
+    Ok(())
+}
+
+/// Answers each datagram with how long it was.
+fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+    say(&format!("listening {}", socket.local_addr()?))?;
+    end_with_input();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let (count, client) = socket.recv_from(&mut buffer).context("receive")?;
+        socket.send_to(answer(count).as_bytes(), client).context("answer")?;
+    }
+}
+
+/// What a server answers to so many bytes.
+fn answer(bytes: usize) -> String {
+    format!("got {bytes}\n")
+}
+
+fn end_with_input() {
+    thread::spawn(|| {
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        #[expect(clippy::exit, reason = "the only thread that learns of it is not the main one")]
+        std::process::exit(0);
+    });
+}
+
+fn obey() -> anyhow::Result<()> {
+    say("ready")?;
+    for line in io::stdin().lock().lines() {
+        let line = line.context("read standard input")?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform())?,
+            _ => bail!("{line:?} is nothing to obey"),
+        }
+    }
+    Ok(())
+}
+
+/// How to dial.
+#[derive(Clone, Copy)]
+enum Way {
+    Tcp,
+    /// From an unconnected socket.
+    Udp,
+    ConnectedUdp,
+}
+
+/// One order to dial.
+struct Dial {
+    way: Way,
+    address: SocketAddr,
+    count: usize,
+    send: usize,
+}
+
+impl Dial {
+    fn parse(words: &[&str]) -> anyhow::Result<Self> {
+        let [way, address, options @ ..] = words else {
+            bail!("dial: say the protocol and the address");
+        };
+        let way = match *way {
+            "tcp" => Way::Tcp,
+            "udp" => Way::Udp,
+            "udp-connected" => Way::ConnectedUdp,
+            other => bail!("dial: {other:?} is no protocol"),
+        };
+        let mut dial = Self { way, address: address.parse()?, count: 1, send: 0 };
+        for option in options.chunks(2) {
+            match option {
+                ["--count", count] => dial.count = count.parse()?,
+                ["--send", bytes] => dial.send = bytes.parse()?,
+                other => bail!("dial: {other:?} is no option with its value"),
+            }
+        }
+        Ok(dial)
+    }
+
+    /// Dials as often as asked, stopping at the first failure, and words the outcome.
+    fn perform(&self) -> String {
+        let mut last = Ok(String::new());
+        for _ in 0..self.count {
+            last = match self.way {
+                Way::Tcp => self.tcp(),
+                Way::Udp | Way::ConnectedUdp => self.udp(),
+            };
+            if last.is_err() {
+                break;
+            }
+        }
+        last.unwrap_or_else(|error| match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => "refused".to_owned(),
+            Some(io::ErrorKind::TimedOut) => "timed-out".to_owned(),
+            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                "unreachable".to_owned()
+            }
+            _ => format!("error {error:#}"),
+        })
+    }
+
+    fn tcp(&self) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let chunk = [b'x'; 16 << 10];
+        let mut left = self.send;
+        while left > 0 {
+            left -= stream.write(&chunk[..left.min(chunk.len())])?;
+        }
+        stream.shutdown(Shutdown::Write)?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        if said == answer(self.send) {
+            Ok("established".to_owned())
+        } else {
+            Err(anyhow!("{} bytes sent, {said:?} answered", self.send))
+        }
+    }
+
+    fn udp(&self) -> anyhow::Result<String> {
+        let any: SocketAddr =
+            if self.address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let payload = vec![b'x'; self.send];
+        let mut buffer = [0; 64];
+        let count = if let Way::ConnectedUdp = self.way {
+            socket.connect(self.address)?;
+            socket.send(&payload)?;
+            socket.recv(&mut buffer)?
+        } else {
+            socket.send_to(&payload, self.address)?;
+            socket.recv_from(&mut buffer)?.0
+        };
+        if buffer[..count] == *answer(self.send).as_bytes() {
+            Ok("sent".to_owned())
+        } else {
+            Err(anyhow!("another answer than {:?}", answer(self.send)))
+        }
+    }
+}
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("write standard output")
+}
+
+fn complain(what: &str) {
+    #[expect(clippy::print_stderr, reason = "a program's last words")]
+    {
+        eprintln!("peer: {what}");
+    }
+}

@@ -1,0 +1,188 @@
+//! The peer program at work in a lab: servers, and diallers that dial when they are told.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::lab::{Lab, Namespace, Service};
+use crate::process::{Finished, Running, finish};
+
+/// How long a peer may take to start or to answer; a dial may wait for retransmissions.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A process that serves one address until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub service: Service,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    running: Running,
+}
+
+/// A process that dials when told, until it is dropped.
+#[derive(Debug)]
+pub struct Dialler {
+    pub service: Service,
+    pub executable: String,
+    running: Running,
+}
+
+impl Lab {
+    /// Serves `port` of an address of `namespace` from the cgroup of `service`.
+    #[track_caller]
+    #[must_use]
+    pub fn serve(
+        &self,
+        service: &Service,
+        namespace: &Namespace,
+        protocol: Protocol,
+        at: SocketAddr,
+    ) -> Server {
+        let mut command = self.command(service, Some(namespace), self.peer());
+        command.args(["serve", protocol.name(), &at.to_string()]);
+        let mut running = Running::start(&mut command);
+        let line = running.line(PATIENCE);
+        let address = line.strip_prefix("listening ").and_then(|it| it.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("a server said {line:?}"));
+        Server { service: service.clone(), address, protocol, running }
+    }
+
+    /// Starts a dialler in the cgroup of `service`.
+    #[track_caller]
+    #[must_use]
+    pub fn dialler(&self, service: &Service, namespace: &Namespace) -> Dialler {
+        self.dialler_with(service, namespace, self.peer())
+    }
+
+    /// Starts a dialler that is another executable: a copy of the peer program.
+    #[track_caller]
+    #[must_use]
+    pub fn dialler_with(
+        &self,
+        service: &Service,
+        namespace: &Namespace,
+        executable: &Path,
+    ) -> Dialler {
+        let mut command = self.command(service, Some(namespace), executable);
+        let mut running = Running::start(command.arg("obey"));
+        assert_eq!(running.line(PATIENCE), "ready");
+        let executable = executable.display().to_string();
+        Dialler { service: service.clone(), executable, running }
+    }
+
+    /// Copies the peer program, for another executable with the same manners.
+    #[track_caller]
+    #[must_use]
+    pub fn copied_peer(&self, name: &str) -> std::path::PathBuf {
+        let copy = self.path(name);
+        fs::copy(self.peer(), &copy).expect("the lab's directory is ours");
+        copy
+    }
+
+    /// Dials from a process and a cgroup that live only for this dial.
+    #[track_caller]
+    #[must_use]
+    pub fn flash(&self, service: &Service, namespace: &Namespace, to: SocketAddr) -> Finished {
+        fs::create_dir(&service.cgroup).expect("the slice is ours");
+        let mut command = self.command(service, Some(namespace), self.peer());
+        let finished = finish(command.args(["dial", "tcp", &to.to_string()]));
+        fs::remove_dir(&service.cgroup).expect("its only process has ended");
+        finished
+    }
+}
+
+impl Server {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// The edge from `client` to this server, as it is written.
+    #[must_use]
+    pub fn edge_from(&self, client: &Service) -> String {
+        edge(client, &self.service.name, self.address.port(), self.protocol)
+    }
+}
+
+impl Dialler {
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
+    /// Whether it lives.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.running.runs()
+    }
+
+    /// Dials by TCP, and checks that it came to `outcome`.
+    #[track_caller]
+    pub fn tcp(&mut self, to: SocketAddr, outcome: &str) {
+        self.dials(&format!("tcp {to}"), outcome);
+    }
+
+    /// Dials by UDP from an unconnected socket, and checks that it was answered.
+    #[track_caller]
+    pub fn udp(&mut self, to: SocketAddr) {
+        self.dials(&format!("udp {to}"), "sent");
+    }
+
+    /// Dials the server the way it serves.
+    #[track_caller]
+    pub fn reaches(&mut self, server: &Server) {
+        match server.protocol {
+            Protocol::Tcp => self.tcp(server.address, "established"),
+            Protocol::Udp => self.udp(server.address),
+        }
+    }
+
+    /// Carries out an order and checks what came of it.
+    #[track_caller]
+    pub fn dials(&mut self, order: &str, outcome: &str) {
+        self.begins(order);
+        self.ends(outcome);
+    }
+
+    /// Gives an order without waiting for what comes of it.
+    #[track_caller]
+    pub fn begins(&mut self, order: &str) {
+        self.running.say(&format!("dial {order}"));
+    }
+
+    /// Waits for what came of the order begun before.
+    #[track_caller]
+    pub fn ends(&mut self, outcome: &str) {
+        assert_eq!(self.running.line(PATIENCE), outcome);
+    }
+}
+
+/// An edge as it is written everywhere.
+#[must_use]
+pub fn edge(client: &Service, server: &str, port: u16, protocol: Protocol) -> String {
+    format!("{} -> {server} {port}/{}", client.name, protocol.name())
+}
+
+/// An address nobody has a name for, as a peer.
+#[must_use]
+pub fn nameless(address: IpAddr) -> String {
+    format!("ip:{address}")
+}

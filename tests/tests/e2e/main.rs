@@ -1,0 +1,12 @@
+//! The end-to-end tests: the real program, real processes, the running kernel. One binary, so that
+//! its parts run beside each other; each test has its own cgroups, namespaces, agent and receiver.
+
+mod harness;
+
+use tests::lab::Lab;
+
+/// A place of its own for one test.
+#[track_caller]
+fn lab() -> Lab {
+    Lab::new(env!("CARGO_BIN_EXE_peer"))
+}
