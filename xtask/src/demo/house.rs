@@ -46,7 +46,7 @@ impl House {
             children: Mutex::new(Vec::new()),
         };
         house.sweep()?;
-        house.raise().inspect_err(|_| _ = house.sweep())?;
+        house.raise().inspect_err(|_| drop(house.sweep()))?;
         Ok(house)
     }
 
@@ -124,8 +124,8 @@ impl House {
         if let Ok(mut children) = self.children.lock() {
             for child in children.iter_mut() {
                 // Gone already is as good.
-                _ = child.kill();
-                _ = child.wait();
+                drop(child.kill());
+                drop(child.wait());
             }
             children.clear();
         }
@@ -162,7 +162,7 @@ fn empty(cgroup: &Path) -> anyhow::Result<()> {
     if std::fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
         let inside = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
         for pid in inside.split_whitespace() {
-            _ = Command::new("kill").args(["-KILL", pid]).status();
+            drop(Command::new("kill").args(["-KILL", pid]).status());
         }
     }
     for _ in 0..100 {
