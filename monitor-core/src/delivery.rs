@@ -185,3 +185,99 @@ fn pause_ms(attempts: u32, jitter: f64) -> u64 {
     let pause = doubled.min(Queue::LONGEST_PAUSE_MS) as f64;
     (pause * (0.5 + 0.5 * jitter)) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::WallTime;
+    use crate::incident::State;
+
+    fn alert(id: &str) -> Alert {
+        Alert {
+            schema: "edgewatch-alert/1".to_owned(),
+            id: id.to_owned(),
+            revision: 1,
+            dedup_key: String::new(),
+            state: State::Firing,
+            severity: Severity::High,
+            score: 3.0,
+            title: String::new(),
+            owner: None,
+            node: "n1".to_owned(),
+            service: ServiceName::new("systemd", "web.service"),
+            first_seen: WallTime(0),
+            last_seen: WallTime(0),
+            count: 1,
+            findings: Vec::new(),
+            more: 0,
+            inspect: None,
+            allow: String::new(),
+        }
+    }
+
+    fn at(millis: u64) -> Now {
+        Now { boot: BootTime(millis * 1_000_000), wall: WallTime(0) }
+    }
+
+    fn due(queue: &mut Queue, millis: u64) -> Vec<String> {
+        queue.due(at(millis)).iter().map(|it| format!("{} {}", it.sink, it.key())).collect()
+    }
+
+    fn failed(retry_after_ms: Option<u64>) -> Outcome {
+        Outcome::Failed { why: "503".to_owned(), retry_after_ms }
+    }
+
+    #[test]
+    fn one_receiver_has_one_message_in_flight_and_another_does_not_wait_for_it() {
+        let mut queue = Queue::default();
+        for (sink, id) in [("a", "1"), ("a", "2"), ("b", "1")] {
+            queue.push(sink, alert(id));
+        }
+        assert_eq!(due(&mut queue, 0), ["a 1/1", "b 1/1"]);
+        assert_eq!(due(&mut queue, 0), [""; 0]);
+        assert_eq!(queue.next_due(), None, "everything waits for an answer, nothing for time");
+        assert_eq!(queue.settle(at(0), 0, Outcome::Accepted, 0.0), None);
+        assert_eq!(due(&mut queue, 0), ["a 2/1"]);
+    }
+
+    #[test]
+    fn a_message_nobody_takes_does_not_stand_in_the_way() {
+        let mut queue = Queue::default();
+        queue.push("a", alert("1"));
+        queue.push("a", alert("2"));
+        assert_eq!(due(&mut queue, 0), ["a 1/1"]);
+        let stored = queue.settle(at(0), 0, failed(None), 0.0);
+        assert_eq!(stored.and_then(|it| it.failure).as_deref(), Some("503"));
+        assert_eq!(due(&mut queue, 0), ["a 2/1"]);
+        assert_eq!(queue.len(), 2, "a failure is no delivery");
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_are_jittered() {
+        let pauses: Vec<u64> = (1..=12).map(|attempts| pause_ms(attempts, 1.0)).collect();
+        assert_eq!(pauses[..4], [1_000, 2_000, 4_000, 8_000]);
+        assert_eq!(pauses[11], Queue::LONGEST_PAUSE_MS);
+        assert_eq!(pause_ms(3, 0.0), 2_000);
+        assert_eq!(pause_ms(u32::MAX, 0.0), Queue::LONGEST_PAUSE_MS / 2);
+    }
+
+    #[test]
+    fn a_receiver_that_asks_for_patience_gets_it() {
+        let mut queue = Queue::default();
+        queue.push("a", alert("1"));
+        assert_eq!(due(&mut queue, 0).len(), 1);
+        queue.settle(at(0), 0, failed(Some(60_000)), 0.0);
+        assert_eq!(queue.next_due(), Some(at(60_000).boot));
+        assert_eq!(due(&mut queue, 59_999), [""; 0]);
+        assert_eq!(due(&mut queue, 60_000), ["a 1/1"]);
+    }
+
+    #[test]
+    fn what_was_stored_is_due_at_once_and_its_numbers_go_on() {
+        let mut queue = Queue::default();
+        let stored = vec![queue.push("a", alert("1")), queue.push("a", alert("2"))];
+        let mut restored = Queue::restore(stored);
+        assert_eq!(due(&mut restored, 0), ["a 1/1"]);
+        assert_eq!(restored.push("b", alert("3")).id, 2);
+    }
+}

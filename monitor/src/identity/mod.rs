@@ -39,10 +39,7 @@ impl Namer {
     #[must_use]
     pub fn new(node: &str) -> Self {
         let node = if node.is_empty() { "localhost" } else { node };
-        Self {
-            host: ServiceName::new("host", node),
-            given_away: Vec::new(),
-        }
+        Self { host: ServiceName::new("host", node), given_away: Vec::new() }
     }
 
     /// Notes that the top-level `directory` belongs to somebody other than root (a libcgroup
@@ -103,10 +100,7 @@ mod tests {
     fn a_directory_given_away_cannot_name_itself() {
         let mut namer = Namer::new("n1");
         let path = "/sandbox/system.slice/nginx.service";
-        assert_eq!(
-            namer.workload(path).service.as_str(),
-            "systemd:nginx.service"
-        );
+        assert_eq!(namer.workload(path).service.as_str(), "systemd:nginx.service");
         namer.give_away("/sandbox");
         assert_eq!(namer.workload(path).service.as_str(), "cgroup:/sandbox");
         let sibling = namer.workload("/sandbox2/system.slice/nginx.service");
