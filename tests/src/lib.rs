@@ -5,13 +5,12 @@
 
 mod waiting;
 
-mod process;
+pub mod process;
 
-// pub mod agent;
+pub mod agent;
 pub mod kernel;
 pub mod lab;
 pub mod receiver;
 pub mod traffic;
 
-pub use process::{Finished, Running, finish};
 pub use waiting::eventually;

@@ -1,5 +1,6 @@
 //! Child processes: their lines as they come, their end, and no survivors.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -84,6 +85,18 @@ impl Running {
         Self { name, child, stdin, lines, seen: Vec::new() }
     }
 
+    /// Starts it with its output in a file and nothing to read.
+    #[track_caller]
+    pub fn logged(command: &mut Command, log: File) -> Self {
+        let name = format!("{command:?}");
+        let out = log.try_clone().expect("a file can be shared");
+        let child = match command.stdin(Stdio::null()).stdout(out).stderr(log).spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("start {name}: {error}"),
+        };
+        Self { name, child, stdin: None, lines: channel().1, seen: Vec::new() }
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -113,6 +126,11 @@ impl Running {
                 panic!("{} ended after saying {:?}", self.name, self.seen)
             }
         }
+    }
+
+    /// The next line, if one comes in time.
+    pub fn line_within(&mut self, patience: Duration) -> Option<String> {
+        self.lines.recv_timeout(patience).ok()
     }
 
     /// Every line until it ends by itself, and how it ended.

@@ -199,7 +199,7 @@ fn told(requests: &[Request]) -> String {
     let line = |request: &Request| {
         let alert = request.alert();
         let key = request.header("idempotency-key").unwrap_or("no key");
-        let edges: Vec<String> = findings(&alert).map(|it| finding_text(it)).collect();
+        let edges: Vec<String> = findings(&alert).map(finding_text).collect();
         format!(
             "  {} {key} {} {}: {}",
             request.answered,

@@ -46,7 +46,7 @@ pub struct Dialler {
 }
 
 impl Lab {
-    /// Serves `port` of an address of `namespace` from the cgroup of `service`.
+    /// Serves an address of `namespace` from the cgroup of `service`.
     #[track_caller]
     #[must_use]
     pub fn serve(
@@ -138,6 +138,12 @@ impl Dialler {
     #[track_caller]
     pub fn tcp(&mut self, to: SocketAddr, outcome: &str) {
         self.dials(&format!("tcp {to}"), outcome);
+    }
+
+    /// Dials where nobody listens.
+    #[track_caller]
+    pub fn is_refused(&mut self, to: SocketAddr) {
+        self.tcp(to, "refused");
     }
 
     /// Dials by UDP from an unconnected socket, and checks that it was answered.

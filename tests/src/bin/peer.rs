@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, bail};
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
-peer dial tcp|udp|udp-connected ADDRESS:PORT [--count N] [--send BYTES]
+peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
 peer obey        one `dial …` a line from standard input, one answer a line";
 
 fn main() -> ExitCode {
@@ -137,6 +137,8 @@ enum Way {
     /// From an unconnected socket.
     Udp,
     ConnectedUdp,
+    /// Sent, and no answer waited for.
+    Datagram,
 }
 
 /// One order to dial.
@@ -156,6 +158,7 @@ impl Dial {
             "tcp" => Way::Tcp,
             "udp" => Way::Udp,
             "udp-connected" => Way::ConnectedUdp,
+            "datagram" => Way::Datagram,
             other => bail!("dial: {other:?} is no protocol"),
         };
         let mut dial = Self { way, address: address.parse()?, count: 1, send: 0 };
@@ -176,6 +179,7 @@ impl Dial {
             last = match self.way {
                 Way::Tcp => self.tcp(),
                 Way::Udp | Way::ConnectedUdp => self.udp(),
+                Way::Datagram => self.datagram(),
             };
             if last.is_err() {
                 break;
@@ -209,10 +213,19 @@ impl Dial {
         }
     }
 
-    fn udp(&self) -> anyhow::Result<String> {
+    fn datagram(&self) -> anyhow::Result<String> {
+        self.socket()?.send_to(&vec![b'x'; self.send], self.address)?;
+        Ok("sent".to_owned())
+    }
+
+    fn socket(&self) -> anyhow::Result<UdpSocket> {
         let any: SocketAddr =
             if self.address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
-        let socket = UdpSocket::bind(any)?;
+        Ok(UdpSocket::bind(any)?)
+    }
+
+    fn udp(&self) -> anyhow::Result<String> {
+        let socket = self.socket()?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let payload = vec![b'x'; self.send];
         let mut buffer = [0; 64];

@@ -58,6 +58,6 @@ fn silence_is_not_refusal() {
 }
 
 fn is_in(pid: u32, cgroup: &Path) -> bool {
-    let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+    let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).expect("it exists");
     members.lines().any(|line| line == pid.to_string())
 }

@@ -1,7 +1,18 @@
 //! The end-to-end tests: the real program, real processes, the running kernel. One binary, so that
 //! its parts run beside each other; each test has its own cgroups, namespaces, agent and receiver.
+#![expect(clippy::panic, reason = "a test fails by panicking, and so does what it stands on")]
 
+mod shop;
+
+mod alerts;
+mod baseline;
+mod capture;
+mod delivery;
+mod errors;
 mod harness;
+mod restart;
+mod state;
+mod watch;
 
 use tests::lab::Lab;
 

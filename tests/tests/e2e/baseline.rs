@@ -1,0 +1,167 @@
+//! Baselines as files: taken elsewhere, written by hand, watched, compared, edited.
+
+use std::fs;
+
+use rustix::process::Signal;
+use tests::agent::{Agent, SOON, Setup, verb};
+use tests::eventually;
+use tests::process::finish;
+
+use crate::lab;
+use crate::shop::{Shop, kinds};
+
+#[test]
+fn taken_elsewhere_it_judges_the_same() {
+    let mut shop = Shop::guarded();
+    let document = shop.lab.path("shop.yaml");
+    let exported = shop.agent.text(&["baseline", "export"]);
+    fs::write(&document, &exported).expect("the place is ours");
+    let file = document.display().to_string();
+
+    shop.agent.end(Signal::TERM);
+    let setup = Setup::mode("learn").told_to(&shop.lab, &shop.receiver);
+    shop.agent = shop.lab.agent("elsewhere", &setup);
+    let difference = shop.agent.text(&["baseline", "import", &file]);
+    let known = shop.api.edge_from(&shop.web.service);
+    assert!(difference.contains(&known), "{difference}");
+    shop.agent.guards(&[&shop.web.service]);
+    let lookout = shop.web.service.name.replace("systemd:web", "systemd:lookout");
+    shop.agent.text(&["baseline", "guard", &lookout]);
+
+    shop.web.reaches(&shop.api);
+    shop.was_silent(0);
+    let db = shop.server("db", 5432);
+    shop.web.reaches(&db);
+    let edge = db.edge_from(&shop.web.service);
+    assert_eq!(kinds(&shop.alert_about(&edge), &edge), ["new-peer"]);
+    shop.was_silent(1);
+}
+
+#[test]
+fn an_import_may_guard_at_once() {
+    let lab = lab();
+    let agent = lab.agent("agent", &Setup::mode("learn"));
+    let web = lab.planned("web");
+    let file = lab.path("web.yaml");
+    fs::write(&file, document(&web.name, "ip:10.0.0.9", 80)).expect("the place is ours");
+    let file = file.display().to_string();
+    agent.text(&["baseline", "import", &file, "--guard"]);
+    assert_eq!(phase(&agent, &web.name).as_deref(), Ok("guarded"));
+    // What is exported can be imported again and changes nothing.
+    let first = agent.text(&["baseline", "export"]);
+    fs::write(&file, &first).expect("the place is ours");
+    agent.text(&["baseline", "import", &file, "--guard"]);
+    assert_eq!(agent.text(&["baseline", "export"]), first);
+}
+
+#[test]
+fn a_file_guards_as_written_and_is_read_again() {
+    let lab = lab();
+    let dir = lab.path("baseline.d");
+    fs::create_dir(&dir).expect("the place is ours");
+    let file = dir.join("web.yaml");
+    let web = lab.planned("web").name;
+    let api = lab.planned("api").name;
+    write_whole(&file, &document(&web, &api, 8080));
+    let files = format!("baseline_files = [\"{}/*.yaml\"]\n", dir.display());
+    let mut shop = Shop::with(lab, &Setup::mode("learn").top(&files));
+    assert_eq!(phase(&shop.agent, &web).as_deref(), Ok("guarded"));
+    shop.was_silent(0);
+
+    let db = shop.server("db", 5432);
+    shop.web.reaches(&db);
+    let edge = db.edge_from(&shop.web.service);
+    shop.alert_about(&edge);
+
+    // Invalid: the previous one stays in force, and the log says where the mistake is.
+    write_whole(&file, "format: edgewatch-baseline/1\nservices: [\n");
+    eventually(SOON, "the mistake is told", || {
+        let said = shop.agent.said();
+        if said.contains("web.yaml:") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(phase(&shop.agent, &web).as_deref(), Ok("guarded"));
+    shop.web.reaches(&shop.api);
+    shop.was_silent(1);
+
+    let cache = shop.server("cache", 6379);
+    write_whole(
+        &file,
+        &format!(
+            "{}      - {{to: {:?}, ports: [6379/tcp]}}\n",
+            document(&web, &api, 8080),
+            cache.service.name
+        ),
+    );
+    eventually(SOON, "the new line is in force", || {
+        let text = shop.agent.text(&["baseline", "export"]);
+        if text.contains("6379/tcp") { Ok(()) } else { Err(text) }
+    });
+    shop.web.reaches(&cache);
+    shop.was_silent(1);
+}
+
+/// Replaces a file in one step, as configuration management does.
+#[track_caller]
+fn write_whole(path: &std::path::Path, text: &str) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text).expect("the place is ours");
+    fs::rename(&draft, path).expect("the place is ours");
+}
+
+/// A baseline of one service with one edge; a line with another may follow.
+fn document(service: &str, to: &str, port: u16) -> String {
+    format!(
+        "format: edgewatch-baseline/1\nservices:\n  {service:?}:\n    outbound:\n      - {{to: {to:?}, ports: [{port}/tcp]}}\n"
+    )
+}
+
+/// The phase of a service.
+#[track_caller]
+fn phase(agent: &Agent, service: &str) -> Result<String, String> {
+    let rows = agent.json(&["baseline", "status"]);
+    let row = rows.as_array().into_iter().flatten().find(|row| row["service"] == service);
+    row.and_then(|row| row["phase"].as_str()).map(str::to_owned).ok_or_else(|| rows.to_string())
+}
+
+#[test]
+fn a_difference_is_told_by_the_exit_code() {
+    let mut shop = Shop::guarded();
+    assert_eq!(shop.agent.run(&["baseline", "diff"]).code, Some(0));
+    let db = shop.server("db", 5432);
+    shop.web.reaches(&db);
+    let edge = db.edge_from(&shop.web.service);
+    shop.alert_about(&edge);
+    let diff = shop.agent.run(&["baseline", "diff"]);
+    assert_eq!(diff.code, Some(2), "{diff:#?}");
+    assert!(diff.stdout.contains(&edge), "{diff:#?}");
+    shop.agent.text(&["baseline", "approve", &edge]);
+    let diff = shop.agent.run(&["baseline", "diff"]);
+    assert_eq!(diff.code, Some(0), "{diff:#?}");
+}
+
+#[test]
+fn a_file_is_edited_without_an_agent() {
+    let lab = lab();
+    let (web, api) = (lab.planned("web").name, lab.planned("api").name);
+    let path = lab.path("web.yaml");
+    fs::write(&path, document(&web, &api, 8080)).expect("the place is ours");
+    let file = path.display().to_string();
+    let edge = format!("{web} -> ip:192.0.2.7 443/tcp");
+    let socket = lab.path("nobody.sock").display().to_string();
+    let edit = |words: &[&str]| {
+        let words = [&["baseline"], words, &["--file", &file, "--socket", &socket]].concat();
+        finish(&mut verb(&words)).done()
+    };
+    edit(&["approve", &edge, "--approver", "ann", "--reason", "a report"]);
+    let text = fs::read_to_string(&path).expect("it was written");
+    for part in ["ip:192.0.2.7", "443/tcp", "8080/tcp", "ann", "a report"] {
+        assert!(text.contains(part), "{part:?}: {text}");
+    }
+    edit(&["forbid", &edge]);
+    let text = fs::read_to_string(&path).expect("it was written");
+    assert!(text.contains("forbidden:"), "{text}");
+
+    let agent = lab.agent("agent", &Setup::mode("learn"));
+    agent.text(&["baseline", "import", &file]);
+    assert_eq!(phase(&agent, &web).as_deref(), Ok("proposed"));
+}

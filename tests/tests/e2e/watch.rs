@@ -1,0 +1,70 @@
+//! `edgewatch watch`: every edge of the machine as it appears, and nothing left behind.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::agent::{SOON, verb};
+use tests::eventually;
+use tests::kernel::Loaded;
+use tests::process::Running;
+use tests::receiver::edge_of;
+use tests::traffic::Protocol;
+
+use crate::lab;
+
+#[test]
+fn every_edge_is_printed_once_with_both_ends_named() {
+    let lab = lab();
+    let wire = lab.wire();
+    let (web, api) = (lab.service("web"), lab.service("api"));
+    let servers = [
+        (Protocol::Tcp, SocketAddr::new(wire.server.v4, 8080)),
+        (Protocol::Tcp, SocketAddr::new(wire.server.v6, 8443)),
+        (Protocol::Udp, SocketAddr::new(wire.server.v4, 5353)),
+    ]
+    .map(|(protocol, at)| lab.serve(&api, &wire.server, protocol, at));
+    let mut dialler = lab.dialler(&web, &wire.client);
+
+    let mut watch = Running::start(&mut verb(&["watch", "--for", "10s", "--format", "json"]));
+    let loaded = eventually(SOON, "programs are attached", || {
+        let loaded = Loaded::by(watch.pid());
+        if loaded.links.is_empty() { Err(format!("{loaded:?}")) } else { Ok(loaded) }
+    });
+    // It says nothing until it sees something, so it is shown something until it says it.
+    let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut take = |line: &str| {
+        let view: Value = serde_json::from_str(line).expect("one document a line");
+        let edge = edge_of(&view);
+        if edge.contains(&web.name) || edge.contains(&api.name) {
+            seen.entry(edge).or_default().push(view);
+        }
+    };
+    while watch.runs() {
+        for server in &servers {
+            dialler.reaches(server);
+        }
+        while let Some(line) = watch.line_within(Duration::from_millis(200)) {
+            take(&line);
+        }
+    }
+    let (status, lines) = watch.rest(SOON);
+    lines.iter().for_each(|line| take(line));
+    assert_eq!(status.code(), Some(0));
+
+    let expected: Vec<String> = servers.iter().map(|it| it.edge_from(&web)).collect();
+    for edge in &expected {
+        let Some([view]) = seen.get(edge).map(Vec::as_slice) else {
+            panic!("{edge} is to be printed once: {seen:#?}");
+        };
+        assert_eq!(view["seen_from"], "both", "{view:#}");
+        assert_eq!(view["process"]["pid"], dialler.pid(), "{view:#}");
+        assert_eq!(view["process"]["executable"], dialler.executable.as_str(), "{view:#}");
+        let cgroup = view["cgroup"].as_str().unwrap_or_default();
+        assert!(web.cgroup.ends_with(cgroup.trim_start_matches('/')), "{view:#}");
+        assert!(view["at"].as_str().is_some_and(|it| it.ends_with('Z')), "{view:#}");
+    }
+    assert_eq!(seen.len(), expected.len(), "{seen:#?}");
+    eventually(SOON, "nothing of it in the kernel", || loaded.gone());
+}
