@@ -435,10 +435,7 @@ mod tests {
                 "/kubepods-besteffort-pod{u_id}.slice:cri-containerd:{A}",
                 "k8s:uid/{uid}",
             ),
-            (
-                "/eco-node/kubepods/besteffort/pod{uid}/{A}",
-                "k8s:uid/{uid}",
-            ),
+            ("/node/kubepods/besteffort/pod{uid}/{A}", "k8s:uid/{uid}"),
             ("/kubepods.slice", "systemd:kubepods.slice"),
         ]);
         let both = (Some(A.to_owned()), Some(UID.to_owned()));
@@ -462,7 +459,7 @@ mod tests {
                 "/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope",
                 "podman:id/{a}",
             ),
-            ("/lab/libpod_parent/libpod-{A}", "podman:id/{a}"),
+            ("/node/libpod_parent/libpod-{A}", "podman:id/{a}"),
             ("/libpod_parent/conmon", "cgroup:/libpod_parent/conmon"),
             (
                 "/machine.slice/libpod-conmon-{A}.scope",
@@ -647,6 +644,25 @@ mod tests {
                 "cgroup:/kubepods/system.slice/nginx.service",
             ),
             ("/lxc.monitor.a/docker/{A}", "cgroup:id/{a}"),
+        ]);
+    }
+
+    #[test]
+    fn a_hierarchy_may_lie_in_one_plain_directory() {
+        check(&[
+            ("/node/docker/{A}", "docker:id/{a}"),
+            ("/node/system.slice/nginx.service", "systemd:nginx.service"),
+            (
+                "/node/shop.slice/shop-data.slice/db.service",
+                "systemd:db.service",
+            ),
+            ("/node/init.scope", "systemd:init.scope"),
+            (
+                "/node/user.slice/user-1000.slice/session-3.scope",
+                "user:1000/session",
+            ),
+            ("/node/web", "cgroup:/node/web"),
+            ("/node", "cgroup:/node"),
         ]);
     }
 
