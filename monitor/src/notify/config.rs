@@ -122,6 +122,8 @@ const PLANNED: [&str; 8] = [
 
 #[cfg(test)]
 mod tests {
+    use monitor_core::ids::ServiceName;
+
     use super::*;
 
     fn parse(text: &str) -> Result<SinkConfig, String> {
