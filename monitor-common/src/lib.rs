@@ -142,6 +142,14 @@ pub struct Owner {
 }
 const _: () = assert!(size_of::<Owner>() == 40);
 
+impl Owner {
+    pub const UNKNOWN: Self = Self {
+        cgroup_id: 0,
+        executable_id: 0,
+        process: Process::UNKNOWN,
+    };
+}
+
 /// What is told of a flow's first sighting beside its key.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

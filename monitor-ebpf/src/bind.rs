@@ -14,7 +14,7 @@ const ALLOW: i32 = 1;
 
 // post_bind4, since 4.17, process context: `src_ip4` and `src_port` are final.
 #[cgroup_sock(post_bind4)]
-pub fn post_bind4(ctx: SockContext) -> i32 {
+fn post_bind4(ctx: SockContext) -> i32 {
     // SAFETY: a field of the context that this hook may read.
     let address = unsafe { (&raw const (*ctx.sock).src_ip4).read_volatile() };
     try_bind(ctx.sock, Address::v4(address));
@@ -23,7 +23,7 @@ pub fn post_bind4(ctx: SockContext) -> i32 {
 
 // post_bind6, since 4.17, process context: `src_ip6` and `src_port` are final; `src_ip4` is refused.
 #[cgroup_sock(post_bind6)]
-pub fn post_bind6(ctx: SockContext) -> i32 {
+fn post_bind6(ctx: SockContext) -> i32 {
     // SAFETY: fields of the context that this hook may read.
     let address = unsafe {
         [

@@ -12,19 +12,19 @@ use monitor_common::{
 use crate::maps::SOCKETS;
 use crate::{datagram, emit, owner, seen};
 
-pub const ALLOW: i32 = 1;
+pub(crate) const ALLOW: i32 = 1;
 
 // connect4, since 4.17, process context (io_uring and MPTCP subflows too): the caller is the
 // dialler; `user_ip4` may have been rewritten by a program that ran before.
 #[cgroup_sock_addr(connect4)]
-pub fn connect4(ctx: SockAddrContext) -> i32 {
+fn connect4(ctx: SockAddrContext) -> i32 {
     try_connect(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
 
 // connect6, since 4.17, process context, as connect4; IPv4-mapped addresses arrive here.
 #[cgroup_sock_addr(connect6)]
-pub fn connect6(ctx: SockAddrContext) -> i32 {
+fn connect6(ctx: SockAddrContext) -> i32 {
     try_connect(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -72,7 +72,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
 }
 
 #[inline(always)]
-pub fn outbound(
+pub(crate) fn outbound(
     caller: &Owner,
     remote: Address,
     port: u16,
@@ -94,7 +94,7 @@ pub fn outbound(
 }
 
 #[inline(always)]
-pub fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
+pub(crate) fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
     // SAFETY: a field of the context.
     match unsafe { (&raw const (*ctx).protocol).read_volatile() } {
         6 => Some(Protocol::Tcp),
@@ -105,14 +105,14 @@ pub fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
 
 /// The address in an IPv4 hook's context.
 #[inline(always)]
-pub fn remote4(ctx: *mut bpf_sock_addr) -> Address {
+pub(crate) fn remote4(ctx: *mut bpf_sock_addr) -> Address {
     // SAFETY: a field of the context that IPv4 hooks may read.
     Address::v4(unsafe { (&raw const (*ctx).user_ip4).read_volatile() })
 }
 
 /// The address in an IPv6 hook's context, which must not read `user_ip4`.
 #[inline(always)]
-pub fn remote6(ctx: *mut bpf_sock_addr) -> Address {
+pub(crate) fn remote6(ctx: *mut bpf_sock_addr) -> Address {
     // SAFETY: fields of the context that IPv6 hooks may read, word by word.
     unsafe {
         Address([
@@ -125,13 +125,13 @@ pub fn remote6(ctx: *mut bpf_sock_addr) -> Address {
 }
 
 #[inline(always)]
-pub fn remote_port(ctx: *mut bpf_sock_addr) -> u16 {
+pub(crate) fn remote_port(ctx: *mut bpf_sock_addr) -> u16 {
     // SAFETY: a field of the context; network order in the lower half.
     u16::from_be(unsafe { (&raw const (*ctx).user_port).read_volatile() } as u16)
 }
 
 #[inline(always)]
-pub fn netns_cookie(ctx: *mut bpf_sock_addr) -> u64 {
+pub(crate) fn netns_cookie(ctx: *mut bpf_sock_addr) -> u64 {
     // SAFETY: `ctx` is a hook's context.
     unsafe { bpf_get_netns_cookie(ctx.cast()) }
 }

@@ -19,28 +19,28 @@ use crate::{owner, seen};
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
 // clients too.
 #[cgroup_sock_addr(sendmsg4)]
-pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
     try_send(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
 
 // sendmsg6, since 4.18, process context: as sendmsg4.
 #[cgroup_sock_addr(sendmsg6)]
-pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
     try_send(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
 
 // recvmsg4, since 5.2, process context: only where the receiver asks for the sender's address.
 #[cgroup_sock_addr(recvmsg4)]
-pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
     try_receive(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
 
 // recvmsg6, since 5.2, process context: as recvmsg4; IPv4 clients of `::` sockets arrive here.
 #[cgroup_sock_addr(recvmsg6)]
-pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
     try_receive(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -55,7 +55,7 @@ fn try_send(ctx: *mut bpf_sock_addr, remote: Address) {
 
 /// A datagram goes out, or will: a request, unless it answers one that came in.
 #[inline(always)]
-pub fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
+pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
     let caller = owner::caller();
     let now_ns = seen::now_ns();
     let key = outbound(&caller, remote, port, Protocol::Udp, outcome);
@@ -87,16 +87,22 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     }
     let port = remote_port(ctx);
-    let mut request = outbound(&caller, remote, port, Protocol::Udp, Outcome::Sent);
-    if seen::is_known(&request) {
-        return;
-    }
-    request.outcome = Outcome::Attempted;
-    if seen::is_known(&request) {
+    if has_asked(&caller, &remote, port) {
         return;
     }
     let origin = origin(ctx, caller.process, Some((remote, port)));
     seen::observe(&key, &origin, now_ns);
+}
+
+/// Whether the caller sent to this peer of its own accord. A call, for its room on the stack.
+#[inline(never)]
+fn has_asked(caller: &Owner, remote: &Address, port: u16) -> bool {
+    let mut request = outbound(caller, *remote, port, Protocol::Udp, Outcome::Sent);
+    if seen::is_known(&request) {
+        return true;
+    }
+    request.outcome = Outcome::Attempted;
+    seen::is_known(&request)
 }
 
 #[inline(always)]

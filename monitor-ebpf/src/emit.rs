@@ -12,7 +12,7 @@ use crate::maps::{EVENTS, LOST, WOKEN};
 
 /// Tells of a flow key that was not known.
 #[inline(always)]
-pub fn flow(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn flow(key: &FlowKey, origin: &Origin, now_ns: u64) {
     let Some(mut record) = EVENTS.reserve::<FlowRecord>(0) else {
         return lost(Loss::RingFull);
     };
@@ -28,7 +28,7 @@ pub fn flow(key: &FlowKey, origin: &Origin, now_ns: u64) {
 
 /// Tells of a new cgroup; `fill` writes its path in place and returns how long it is.
 #[inline(always)]
-pub fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut CgroupCreated) -> u32) {
+pub(crate) fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut CgroupCreated) -> u32) {
     let Some(mut record) = EVENTS.reserve::<CgroupCreated>(0) else {
         return lost(Loss::RingFull);
     };
@@ -45,7 +45,7 @@ pub fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut CgroupCreated
 
 /// Tells that a cgroup is gone.
 #[inline(always)]
-pub fn cgroup_removed(id: u64, now_ns: u64) {
+pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
     let Some(mut record) = EVENTS.reserve::<CgroupRemoved>(0) else {
         return lost(Loss::RingFull);
     };
@@ -59,7 +59,7 @@ pub fn cgroup_removed(id: u64, now_ns: u64) {
 
 /// Counts one thing that could not be told.
 #[inline(always)]
-pub fn lost(loss: Loss) {
+pub(crate) fn lost(loss: Loss) {
     if let Some(count) = LOST.get_ptr_mut(loss.index()) {
         // SAFETY: a valid map value of this CPU. A hook that interrupts another one here may lose
         // it a count, never more.

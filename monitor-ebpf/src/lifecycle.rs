@@ -15,11 +15,11 @@ use crate::{emit, seen};
 
 /// Where the fields of a cgroup event lie, unchanged since its id has 64 bits (5.5).
 mod cgroup {
-    pub const ROOT: usize = 8;
-    pub const ID: usize = 16;
-    pub const PATH: usize = 24;
+    pub(crate) const ROOT: usize = 8;
+    pub(crate) const ID: usize = 16;
+    pub(crate) const PATH: usize = 24;
     /// The version-2 hierarchy, the only one whose ids are told.
-    pub const UNIFIED: i32 = 0;
+    pub(crate) const UNIFIED: i32 = 0;
 }
 
 /// Where the file name of an exec event lies, unchanged since 3.4.
@@ -27,26 +27,26 @@ const EXEC_FILENAME: usize = 8;
 
 // cgroup:cgroup_mkdir, since 4.13 (64-bit id 5.5), process context: `root` 0 is the version-2 hierarchy.
 #[tracepoint]
-pub fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
+fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
     try_cgroup_mkdir(&ctx).unwrap_or_default()
 }
 
 // cgroup:cgroup_rmdir, since 4.13 (64-bit id 5.5), process context: as cgroup_mkdir.
 #[tracepoint]
-pub fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
+fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
     try_cgroup_rmdir(&ctx).unwrap_or_default()
 }
 
 // sched:sched_process_exec, since 3.4, process context: the name is the one given to execve.
 #[tracepoint]
-pub fn process_exec(ctx: TracePointContext) -> u32 {
+fn process_exec(ctx: TracePointContext) -> u32 {
     try_process_exec(&ctx).unwrap_or_default()
 }
 
 // sched:sched_process_fork, since 2.6.30, process context of the parent: where `child_pid` lies
 // differs between kernels, so the agent looks it up.
 #[tracepoint]
-pub fn process_fork(ctx: TracePointContext) -> u32 {
+fn process_fork(ctx: TracePointContext) -> u32 {
     try_process_fork(&ctx).unwrap_or_default()
 }
 
@@ -100,12 +100,14 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
 
 #[inline(always)]
 fn try_process_fork(ctx: &TracePointContext) -> Result<u32, i32> {
-    // SAFETY: the value is copied at once, as in `owner::current`.
-    let Some(id) = (unsafe { EXECUTABLES.get(pid()) }).copied() else {
-        return Ok(0);
-    };
     // A thread's id is entered as well: nobody asks for it.
     let child = read::<u32>(ctx, FORK_CHILD_PID_AT.load() as usize)?;
+    // SAFETY: the value is copied at once, as in `owner::current`.
+    let Some(id) = (unsafe { EXECUTABLES.get(pid()) }).copied() else {
+        // Ids of processes are used again: what the last one ran is not what this one runs.
+        _ = EXECUTABLES.remove(child);
+        return Ok(0);
+    };
     if EXECUTABLES.insert(child, id, 0).is_err() {
         emit::lost(Loss::MapFull);
     }

@@ -15,7 +15,7 @@ use crate::maps::{EXECUTABLES, INTERNAL, LISTENERS, OWNERS, TUPLES};
 
 /// The task that makes the call: right in process context only.
 #[inline(always)]
-pub fn caller() -> Owner {
+pub(crate) fn caller() -> Owner {
     let mut owner = current();
     owner.process.uid = bpf_get_current_uid_gid() as u32;
     owner.process.comm = bpf_get_current_comm().unwrap_or_default();
@@ -24,7 +24,7 @@ pub fn caller() -> Owner {
 
 /// As [`caller`], with what `sock_ops` programs may ask for: no user, no command name.
 #[inline(always)]
-pub fn current() -> Owner {
+pub(crate) fn current() -> Owner {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     Owner {
         // SAFETY: a helper without arguments.
@@ -41,7 +41,7 @@ pub fn current() -> Owner {
 
 /// The owner of the socket that listens at `key`, from a socket accepted there.
 #[inline(always)]
-pub fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Owner> {
+pub(crate) fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Owner> {
     let address = key.address;
     let listener = LISTENERS.get_ptr(&*key).or_else(|| {
         key.address = if address.is_v4() {
@@ -71,7 +71,7 @@ pub fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Owner> {
 
 /// Makes every socket that will be accepted from `socket` carry its owner.
 #[inline(always)]
-pub fn store(socket: *mut c_void, owner: &mut Owner) -> bool {
+pub(crate) fn store(socket: *mut c_void, owner: &mut Owner) -> bool {
     stored(socket, Some(owner)).is_some()
 }
 
@@ -97,7 +97,7 @@ fn stored(socket: *mut c_void, create: Option<&mut Owner>) -> Option<Owner> {
 /// The far end of an accepted connection: the cgroup that dialled where this machine saw it do so,
 /// its address where that is an internal one, else the world.
 #[inline(always)]
-pub fn of_client(client: &ClientKey) -> (RemoteKind, Address) {
+pub(crate) fn of_client(client: &ClientKey) -> (RemoteKind, Address) {
     // SAFETY: the value is copied at once. Entries are recycled in place, so there is the slightest
     // chance of another dialler's.
     if let Some(cgroup_id) = unsafe { TUPLES.get(client) } {
@@ -108,7 +108,7 @@ pub fn of_client(client: &ClientKey) -> (RemoteKind, Address) {
 
 /// A far end that is not on this machine, as inbound flows hold it.
 #[inline(always)]
-pub fn collapsed(address: Address) -> (RemoteKind, Address) {
+pub(crate) fn collapsed(address: Address) -> (RemoteKind, Address) {
     let key = aya_ebpf::maps::lpm_trie::Key::new(128, address);
     if INTERNAL.get(key).is_some() {
         (RemoteKind::Address, address)

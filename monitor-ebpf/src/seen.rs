@@ -9,20 +9,20 @@ use crate::maps::SEEN;
 
 /// The one timestamp of an event.
 #[inline(always)]
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// Whether the key was told; counts nothing.
 #[inline(always)]
-pub fn is_known(key: &FlowKey) -> bool {
+pub(crate) fn is_known(key: &FlowKey) -> bool {
     SEEN.get_ptr(key).is_some()
 }
 
 /// Counts one more of a known key; false where it is not known.
 #[inline(always)]
-pub fn count(key: &FlowKey, now_ns: u64) -> bool {
+pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
     let Some(stats) = SEEN.get_ptr_mut(key) else {
         return false;
     };
@@ -37,7 +37,7 @@ pub fn count(key: &FlowKey, now_ns: u64) -> bool {
 
 /// Counts a flow, and tells of it where its key is new.
 #[inline(never)]
-pub fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
     if count(key, now_ns) {
         return;
     }
@@ -61,15 +61,15 @@ pub fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
 }
 
 /// What a closed connection carried.
-pub struct Closed {
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub rtt_us: u32,
+pub(crate) struct Closed {
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) rtt_us: u32,
 }
 
 /// Adds a closed connection to its key; false where the key is no longer held.
 #[inline(always)]
-pub fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
+pub(crate) fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
     let Some(stats) = SEEN.get_ptr_mut(key) else {
         return false;
     };

@@ -27,7 +27,7 @@ const UNCHANGED: u32 = 1;
 // sock_ops, since 4.13 (state 4.16, listen 4.19, socket storage 5.8?): softirq or process context;
 // connect and listen are always in the caller's.
 #[sock_ops]
-pub fn stream(ctx: SockOpsContext) -> u32 {
+fn stream(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
@@ -44,12 +44,12 @@ pub fn stream(ctx: SockOpsContext) -> u32 {
 
 /// The states of `enum tcp_state` that matter here.
 mod tcp {
-    pub const FIN_WAIT2: u32 = 5;
-    pub const CLOSE: u32 = 7;
-    pub const CLOSE_WAIT: u32 = 8;
-    pub const LAST_ACK: u32 = 9;
-    pub const LISTEN: u32 = 10;
-    pub const CLOSING: u32 = 11;
+    pub(crate) const FIN_WAIT2: u32 = 5;
+    pub(crate) const CLOSE: u32 = 7;
+    pub(crate) const CLOSE_WAIT: u32 = 8;
+    pub(crate) const LAST_ACK: u32 = 9;
+    pub(crate) const LISTEN: u32 = 10;
+    pub(crate) const CLOSING: u32 = 11;
 }
 
 /// Asks for more callbacks of this socket; setting replaces, so what others asked for is kept.
@@ -215,22 +215,23 @@ fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
 #[inline(always)]
 fn listening(ctx: &SockOpsContext) {
     let cookie = cookie(ctx);
-    // SAFETY: the value is copied at once, as in `datagram::bound`.
-    let bound = unsafe { BOUND.get(cookie) }.map(|bound| bound.owner);
-    let owner = if CURRENT_IN_SOCK_OPS.load() == 0 {
-        bound
+    let may_ask = CURRENT_IN_SOCK_OPS.load() != 0;
+    let mut owner = if may_ask {
+        owner::current()
     } else {
-        let current = owner::current();
+        Owner::UNKNOWN
+    };
+    // SAFETY: the value is copied at once, as in `datagram::bound`.
+    if let Some(bound) = unsafe { BOUND.get(cookie) } {
         // Who bound it is known better; another caller took it over.
-        bound
-            .filter(|bound| {
-                bound.cgroup_id == current.cgroup_id && bound.process.pid == current.process.pid
-            })
-            .or(Some(current))
-    };
-    let Some(mut owner) = owner else {
+        let bound = &bound.owner;
+        let same = bound.cgroup_id == owner.cgroup_id && bound.process.pid == owner.process.pid;
+        if same || !may_ask {
+            owner = *bound;
+        }
+    } else if !may_ask {
         return;
-    };
+    }
     let key = listen_key(netns_cookie(ctx), local(ctx), local_port(ctx));
     if enter(ctx, &key, &mut owner) {
         watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);

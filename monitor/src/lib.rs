@@ -1,1 +1,3 @@
-//! agent
+//! The agent as a library: adapters and their wiring.
+
+pub mod capture;

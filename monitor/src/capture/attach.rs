@@ -100,7 +100,7 @@ pub(super) fn load(
         sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_cgroup_id)
             && sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_pid_tgid),
     );
-    let netns_in_sock_ops = u8::from(ground.kernel.is_at_least(5, 15));
+    let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let connections = config.connections.get();
@@ -136,6 +136,11 @@ pub(super) fn load(
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
 const EXECUTABLE_PATHS: u32 = 2048;
+
+/// Whether `sock_ops` programs are told the network namespace.
+pub(super) fn netns_in_sock_ops(ground: &Ground) -> bool {
+    ground.kernel.is_at_least(5, 15)
+}
 
 fn sock_ops_may_call(helper: BpfHelper) -> bool {
     is_helper_supported(ProgramType::SockOps, helper).unwrap_or(false)

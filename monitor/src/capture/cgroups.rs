@@ -13,12 +13,18 @@ use monitor_core::ids::CgroupId;
 /// The cgroups told so far.
 pub(super) struct Cgroups {
     root: PathBuf,
-    /// Id and the walk that last came by.
-    known: HashMap<CgroupId, u64>,
+    known: HashMap<CgroupId, Presence>,
     /// Removed, oldest first: flows of them may still come.
     gone: VecDeque<CgroupId>,
     walks: u64,
     last_walk: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// As of the walk of this number.
+    Seen(u64),
+    Gone,
 }
 
 impl Cgroups {
@@ -41,14 +47,17 @@ impl Cgroups {
     /// Tells of a cgroup, once.
     pub(super) fn appeared(&mut self, id: CgroupId, path: String, out: &mut Vec<Observation>) {
         let room = self.known.len() < Self::MAX;
-        if room && self.known.insert(id, self.walks).is_none() {
+        if room && !self.known.contains_key(&id) {
+            self.known.insert(id, Presence::Seen(self.walks));
             out.push(Observation::CgroupAppeared { id, path });
         }
     }
 
     /// Tells that a cgroup is gone, once.
     pub(super) fn vanished(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
-        if self.known.contains_key(&id) && !self.gone.contains(&id) {
+        let present = self.known.get_mut(&id);
+        if let Some(presence) = present.filter(|presence| **presence != Presence::Gone) {
+            *presence = Presence::Gone;
             out.push(Observation::CgroupVanished { id });
             self.gone.push_back(id);
             if self.gone.len() > Self::MAX_GONE
@@ -90,7 +99,8 @@ impl Cgroups {
             }
         }
         let walks = self.walks;
-        let unseen = self.known.iter().filter(|&(_, &walk)| walk != walks).map(|(&id, _)| id);
+        let seen = Presence::Seen(walks);
+        let unseen = self.known.iter().filter(|&(_, &presence)| presence != seen).map(|(&id, _)| id);
         for id in unseen.collect::<Vec<_>>() {
             self.vanished(id, out);
         }
@@ -98,7 +108,7 @@ impl Cgroups {
 
     fn come_by(&mut self, id: CgroupId, path: String, out: &mut Vec<Observation>) {
         match self.known.get_mut(&id) {
-            Some(walk) => *walk = self.walks,
+            Some(presence) => *presence = Presence::Seen(self.walks),
             None => self.appeared(id, path, out),
         }
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use monitor_common as wire;
 use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
 use monitor_core::ids::{CgroupId, NetnsCookie};
-use zerocopy::{FromZeros as _, IntoBytes as _, TryFromBytes};
+use zerocopy::{FromZeros as _, TryFromBytes};
 
 /// Bytes of keys and values as the maps hold them.
 pub(super) type KeyBytes = [u8; size_of::<wire::FlowKey>()];
@@ -295,6 +295,8 @@ fn address(ip: IpAddr) -> wire::Address {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes as _;
+
     use super::*;
 
     fn flow_key() -> FlowKey {

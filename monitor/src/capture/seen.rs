@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::flow::{FlowKey, RttHistogram, Traffic};
 
 use super::clock::Clock;
@@ -38,7 +38,7 @@ impl SeenMap {
 
     /// Every entry there is; one that stays in the map throughout is never left out.
     pub(super) fn entries(&self) -> io::Result<Vec<(KeyBytes, StatsBytes)>> {
-        let map = self.0.map_data().fd().as_fd();
+        let map = self.0.map().fd().as_fd();
         let mut batch = Batch::new();
         let mut entries = Vec::new();
         while !batch.done {
