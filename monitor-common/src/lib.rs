@@ -172,8 +172,8 @@ pub struct FlowStats {
     pub last_seen_ns: u64,
     /// Dials, accepts or datagrams.
     pub connections: u64,
-    /// Payload of closed connections; TCP only. Either may be one too high for a connection that
-    /// was reset, or whose last segment came after its socket was gone.
+    /// Payload of closed connections; TCP only. The kernel counts each SYN and FIN as a byte; they
+    /// are taken off, but for a connection that was cut off either may be one wrong.
     pub bytes_sent: u64,
     pub bytes_received: u64,
     pub origin: Origin,
@@ -190,13 +190,16 @@ pub struct Tracked {
     pub netns_cookie: u64,
     pub process: Process,
     /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
-    pub flags: u64,
+    pub flags: u32,
+    /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
+    /// after it tells whether the far end's did.
+    pub received_at_fin: u32,
 }
 const _: () = assert!(size_of::<Tracked>() == 96);
 
 impl Tracked {
-    pub const ESTABLISHED: u64 = 1;
-    pub const TIMED_OUT: u64 = 2;
+    pub const ESTABLISHED: u32 = 1;
+    pub const TIMED_OUT: u32 = 2;
 }
 
 /// Key of `LISTENERS`: a TCP address being listened at.

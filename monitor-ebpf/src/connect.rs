@@ -51,6 +51,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         netns_cookie: netns_cookie(ctx),
         process: caller.process,
         flags: 0,
+        received_at_fin: 0,
     };
     if !seen::is_known(&tracked.key) {
         let origin = Origin {

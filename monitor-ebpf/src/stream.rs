@@ -116,6 +116,7 @@ fn accepted(ctx: &SockOpsContext) {
         netns_cookie,
         process: owner.process,
         flags: Tracked::ESTABLISHED,
+        received_at_fin: 0,
     };
     seen::observe(&tracked.key, &origin, seen::now_ns());
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -138,7 +139,8 @@ fn retransmission(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn state(ctx: &SockOpsContext) {
-    if ctx.arg(1) != tcp::CLOSE {
+    let to = ctx.arg(1);
+    if to != tcp::CLOSE && to != tcp::FIN_WAIT2 {
         return;
     }
     if ctx.arg(0) == tcp::LISTEN {
@@ -146,10 +148,17 @@ fn state(ctx: &SockOpsContext) {
     }
     let cookie = cookie(ctx);
     let Some(tracked) = SOCKETS.get_ptr_mut(cookie) else {
-        return emit::lost(Loss::Untracked);
+        if to == tcp::CLOSE {
+            emit::lost(Loss::Untracked);
+        }
+        return;
     };
     // SAFETY: a valid map value, as in `dialled`.
     let tracked = unsafe { &mut *tracked };
+    if to == tcp::FIN_WAIT2 {
+        tracked.received_at_fin = received(ctx) as u32;
+        return;
+    }
     if tracked.flags & Tracked::ESTABLISHED == 0 {
         failed(ctx, tracked);
     } else {
@@ -185,17 +194,18 @@ fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
 fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     let from = ctx.arg(0);
     // SAFETY: fields of the context.
-    let (acked, received, srtt_us) = unsafe {
+    let (acked, srtt_us) = unsafe {
         (
             (&raw const (*ctx.ops).bytes_acked).read_volatile(),
-            (&raw const (*ctx.ops).bytes_received).read_volatile(),
             (&raw const (*ctx.ops).srtt_us).read_volatile(),
         )
     };
+    let received = received(ctx);
     // The kernel counts the dialler's SYN and each end's FIN as a byte.
     let outbound = tracked.key.direction as u8 == Direction::Outbound as u8;
     let fin_acked = matches!(from, tcp::FIN_WAIT2 | tcp::LAST_ACK | tcp::CLOSING);
-    let fin_received = matches!(from, tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING);
+    let fin_received = matches!(from, tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING)
+        || from == tcp::FIN_WAIT2 && received as u32 != tracked.received_at_fin;
     let closed = Closed {
         bytes_sent: acked.saturating_sub(u64::from(outbound) + u64::from(fin_acked)),
         bytes_received: received.saturating_sub(u64::from(fin_received)),
@@ -303,6 +313,12 @@ fn client_key(netns_cookie: u64, address: Address, port: u16) -> ClientKey {
         port,
         _reserved: [0; 6],
     }
+}
+
+#[inline(always)]
+fn received(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: a field of the context.
+    unsafe { (&raw const (*ctx.ops).bytes_received).read_volatile() }
 }
 
 #[inline(always)]
