@@ -47,13 +47,6 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> anyhow::Result<Ex
 
 fn release(workspace: &Workspace) -> anyhow::Result<()> {
     let mut cargo = workspace.cargo();
-    cargo.args([
-        "build",
-        "--release",
-        "--package",
-        "monitor",
-        "--bin",
-        "edgewatch",
-    ]);
+    cargo.args(["build", "--release", "--package", "monitor", "--bin", "edgewatch"]);
     Stages::start().run("build", &mut cargo)
 }

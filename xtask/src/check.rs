@@ -23,10 +23,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
 /// The stages of `check`, for `test` to begin with.
 pub(crate) fn all(workspace: &Workspace, stages: &Stages) -> anyhow::Result<()> {
     let compiler = setup::ensure(workspace)?;
-    stages.run(
-        "format",
-        workspace.cargo().args(["fmt", "--all", "--check"]),
-    )?;
+    stages.run("format", workspace.cargo().args(["fmt", "--all", "--check"]))?;
     stages.announce("tidy", "the architecture, as a test");
     let problems = tidy::problems(workspace.root()).context("tidy")?;
     if !problems.is_empty() {
@@ -36,25 +33,19 @@ pub(crate) fn all(workspace: &Workspace, stages: &Stages) -> anyhow::Result<()> 
     // `monitor-ebpf` is a program for another machine: its turn comes below.
     stages.run(
         "clippy",
-        workspace
-            .cargo()
-            .args(["clippy", "--workspace", "--exclude", "monitor-ebpf"])
-            .args(["--all-targets", "--", "-Dwarnings"]),
+        workspace.cargo().args(["clippy", "--workspace", "--exclude", "monitor-ebpf"]).args([
+            "--all-targets",
+            "--",
+            "-Dwarnings",
+        ]),
     )?;
-    stages.run(
-        "clippy for the kernel",
-        &mut kernel_clippy(workspace, &compiler),
-    )
+    stages.run("clippy for the kernel", &mut kernel_clippy(workspace, &compiler))
 }
 
 /// Clippy on the kernel programs, by the compiler that builds them; where that one came without
 /// clippy, the compiler's own warnings alone.
 fn kernel_clippy(workspace: &Workspace, compiler: &Compiler) -> Command {
-    let linter = if compiler.has_clippy() {
-        "clippy"
-    } else {
-        "check"
-    };
+    let linter = if compiler.has_clippy() { "clippy" } else { "check" };
     let mut cargo = compiler.cargo(workspace);
     cargo
         .args([linter, "--package", "monitor-ebpf", "--bins", "--release"])
@@ -67,9 +58,6 @@ fn kernel_clippy(workspace: &Workspace, compiler: &Compiler) -> Command {
             cargo.arg("-Zbuild-std=core");
         }
     }
-    cargo.env(
-        "CARGO_ENCODED_RUSTFLAGS",
-        KERNEL_FLAGS.replace("ARCH", std::env::consts::ARCH),
-    );
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", KERNEL_FLAGS.replace("ARCH", std::env::consts::ARCH));
     cargo
 }

@@ -22,9 +22,7 @@ pub(crate) fn is_attended() -> bool {
 
 /// Where `name` is, on the search path or among cargo's programs.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&search_path())
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&search_path()).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// `PATH` with cargo's own programs at its end: rustup's `cargo` finds them there, a
@@ -38,8 +36,7 @@ pub(crate) fn search_path() -> OsString {
 /// Where rustup keeps its toolchains.
 pub(crate) fn toolchains() -> Option<PathBuf> {
     let home = std::env::var_os("RUSTUP_HOME").map(PathBuf::from);
-    home.or_else(|| Some(std::env::home_dir()?.join(".rustup")))
-        .map(|home| home.join("toolchains"))
+    home.or_else(|| Some(std::env::home_dir()?.join(".rustup"))).map(|home| home.join("toolchains"))
 }
 
 fn cargo_home() -> Option<PathBuf> {

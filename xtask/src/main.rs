@@ -79,9 +79,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Run { args } => build::run(&workspace, &args),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
-        Verb::Test {
-            unprivileged: false,
-        } => test::run(&workspace, Scope::Everything),
+        Verb::Test { unprivileged: false } => test::run(&workspace, Scope::Everything),
         Verb::Tidy => tidy::run(&workspace),
     }
 }

@@ -13,9 +13,7 @@ pub(crate) struct Stages {
 
 impl Stages {
     pub(crate) fn start() -> Self {
-        Self {
-            started: Instant::now(),
-        }
+        Self { started: Instant::now() }
     }
 
     /// Announces what comes next.
@@ -35,9 +33,7 @@ impl Stages {
     /// Runs `command` as the stage `name`; its verdict is the caller's to judge.
     pub(crate) fn status(&self, name: &str, command: &mut Command) -> anyhow::Result<ExitStatus> {
         self.announce(name, &shown(command));
-        command
-            .status()
-            .with_context(|| format!("start {}", shown(command)))
+        command.status().with_context(|| format!("start {}", shown(command)))
     }
 
     /// Says that all of `verb` went well.
@@ -49,16 +45,7 @@ impl Stages {
 /// A command as a person would type it.
 pub(crate) fn shown(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program());
-    let name = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
-    let words = command
-        .get_args()
-        .map(|word| word.to_string_lossy().into_owned());
-    std::iter::once(name)
-        .chain(words)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    std::iter::once(name).chain(words).collect::<Vec<_>>().join(" ")
 }

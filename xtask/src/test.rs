@@ -32,9 +32,7 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
     }
     stages.run(
         "build",
-        workspace
-            .cargo()
-            .args(["build", "--package", "monitor", "--bin", "edgewatch"]),
+        workspace.cargo().args(["build", "--package", "monitor", "--bin", "edgewatch"]),
     )?;
     // The end-to-end tests start the program itself, not a copy linked into them.
     let program = workspace.target().join("debug/edgewatch");
@@ -51,10 +49,8 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
 /// Runs one `cargo test` and hands its verdict on, without a word of ours below its own.
 fn verdict(stages: &Stages, name: &str, command: &mut Command) -> anyhow::Result<ExitCode> {
     let status = stages.status(name, command)?;
-    Ok(
-        match status.code().and_then(|code| u8::try_from(code).ok()) {
-            Some(code) => ExitCode::from(code),
-            None => ExitCode::FAILURE,
-        },
-    )
+    Ok(match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(code) => ExitCode::from(code),
+        None => ExitCode::FAILURE,
+    })
 }

@@ -25,11 +25,7 @@ impl Workspace {
     pub(crate) fn find() -> Self {
         let own_crate = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        Self {
-            root: own_crate
-                .parent()
-                .map_or(own_crate.clone(), Path::to_path_buf),
-        }
+        Self { root: own_crate.parent().map_or(own_crate.clone(), Path::to_path_buf) }
     }
 
     /// The directory of the workspace's manifest.
@@ -53,9 +49,7 @@ impl Workspace {
     /// A program started in the repository, free of what `cargo run` told this one.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command
-            .current_dir(&self.root)
-            .env("PATH", machine::search_path());
+        command.current_dir(&self.root).env("PATH", machine::search_path());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if OURS.contains(&&*name) || name.starts_with("CARGO_PKG_") {

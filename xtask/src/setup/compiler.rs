@@ -67,9 +67,7 @@ impl Compiler {
     /// The major version of its LLVM.
     pub(crate) fn llvm(&self) -> Option<u32> {
         let verbose = output(&self.sysroot.join("bin/rustc"), "-vV").ok()?;
-        let version = verbose
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "))?;
+        let version = verbose.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
         version.split('.').next()?.parse().ok()
     }
 
@@ -84,11 +82,7 @@ impl Compiler {
                 .flatten()
                 .any(|entry| entry.file_name().to_string_lossy().starts_with("libLLVM"))
         });
-        if brought {
-            Sharing::Shared
-        } else {
-            Sharing::Own
-        }
+        if brought { Sharing::Shared } else { Sharing::Own }
     }
 }
 
@@ -135,9 +129,7 @@ pub(crate) fn find(source: Source) -> Result<Compiler, String> {
 
 fn examine(origin: Origin, sysroot: &Path) -> Result<Compiler, String> {
     let rustlib = sysroot.join("lib/rustlib");
-    let version = output(&sysroot.join("bin/rustc"), "--version")?
-        .trim()
-        .to_owned();
+    let version = output(&sysroot.join("bin/rustc"), "--version")?.trim().to_owned();
     let core = if rustlib.join("bpfel-unknown-none/lib").is_dir() {
         Core::Precompiled
     } else if rustlib.join("src/rust/library/core").is_dir() && version.contains("nightly") {
@@ -148,12 +140,7 @@ fn examine(origin: Origin, sysroot: &Path) -> Result<Compiler, String> {
             sysroot.display()
         ));
     };
-    Ok(Compiler {
-        origin,
-        sysroot: sysroot.to_path_buf(),
-        version,
-        core,
-    })
+    Ok(Compiler { origin, sysroot: sysroot.to_path_buf(), version, core })
 }
 
 /// What `program argument` prints.
@@ -163,11 +150,7 @@ pub(crate) fn output(program: &Path, argument: &str) -> Result<String, String> {
         .output()
         .map_err(|error| format!("{} does not start: {error}", program.display()))?;
     if !output.status.success() {
-        return Err(format!(
-            "{} does not work: {}",
-            program.display(),
-            output.status
-        ));
+        return Err(format!("{} does not work: {}", program.display(), output.status));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -186,10 +169,7 @@ mod tests {
     #[test]
     fn the_source_of_core_needs_a_nightly_compiler() {
         let source = ["lib/rustlib/src/rust/library/core"];
-        assert_eq!(
-            check("rustc 1.97.0-nightly", &source).expect("suits"),
-            Core::Source
-        );
+        assert_eq!(check("rustc 1.97.0-nightly", &source).expect("suits"), Core::Source);
         let refused = check("rustc 1.96.0", &source).expect_err("stable");
         assert!(refused.contains("neither"), "{refused}");
     }
@@ -198,10 +178,7 @@ mod tests {
     fn a_compiler_that_is_gone_is_said_to_be() {
         let nowhere = examine(Origin::Toolchain(LINKED), Path::new("/nonexistent"));
         let reason = nowhere.map(|_| ()).expect_err("gone");
-        assert!(
-            reason.starts_with("/nonexistent/bin/rustc does not start"),
-            "{reason}"
-        );
+        assert!(reason.starts_with("/nonexistent/bin/rustc does not start"), "{reason}");
     }
 
     fn check(version: &str, dirs: &[&str]) -> Result<Core, String> {

@@ -37,11 +37,7 @@ pub(crate) struct Install<'a> {
 
 impl<'a> Install<'a> {
     pub(crate) fn new(workspace: &'a Workspace, source: Source) -> anyhow::Result<Self> {
-        Ok(Self {
-            workspace,
-            source,
-            log: Log::create(&workspace.target())?,
-        })
+        Ok(Self { workspace, source, log: Log::create(&workspace.target())? })
     }
 
     /// Says what will happen, asks, and makes it happen.
@@ -75,11 +71,8 @@ impl<'a> Install<'a> {
                 println!("    your default toolchain stays as it is");
             }
             if self.debian_may_serve() {
-                let when = if self.rustup_may_serve() {
-                    "where rustup cannot download, "
-                } else {
-                    ""
-                };
+                let when =
+                    if self.rustup_may_serve() { "where rustup cannot download, " } else { "" };
                 println!(
                     "  - {when}as root: apt-get update; apt-get install {}",
                     PACKAGES.join(" ")
@@ -91,13 +84,9 @@ impl<'a> Install<'a> {
             return Ok(());
         }
         print!("Proceed? [Y/n] ");
-        std::io::stdout()
-            .flush()
-            .context("ask whether to proceed")?;
+        std::io::stdout().flush().context("ask whether to proceed")?;
         let mut answer = String::new();
-        std::io::stdin()
-            .read_line(&mut answer)
-            .context("read the answer")?;
+        std::io::stdin().read_line(&mut answer).context("read the answer")?;
         match answer.trim().to_ascii_lowercase().as_str() {
             "" | "y" | "yes" => Ok(()),
             _ => bail!("stopped as you wished; nothing was changed"),
@@ -117,7 +106,7 @@ impl<'a> Install<'a> {
             match self.rustup() {
                 Ok(compiler) => return Ok(compiler),
                 Err(error) if self.debian_may_serve() => {
-                    println!("setup: rustup could not: {}", first_line(&error));
+                    println!("setup: rustup could not: {}", reason(&error));
                     println!("setup: falling back on Debian's packages");
                 }
                 Err(error) => return Err(error.context(ADVICE)),
@@ -131,17 +120,9 @@ impl<'a> Install<'a> {
 
     fn rustup(&mut self) -> anyhow::Result<Compiler> {
         let mut install = self.outside("rustup");
-        install.args([
-            "toolchain",
-            "install",
-            NIGHTLY,
-            "--no-self-update",
-            "--profile",
-            "minimal",
-        ]);
+        install.args(["toolchain", "install", NIGHTLY, "--no-self-update", "--profile", "minimal"]);
         install.args(["--component", "rust-src", "--component", "clippy"]);
-        self.log
-            .step(&format!("rustup installs {NIGHTLY}"), &mut install)?;
+        self.log.step(&format!("rustup installs {NIGHTLY}"), &mut install)?;
         let host = format!("{NIGHTLY}-{}-unknown-linux-gnu", std::env::consts::ARCH);
         let toolchains = machine::toolchains().context("rustup has no home directory")?;
         self.link(toolchains.join(host))?;
@@ -160,15 +141,11 @@ impl<'a> Install<'a> {
                 PACKAGES.join(" ")
             );
         }
-        self.log
-            .step("apt-get update", self.apt_get().arg("update"))?;
+        self.log.step("apt-get update", self.apt_get().arg("update"))?;
         // Packages that would push others out, rustup among them, are refused.
         let install = ["install", "--yes", "--no-install-recommends", "--no-remove"];
         self.log
-            .step(
-                "apt-get install",
-                self.apt_get().args(install).args(PACKAGES),
-            )
+            .step("apt-get install", self.apt_get().args(install).args(PACKAGES))
             .context("Debian 12's security archive has these packages; another system may not")?;
         if machine::program("rustup").is_some() {
             self.link("/usr".into())?;
@@ -192,10 +169,7 @@ impl<'a> Install<'a> {
         if let Recipe::SystemLlvm { prefix, .. } = &recipe {
             let mut path = vec![prefix.join("bin")];
             path.extend(std::env::split_paths(&machine::search_path()));
-            cargo.env(
-                "PATH",
-                std::env::join_paths(path).context("extend the search path")?,
-            );
+            cargo.env("PATH", std::env::join_paths(path).context("extend the search path")?);
             cargo.env("LLVM_PREFIX", prefix);
         }
         self.log.step("cargo install bpf-linker", &mut cargo)
@@ -210,10 +184,7 @@ impl<'a> Install<'a> {
     /// A program that is to know nothing of this repository.
     fn outside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = self.workspace.command(program);
-        command
-            .current_dir("/")
-            .env_remove("RUSTC_BOOTSTRAP")
-            .env_remove("CARGO_TARGET_DIR");
+        command.current_dir("/").env_remove("RUSTC_BOOTSTRAP").env_remove("CARGO_TARGET_DIR");
         command
     }
 }
@@ -221,11 +192,9 @@ impl<'a> Install<'a> {
 const ADVICE: &str = "no way to a compiler for the BPF target was found: install rustup \
      (https://rustup.rs), or on Debian 12 the packages that README.md names, and run this again";
 
-fn first_line(error: &anyhow::Error) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+/// The line on which a failed step says why; its first line where none does.
+fn reason(error: &anyhow::Error) -> String {
+    let said = error.to_string();
+    let why = said.lines().map(str::trim).find(|line| line.starts_with("error"));
+    why.or(said.lines().next()).unwrap_or_default().to_owned()
 }

@@ -25,10 +25,7 @@ impl Recipe {
     fn choose(llvm: u32, sharing: Sharing, libraries: &Path) -> Option<Self> {
         let prefix = libraries.join(format!("llvm-{llvm}"));
         if (21..=23).contains(&llvm) && prefix.join("bin/llvm-config").exists() {
-            return Some(Self::SystemLlvm {
-                prefix,
-                feature: format!("llvm-{llvm}"),
-            });
+            return Some(Self::SystemLlvm { prefix, feature: format!("llvm-{llvm}") });
         }
         // The last version that can borrow the compiler's LLVM knows 22.
         (sharing == Sharing::Shared && llvm == 22).then_some(Self::CompilersLlvm)
@@ -82,10 +79,7 @@ mod tests {
     #[test]
     fn the_compilers_llvm_serves_where_its_version_is_known() {
         let empty = tempfile::tempdir().unwrap();
-        assert_eq!(
-            Recipe::choose(22, Sharing::Shared, empty.path()),
-            Some(Recipe::CompilersLlvm)
-        );
+        assert_eq!(Recipe::choose(22, Sharing::Shared, empty.path()), Some(Recipe::CompilersLlvm));
         assert_eq!(Recipe::choose(23, Sharing::Shared, empty.path()), None);
         assert_eq!(Recipe::choose(22, Sharing::Own, empty.path()), None);
     }

@@ -57,11 +57,7 @@ struct Missing {
 impl Missing {
     fn reasons(&self) -> Vec<&str> {
         let compiler = self.compiler.as_ref().err();
-        compiler
-            .into_iter()
-            .chain(self.linker.as_ref().err())
-            .map(String::as_str)
-            .collect()
+        compiler.into_iter().chain(self.linker.as_ref().err()).map(String::as_str).collect()
     }
 }
 
@@ -81,9 +77,6 @@ fn install(workspace: &Workspace, source: Source, missing: &Missing) -> anyhow::
     }
     Install::new(workspace, source)?.run(missing)?;
     look(source).map_err(|missing| {
-        anyhow!(
-            "everything was installed, yet {}",
-            missing.reasons().join("; ")
-        )
+        anyhow!("everything was installed, yet {}", missing.reasons().join("; "))
     })
 }

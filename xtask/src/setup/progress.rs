@@ -64,22 +64,14 @@ impl Log {
             }
             status.show(tail.back().map_or("", String::as_str));
         }
-        let verdict = child
-            .wait()
-            .with_context(|| format!("wait for {command_line}"))?;
+        let verdict = child.wait().with_context(|| format!("wait for {command_line}"))?;
         if verdict.success() {
             status.end("done");
             return Ok(());
         }
         status.end("did not succeed");
-        let said = tail
-            .iter()
-            .map(|line| format!("\n    {line}"))
-            .collect::<String>();
-        bail!(
-            "{command_line}: {verdict}; all of its output is in {}{said}",
-            self.path.display()
-        )
+        let said = tail.iter().map(|line| format!("\n    {line}")).collect::<String>();
+        bail!("{command_line}: {verdict}; all of its output is in {}{said}", self.path.display())
     }
 }
 
@@ -113,21 +105,12 @@ enum Surface {
 impl<'a> Status<'a> {
     fn begin(title: &'a str) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let surface = if terminal {
-            Surface::Terminal
-        } else {
-            Surface::Lines
-        };
+        let surface = if terminal { Surface::Terminal } else { Surface::Lines };
         if matches!(surface, Surface::Lines) {
             println!("setup: {title} ...");
         }
         let now = Instant::now();
-        Self {
-            title,
-            started: now,
-            reminded: now,
-            surface,
-        }
+        Self { title, started: now, reminded: now, surface }
     }
 
     fn show(&mut self, said: &str) {
@@ -143,11 +126,8 @@ impl<'a> Status<'a> {
     }
 
     fn end(&self, how: &str) {
-        let line = format!(
-            "setup: {}: {how} in {} s",
-            self.title,
-            self.started.elapsed().as_secs()
-        );
+        let line =
+            format!("setup: {}: {how} in {} s", self.title, self.started.elapsed().as_secs());
         match self.surface {
             Surface::Terminal => {
                 self.draw(&line);
@@ -167,10 +147,7 @@ impl<'a> Status<'a> {
 /// The status as one printable line of bounded width.
 fn status_line(title: &str, seconds: u64, said: &str) -> String {
     let line = format!("setup: {title} ({seconds} s) {}", said.trim());
-    line.chars()
-        .filter(|char| !char.is_control())
-        .take(WIDTH)
-        .collect()
+    line.chars().filter(|char| !char.is_control()).take(WIDTH).collect()
 }
 
 #[cfg(test)]
@@ -183,10 +160,7 @@ mod tests {
         let mut log = Log::create(dir.path()).unwrap();
         let mut script = Command::new("sh");
         script.args(["-c", "seq 1 30; echo broken >&2; exit 3"]);
-        let error = log
-            .step("a trial", &mut script)
-            .expect_err("exits with 3")
-            .to_string();
+        let error = log.step("a trial", &mut script).expect_err("exits with 3").to_string();
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.contains("\n    30"), "{error}");
         assert!(!error.contains("\n    5\n"), "only the tail: {error}");

@@ -52,11 +52,7 @@ fn check_architecture(tree: &Tree, report: &mut Report) {
     match tree.text(path).map(|text| text.lines().count()) {
         None => report.add(path, 1, "is missing"),
         Some(lines) if lines > CEILING => {
-            report.add(
-                path,
-                CEILING + 1,
-                format!("{lines} lines; {CEILING} are the ceiling"),
-            );
+            report.add(path, CEILING + 1, format!("{lines} lines; {CEILING} are the ceiling"));
         }
         Some(_) => {}
     }
@@ -68,10 +64,7 @@ fn table(readme: &str) -> Result<BTreeSet<String>, (usize, String)> {
         .lines()
         .position(|line| line.trim() == MARKER)
         .ok_or_else(|| (1, format!("has no `{MARKER}` before its table of kernels")))?;
-    let rows = readme
-        .lines()
-        .skip(at + 1)
-        .skip_while(|line| line.trim().is_empty());
+    let rows = readme.lines().skip(at + 1).skip_while(|line| line.trim().is_empty());
     let kernels: BTreeSet<String> = rows
         .take_while(|line| line.trim_start().starts_with('|'))
         .skip(2)
@@ -95,8 +88,5 @@ fn matrix(ci: &str) -> Option<(usize, BTreeSet<String>)> {
         .find_map(|(index, line)| Some((index, line.trim().strip_prefix(MATRIX)?)))?;
     let kernels = list.split(']').next().unwrap_or_default().split(',');
     let kernels = kernels.map(|kernel| kernel.trim().trim_matches(['"', '\'']).to_owned());
-    Some((
-        index + 1,
-        kernels.filter(|kernel| !kernel.is_empty()).collect(),
-    ))
+    Some((index + 1, kernels.filter(|kernel| !kernel.is_empty()).collect()))
 }

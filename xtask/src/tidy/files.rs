@@ -23,26 +23,15 @@ pub(crate) fn check(path: &Path, text: &str, report: &mut Report) {
     for (index, line) in text.lines().enumerate() {
         for private in PRIVATE_PATHS {
             if is_private(line, private) {
-                report.add(
-                    path,
-                    index + 1,
-                    format!("names `{private}`, a path of one machine"),
-                );
+                report.add(path, index + 1, format!("names `{private}`, a path of one machine"));
             }
         }
     }
     if path.file_name().is_some_and(|name| name == "Cargo.toml") && text.contains("[package]") {
         let lints = text.split("[lints]").nth(1).unwrap_or_default();
         let section = lints.split("\n[").next().unwrap_or_default();
-        if !section
-            .lines()
-            .any(|line| line.trim() == "workspace = true")
-        {
-            report.add(
-                path,
-                1,
-                "does not opt in to the lints: add `[lints]` `workspace = true`",
-            );
+        if !section.lines().any(|line| line.trim() == "workspace = true") {
+            report.add(path, 1, "does not opt in to the lints: add `[lints]` `workspace = true`");
         }
     }
 }
@@ -50,17 +39,11 @@ pub(crate) fn check(path: &Path, text: &str, report: &mut Report) {
 /// Checks a Rust file.
 pub(crate) fn check_source(source: &Source<'_>, report: &mut Report) {
     if !source.text.starts_with("//!") {
-        report.add(
-            source.path,
-            1,
-            "starts without a `//!` line that says what the file is for",
-        );
+        report.add(source.path, 1, "starts without a `//!` line that says what the file is for");
     }
     if source.own_lines > CEILING {
-        let what = format!(
-            "{} lines before its tests; {CEILING} are the ceiling",
-            source.own_lines
-        );
+        let what =
+            format!("{} lines before its tests; {CEILING} are the ceiling", source.own_lines);
         report.add(source.path, CEILING + 1, what);
     }
     for part in source.path.iter().skip(1).filter_map(|part| part.to_str()) {
@@ -74,10 +57,7 @@ pub(crate) fn check_source(source: &Source<'_>, report: &mut Report) {
             check_name(source, name.line, word, report);
         }
     }
-    if !UNSAFE
-        .iter()
-        .any(|place| source.path.starts_with(place) || is_door(source.path, place))
-    {
+    if !UNSAFE.iter().any(|place| source.path.starts_with(place) || is_door(source.path, place)) {
         for token in &source.tokens {
             if token.kind == Kind::Word("unsafe".into()) {
                 let what = format!("`unsafe` belongs in {} alone", UNSAFE.join(", "));
@@ -88,9 +68,7 @@ pub(crate) fn check_source(source: &Source<'_>, report: &mut Report) {
 }
 
 fn check_name(source: &Source<'_>, line: usize, name: &str, report: &mut Report) {
-    let empty = name
-        .split('_')
-        .find(|part| EMPTY_NAMES.contains(&part.trim_end_matches('s')));
+    let empty = name.split('_').find(|part| EMPTY_NAMES.contains(&part.trim_end_matches('s')));
     if let Some(empty) = empty {
         report.add(
             source.path,

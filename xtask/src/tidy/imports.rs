@@ -15,27 +15,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("render", &[]),
     ("serve", &[]),
     ("store", &[]),
-    (
-        "config",
-        &["capture", "identity", "notify", "serve", "store"],
-    ),
+    ("config", &["capture", "identity", "notify", "serve", "store"]),
     (
         "agent",
-        &[
-            "baseline_file",
-            "capture",
-            "config",
-            "identity",
-            "notify",
-            "render",
-            "serve",
-            "store",
-        ],
+        &["baseline_file", "capture", "config", "identity", "notify", "render", "serve", "store"],
     ),
-    (
-        "cli",
-        &["agent", "baseline_file", "client", "config", "render"],
-    ),
+    ("cli", &["agent", "baseline_file", "client", "config", "render"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];
@@ -43,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Modules of `monitor-core` in reading order: each may name those before it.
 const CORE: &[&str] = &[
     "ids",
+    "pattern",
     "flow",
     "edge",
     "attribute",
@@ -148,11 +134,7 @@ fn check_roots(source: &Source<'_>, report: &mut Report) {
             continue;
         }
         if word == "super" && source.ships(token.line) {
-            report.add(
-                source.path,
-                token.line,
-                "`super::` outside tests; write `crate::`",
-            );
+            report.add(source.path, token.line, "`super::` outside tests; write `crate::`");
         }
         if word == "crate" && matches!(next(2), Some(Kind::Sign('{' | '*'))) {
             report.add(
@@ -225,10 +207,7 @@ fn check_speech(source: &Source<'_>, paths: &[Named], report: &mut Report) {
 fn check_world(source: &Source<'_>, paths: &[Named], report: &mut Report) {
     for path in paths.iter().filter(|path| source.ships(path.line)) {
         // `core::net` and `core::time` are the same types under another name.
-        let mut path = Named {
-            line: path.line,
-            segments: path.segments.clone(),
-        };
+        let mut path = Named { line: path.line, segments: path.segments.clone() };
         if let Some(root) = path.segments.first_mut().filter(|root| *root == "core") {
             *root = "std".to_owned();
         }

@@ -18,14 +18,8 @@ use crate::tidy::source::Source;
 use crate::workspace::Workspace;
 
 /// The crates whose rules are known here. One that moves away must not take its rules with it.
-const CRATES: &[&str] = &[
-    "monitor",
-    "monitor-core",
-    "monitor-common",
-    "monitor-ebpf",
-    "tests",
-    "xtask",
-];
+const CRATES: &[&str] =
+    &["monitor", "monitor-core", "monitor-common", "monitor-ebpf", "tests", "xtask"];
 
 /// What is not part of the repository though it lies in it.
 const SKIPPED: &[&str] = &[".git", "target"];
@@ -48,11 +42,7 @@ impl fmt::Display for Problem {
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
     let problems = problems(workspace.root())?;
     print(&problems);
-    Ok(if problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints problems as `file:line: what`.
@@ -68,11 +58,7 @@ pub(crate) fn problems(root: &Path) -> anyhow::Result<Vec<Problem>> {
     let mut report = Report::default();
     for name in CRATES {
         if tree.text(&Path::new(name).join("Cargo.toml")).is_none() {
-            report.add(
-                Path::new("Cargo.toml"),
-                1,
-                format!("there is no crate `{name}`"),
-            );
+            report.add(Path::new("Cargo.toml"), 1, format!("there is no crate `{name}`"));
         }
     }
     for (path, text) in &tree.files {
@@ -96,11 +82,7 @@ struct Report {
 
 impl Report {
     fn add(&mut self, path: &Path, line: usize, what: impl Into<String>) {
-        self.problems.push(Problem {
-            path: path.to_path_buf(),
-            line,
-            what: what.into(),
-        });
+        self.problems.push(Problem { path: path.to_path_buf(), line, what: what.into() });
     }
 }
 
@@ -119,9 +101,8 @@ impl Tree {
             for entry in entries {
                 let entry = entry.with_context(|| format!("read {}", dir.display()))?;
                 let path = entry.path();
-                let kind = entry
-                    .file_type()
-                    .with_context(|| format!("look at {}", path.display()))?;
+                let kind =
+                    entry.file_type().with_context(|| format!("look at {}", path.display()))?;
                 if SKIPPED.contains(&&*entry.file_name().to_string_lossy()) {
                     continue;
                 }
@@ -143,9 +124,7 @@ impl Tree {
     }
 
     fn text(&self, path: &Path) -> Option<&str> {
-        let found = self
-            .files
-            .binary_search_by(|(candidate, _)| candidate.as_path().cmp(path));
+        let found = self.files.binary_search_by(|(candidate, _)| candidate.as_path().cmp(path));
         found.ok().map(|index| self.files[index].1.as_str())
     }
 }

@@ -46,9 +46,7 @@ impl Named {
     /// Whether the path is `prefix` or leads through it.
     pub(crate) fn is_within(&self, prefix: &str) -> bool {
         let mut segments = self.segments.iter();
-        prefix
-            .split("::")
-            .all(|part| segments.next().is_some_and(|segment| segment == part))
+        prefix.split("::").all(|part| segments.next().is_some_and(|segment| segment == part))
     }
 }
 
@@ -67,20 +65,13 @@ impl<'a> Source<'a> {
         };
         let home = words.first().copied().unwrap_or_default();
         let code = blank(text);
-        let is_test_file = is_test_file(path, tree);
+        // A crate's own `tests` directory is cargo's word for tests; the crate `tests` has a `src`.
+        let is_test_file = words.get(1) == Some(&"tests") || is_test_file(path, tree);
         let inline = if is_test_file { 1 } else { tests_from(&code) };
         let own_lines = text.lines().count().min(inline - 1);
         let is_test_crate = module.is_none() || home == "tests";
         let tests_from = if is_test_crate { 1 } else { inline };
-        Self {
-            path,
-            text,
-            home,
-            module,
-            tokens: tokens(&code),
-            own_lines,
-            tests_from,
-        }
+        Self { path, text, home, module, tokens: tokens(&code), own_lines, tests_from }
     }
 
     /// Whether `line` is shipped, as opposed to a test's.
@@ -108,9 +99,7 @@ impl<'a> Source<'a> {
             return false;
         };
         let kind = |index: Option<usize>| {
-            index
-                .and_then(|index| self.tokens.get(index))
-                .map(|token| &token.kind)
+            index.and_then(|index| self.tokens.get(index)).map(|token| &token.kind)
         };
         if kind(at.checked_sub(1)) == Some(&Kind::Separator) {
             // `::aya::x` starts here, the `x` of `aya::x` does not.
@@ -171,9 +160,7 @@ impl<'a> Source<'a> {
 /// Whether the file holds only tests: `tests.rs`, or a file below `tests/`, that its parent
 /// declares under `#[cfg(test)]`.
 fn is_test_file(path: &Path, tree: &Tree) -> bool {
-    let Some(module) = path
-        .ancestors()
-        .find(|dir| dir.file_stem().is_some_and(|n| n == "tests"))
+    let Some(module) = path.ancestors().find(|dir| dir.file_stem().is_some_and(|n| n == "tests"))
     else {
         return false;
     };
@@ -225,10 +212,7 @@ fn tokens(code: &str) -> Vec<Token> {
             } else {
                 (Some(Kind::Sign(first)), first.len_utf8())
             };
-            tokens.extend(kind.map(|kind| Token {
-                line: index + 1,
-                kind,
-            }));
+            tokens.extend(kind.map(|kind| Token { line: index + 1, kind }));
             rest = &rest[length..];
         }
     }
@@ -246,20 +230,12 @@ pub(crate) fn blank(text: &str) -> String {
     let mut before = ' ';
     while let Some(first) = rest.chars().next() {
         let hidden = hidden(rest, before);
-        let length = if hidden == 0 {
-            first.len_utf8()
-        } else {
-            hidden
-        };
+        let length = if hidden == 0 { first.len_utf8() } else { hidden };
         let (piece, tail) = rest.split_at(length);
         if hidden == 0 {
             out.push_str(piece);
         } else {
-            out.extend(
-                piece
-                    .chars()
-                    .map(|char| if char == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(piece.chars().map(|char| if char == '\n' { '\n' } else { ' ' }));
         }
         before = if hidden == 0 { first } else { ' ' };
         rest = tail;
@@ -353,10 +329,7 @@ mod tests {
     fn comments_and_literals_are_blanked_and_lines_kept() {
         check_blank("a // b\nc", "a     \nc");
         check_blank("a /* b /* c */ \n d */ e", "a              \n      e");
-        check_blank(
-            r#"f("x \" // y", 'z', '\'', b"q") "#,
-            "f(           ,    ,     , b   ) ",
-        );
+        check_blank(r#"f("x \" // y", 'z', '\'', b"q") "#, "f(           ,    ,     , b   ) ");
         check_blank("r#\"a\" b\"# c 'l: loop", "          c 'l: loop");
         check_blank("var\"s\"", "var   ");
     }
@@ -367,14 +340,8 @@ mod tests {
             "use std::{fs, net::{IpAddr, TcpStream as T}};",
             "std::fs std::net::IpAddr std::net::TcpStream",
         );
-        check_paths(
-            "let x = ::aya::Ebpf::load(a.b); y::<Z>();",
-            "aya::Ebpf::load y",
-        );
-        check_paths(
-            "use redb; use crate::a::*; Vec::<u8>::new()",
-            "redb crate::a::* Vec",
-        );
+        check_paths("let x = ::aya::Ebpf::load(a.b); y::<Z>();", "aya::Ebpf::load y");
+        check_paths("use redb; use crate::a::*; Vec::<u8>::new()", "redb crate::a::* Vec");
         check_paths("pub(crate) fn f() { x.collect::<Vec<_>>() }", "collect");
         check_paths("extern crate aya;", "aya");
     }
@@ -383,10 +350,7 @@ mod tests {
     fn tests_begin_at_their_attribute() {
         assert_eq!(tests_from("fn a() {}\n#[cfg(test)]\nmod tests {\n"), 2);
         assert_eq!(tests_from("#[cfg(test)]\nuse x;\nmod a {\n"), usize::MAX);
-        assert_eq!(
-            tests_from("#[cfg(test)]\n#[path = \"x\"]\nmod tests {\n"),
-            1
-        );
+        assert_eq!(tests_from("#[cfg(test)]\n#[path = \"x\"]\nmod tests {\n"), 1);
     }
 
     #[track_caller]
@@ -398,11 +362,8 @@ mod tests {
     fn check_paths(code: &str, expected: &str) {
         let tree = Tree { files: Vec::new() };
         let source = Source::new(Path::new("monitor/src/x.rs"), code, &tree);
-        let paths: Vec<String> = source
-            .paths()
-            .iter()
-            .map(|path| path.segments.join("::"))
-            .collect();
+        let paths: Vec<String> =
+            source.paths().iter().map(|path| path.segments.join("::")).collect();
         assert_eq!(paths.join(" "), expected);
     }
 }

@@ -15,10 +15,7 @@ fn a_crate_that_moved_away_is_missed() {
     for name in CRATES.iter().filter(|name| **name != "monitor-core") {
         write(dir.path(), &format!("{name}/Cargo.toml"), LINTS);
     }
-    expect(
-        dir.path(),
-        &["Cargo.toml:1: there is no crate `monitor-core`"],
-    );
+    expect(dir.path(), &["Cargo.toml:1: there is no crate `monitor-core`"]);
 }
 
 #[test]
@@ -28,10 +25,7 @@ fn adapters_know_nothing_of_one_another() {
         &["monitor/src/serve.rs:2: `serve` must not use `store`"],
     );
     check(
-        &[(
-            "monitor/src/capture/attach.rs",
-            "//! x\nfn f() { crate::agent::run() }\n",
-        )],
+        &[("monitor/src/capture/attach.rs", "//! x\nfn f() { crate::agent::run() }\n")],
         &["monitor/src/capture/attach.rs:2: `capture` must not use `agent`"],
     );
 }
@@ -40,18 +34,12 @@ fn adapters_know_nothing_of_one_another() {
 fn what_the_table_allows_passes() {
     check(
         &[
-            (
-                "monitor/src/agent.rs",
-                "//! x\nuse crate::capture::Capture;\n",
-            ),
+            ("monitor/src/agent.rs", "//! x\nuse crate::capture::Capture;\n"),
             (
                 "monitor/src/capture/mod.rs",
                 "//! x, unlike [`crate::agent`]\nuse crate::capture::decode::D;\nuse aya::Ebpf;\nconst A: &str = \"crate::agent\";\n",
             ),
-            (
-                "monitor/src/main.rs",
-                "//! x\nfn main() { monitor::cli::main(); println!(); }\n",
-            ),
+            ("monitor/src/main.rs", "//! x\nfn main() { monitor::cli::main(); println!(); }\n"),
             (
                 "monitor-core/src/engine.rs",
                 "//! x\nuse crate::graph::Graph;\nuse std::{net::IpAddr, time::Duration};\n",
@@ -73,10 +61,7 @@ fn the_program_reaches_the_library_through_cli() {
 fn a_module_in_no_layer_is_refused() {
     let what = "is in no layer; say in xtask/src/tidy/imports.rs which modules it may use";
     check(
-        &[
-            ("monitor/src/extra.rs", "//! x\n"),
-            ("monitor-core/src/extra.rs", "//! x\n"),
-        ],
+        &[("monitor/src/extra.rs", "//! x\n"), ("monitor-core/src/extra.rs", "//! x\n")],
         &[
             &format!("monitor/src/extra.rs:1: `extra` {what}"),
             &format!("monitor-core/src/extra.rs:1: `extra` {what}"),
@@ -120,24 +105,16 @@ fn the_core_knows_no_world() {
         ("use std::{fs};", "std::fs"),
         ("use std::net::{IpAddr, TcpStream};", "std::net::TcpStream"),
         ("use std::time::{Duration, Instant};", "std::time::Instant"),
-        (
-            "fn f() { let _ = std::time::SystemTime::now(); }",
-            "std::time::SystemTime::now",
-        ),
+        ("fn f() { let _ = std::time::SystemTime::now(); }", "std::time::SystemTime::now"),
         ("use std::time;", "std::time"),
         ("use core::net;", "std::net"),
-        (
-            "fn f() { std::thread::yield_now() }",
-            "std::thread::yield_now",
-        ),
+        ("fn f() { std::thread::yield_now() }", "std::thread::yield_now"),
         ("use std::process::Command;", "std::process::Command"),
         ("use std::env;", "std::env"),
     ] {
         check(
             &[("monitor-core/src/flow.rs", &format!("//! x\n{line}\n"))],
-            &[&format!(
-                "monitor-core/src/flow.rs:2: the core must not name `{named}`"
-            )],
+            &[&format!("monitor-core/src/flow.rs:2: the core must not name `{named}`")],
         );
     }
 }
@@ -155,10 +132,7 @@ fn a_foreign_crate_has_one_door() {
             "//! x\nfn f() {{ {foreign}::x() }}\n#[cfg(test)]\nmod tests {{ use {foreign}::y; }}\n"
         );
         check(
-            &[
-                ("monitor/src/identity/mod.rs", &file),
-                (&format!("monitor/src/{door}.rs"), &file),
-            ],
+            &[("monitor/src/identity/mod.rs", &file), (&format!("monitor/src/{door}.rs"), &file)],
             &[&format!(
                 "monitor/src/identity/mod.rs:2: `identity` must not name `{foreign}`; only `{door}` does"
             )],
@@ -170,10 +144,7 @@ fn a_foreign_crate_has_one_door() {
 fn the_wire_is_for_kernel_and_capture() {
     check(
         &[
-            (
-                "monitor-ebpf/src/main.rs",
-                "//! x\nuse monitor_common::Flow;\n",
-            ),
+            ("monitor-ebpf/src/main.rs", "//! x\nuse monitor_common::Flow;\n"),
             ("tests/src/lib.rs", "//! x\nuse monitor_common::Flow;\n"),
         ],
         &["tests/src/lib.rs:2: `tests` must not name the wire, `monitor_common`"],
@@ -184,10 +155,7 @@ fn the_wire_is_for_kernel_and_capture() {
 fn only_the_command_line_speaks_and_exits() {
     let speech = "//! x\nfn f() {\n    println!(\"\");\n    std::process::exit(1)\n}\n#[cfg(test)]\nmod tests { fn f() { dbg!(1); } }\n";
     check(
-        &[
-            ("monitor/src/render.rs", speech),
-            ("monitor/src/cli/map.rs", speech),
-        ],
+        &[("monitor/src/render.rs", speech), ("monitor/src/cli/map.rs", speech)],
         &[
             "monitor/src/render.rs:3: `println!` prints; only `cli` and `main` may",
             "monitor/src/render.rs:4: ends the process; only `cli` and `main` may",
@@ -212,16 +180,7 @@ fn modules_are_named_from_the_root_one_a_line() {
 #[test]
 fn a_file_of_tests_is_one_only_where_its_parent_says_so() {
     let tests = ("monitor-core/src/graph/tests.rs", "//! x\nuse super::*;\n");
-    check(
-        &[
-            (
-                "monitor-core/src/graph.rs",
-                "//! x\n#[cfg(test)]\nmod tests;\n",
-            ),
-            tests,
-        ],
-        &[],
-    );
+    check(&[("monitor-core/src/graph.rs", "//! x\n#[cfg(test)]\nmod tests;\n"), tests], &[]);
     check(
         &[("monitor-core/src/graph.rs", "//! x\nmod tests;\n"), tests],
         &["monitor-core/src/graph/tests.rs:2: `super::` outside tests; write `crate::`"],
@@ -238,25 +197,24 @@ fn a_file_opens_with_what_it_is_for() {
 
 #[test]
 fn a_file_has_a_ceiling_before_its_tests() {
-    let long = format!(
-        "//! x\n{}#[cfg(test)]\nmod tests {{\n{}}}\n",
-        "\n".repeat(499),
-        "\n".repeat(99)
-    );
+    let long =
+        format!("//! x\n{}#[cfg(test)]\nmod tests {{\n{}}}\n", "\n".repeat(499), "\n".repeat(99));
     check(&[("xtask/src/main.rs", &long)], &[]);
     check(
         &[("xtask/src/main.rs", &long.replacen('\n', "\n\n", 1))],
         &["xtask/src/main.rs:501: 501 lines before its tests; 500 are the ceiling"],
+    );
+    let endless = format!("//! x{}", "\n".repeat(600));
+    check(
+        &[("monitor-core/tests/stories.rs", &endless), ("tests/src/lib.rs", &endless)],
+        &["tests/src/lib.rs:501: 600 lines before its tests; 500 are the ceiling"],
     );
 }
 
 #[test]
 fn a_name_says_something() {
     check(
-        &[
-            ("xtask/src/path_utils.rs", "//! x\n"),
-            ("xtask/src/main.rs", "//! x\nmod handler {}\n"),
-        ],
+        &[("xtask/src/path_utils.rs", "//! x\n"), ("xtask/src/main.rs", "//! x\nmod handler {}\n")],
         &[
             "xtask/src/main.rs:2: a module called `handler` says nothing of its work",
             "xtask/src/path_utils.rs:1: a module called `utils` says nothing of its work",
@@ -282,10 +240,7 @@ fn unsafe_stays_at_the_kernels_door() {
 #[test]
 fn a_crate_opts_in_to_the_lints() {
     check(
-        &[(
-            "tests/Cargo.toml",
-            "[package]\n[lints]\n[dependencies.x]\nworkspace = true\n",
-        )],
+        &[("tests/Cargo.toml", "[package]\n[lints]\n[dependencies.x]\nworkspace = true\n")],
         &["tests/Cargo.toml:1: does not opt in to the lints: add `[lints]` `workspace = true`"],
     );
 }
@@ -295,10 +250,7 @@ fn no_file_names_a_developers_machine() {
     let path = concat!("/", "work/main");
     check(
         &[("notes.md", &format!("see {path}\nsee /var{path}\n"))],
-        &[&format!(
-            "notes.md:1: names `{}`, a path of one machine",
-            &path[..6]
-        )],
+        &[&format!("notes.md:1: names `{}`, a path of one machine", &path[..6])],
     );
 }
 
@@ -310,31 +262,16 @@ fn the_readme_and_ci_name_the_same_kernels() {
         "<!-- kernels -->\n\n| kernel | state |\n|---|---|\n| `5.10` | ok |\n| 6.1 | ok |\n\n| x |\n",
     );
     let ci = |list: &str| format!("matrix:\n    kernel: [{list}]\n");
+    check(&[architecture, readme, (".github/workflows/ci.yml", &ci("\"6.1\", '5.10'"))], &[]);
     check(
-        &[
-            architecture,
-            readme,
-            (".github/workflows/ci.yml", &ci("\"6.1\", '5.10'")),
-        ],
-        &[],
-    );
-    check(
-        &[
-            architecture,
-            readme,
-            (".github/workflows/ci.yml", &ci("6.1, 6.12")),
-        ],
+        &[architecture, readme, (".github/workflows/ci.yml", &ci("6.1, 6.12"))],
         &[
             ".github/workflows/ci.yml:2: does not run kernel 5.10, which the README promises",
             ".github/workflows/ci.yml:2: runs kernel 6.12, which the README does not name",
         ],
     );
     check(
-        &[
-            architecture,
-            readme,
-            (".github/workflows/ci.yml", "jobs:\n"),
-        ],
+        &[architecture, readme, (".github/workflows/ci.yml", "jobs:\n")],
         &[
             ".github/workflows/ci.yml:1: has no `kernel: [..]` matrix to hold the README's table against",
         ],
@@ -367,11 +304,7 @@ fn check(files: &[(&str, &str)], expected: &[&str]) {
     for name in CRATES {
         write(dir.path(), &format!("{name}/Cargo.toml"), LINTS);
     }
-    write(
-        dir.path(),
-        "target/debug/out.rs",
-        "no opening line, and none is asked for\n",
-    );
+    write(dir.path(), "target/debug/out.rs", "no opening line, and none is asked for\n");
     for (path, text) in files {
         write(dir.path(), path, text);
     }
@@ -380,11 +313,7 @@ fn check(files: &[(&str, &str)], expected: &[&str]) {
 
 #[track_caller]
 fn expect(root: &Path, expected: &[&str]) {
-    let mut found: Vec<String> = problems(root)
-        .unwrap()
-        .iter()
-        .map(Problem::to_string)
-        .collect();
+    let mut found: Vec<String> = problems(root).unwrap().iter().map(Problem::to_string).collect();
     let mut expected = expected.to_vec();
     found.sort();
     expected.sort_unstable();
