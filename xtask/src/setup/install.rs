@@ -109,13 +109,13 @@ impl<'a> Install<'a> {
                     println!("setup: rustup could not: {}", reason(&error));
                     println!("setup: falling back on Debian's packages");
                 }
-                Err(error) => return Err(error.context(ADVICE)),
+                Err(error) => return Err(error.context(advice())),
             }
         }
         if self.debian_may_serve() {
             return self.debian();
         }
-        bail!("{ADVICE}")
+        bail!("{}", advice())
     }
 
     fn rustup(&mut self) -> anyhow::Result<Compiler> {
@@ -189,8 +189,14 @@ impl<'a> Install<'a> {
     }
 }
 
-const ADVICE: &str = "no way to a compiler for the BPF target was found: install rustup \
-     (https://rustup.rs), or on Debian 12 the packages that README.md names, and run this again";
+/// What a person can do where nothing here can.
+fn advice() -> String {
+    format!(
+        "no way to a compiler for the BPF target was found: install rustup (https://rustup.rs), \
+         or on Debian 12 `apt-get install {}`, and run this again",
+        PACKAGES.join(" ")
+    )
+}
 
 /// The line on which a failed step says why; its first line where none does.
 fn reason(error: &anyhow::Error) -> String {

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 
+use crate::machine;
 pub(crate) use crate::setup::compiler::{Compiler, Core};
 use crate::setup::install::Install;
 use crate::workspace::Workspace;
@@ -32,6 +33,11 @@ pub(crate) fn run(workspace: &Workspace, source: Source) -> anyhow::Result<ExitC
     let tools = look(source).or_else(|missing| install(workspace, source, &missing))?;
     println!("compiler    {}", tools.compiler);
     println!("bpf-linker  {}", tools.linker.display());
+    // rustup's cargo looks among cargo's own programs by itself.
+    if machine::program("rustup").is_none() && !machine::is_on_path(&tools.linker) {
+        let dir = tools.linker.parent().unwrap_or(&tools.linker);
+        println!("note: a plain `cargo build` needs {} on PATH", dir.display());
+    }
     println!("ready; next: cargo xtask build");
     Ok(ExitCode::SUCCESS)
 }
