@@ -64,6 +64,9 @@ impl<'a> Install<'a> {
     }
 
     fn announce(&self, kept: Option<&Compiler>) -> anyhow::Result<()> {
+        if kept.is_none() && !self.rustup_may_serve() && !self.debian_may_serve() {
+            bail!("{}", advice());
+        }
         println!("setup: it will");
         if kept.is_none() {
             if self.rustup_may_serve() {

@@ -1,6 +1,7 @@
 //! `setup`: what building the kernel programs needs beside cargo, found or installed. They need a
 //! compiler with `core` for the BPF target, and `bpf-linker` on the same LLVM as that compiler.
-//! It looks at files only, so that a verb that begins with it loses no time.
+//! Where nothing is missing it asks both for their version and no network, so that every verb can
+//! begin with it.
 
 mod compiler;
 mod install;
