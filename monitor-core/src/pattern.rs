@@ -94,10 +94,7 @@ impl FromStr for Pattern {
         let named =
             |character: char| character.is_ascii_alphanumeric() || "._:/@+-%*".contains(character);
         if let Some(character) = text.chars().find(|&character| !named(character)) {
-            return Err(PatternError::Unsafe {
-                pattern: text.to_owned(),
-                character,
-            });
+            return Err(PatternError::Unsafe { pattern: text.to_owned(), character });
         }
         if text.contains("***") {
             return Err(PatternError::ThreeStars(text.to_owned()));
@@ -105,10 +102,7 @@ impl FromStr for Pattern {
         if !can_match_a_name(text) {
             return Err(PatternError::NoScheme(text.to_owned()));
         }
-        Ok(Self {
-            text: text.to_owned(),
-            tokens: tokens(text),
-        })
+        Ok(Self { text: text.to_owned(), tokens: tokens(text) })
     }
 }
 
@@ -290,10 +284,7 @@ mod tests {
     #[test]
     fn it_is_text_in_files() {
         let patterns: Vec<Pattern> = serde_json::from_str(r#"["compose:shop/*"]"#).unwrap();
-        assert_eq!(
-            serde_json::to_string(&patterns).unwrap(),
-            r#"["compose:shop/*"]"#
-        );
+        assert_eq!(serde_json::to_string(&patterns).unwrap(), r#"["compose:shop/*"]"#);
         assert!(serde_json::from_str::<Pattern>(r#""nginx""#).is_err());
     }
 }

@@ -1,3 +1,4 @@
 //! agent
 
 pub mod identity;
+pub mod notify;

@@ -45,7 +45,8 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> anyhow::Result<Ex
     Err(error).with_context(|| format!("start {}", program.display()))
 }
 
-fn release(workspace: &Workspace) -> anyhow::Result<()> {
+/// Builds the released program.
+pub(crate) fn release(workspace: &Workspace) -> anyhow::Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "monitor", "--bin", "edgewatch"]);
     Stages::start().run("build", &mut cargo)

@@ -9,6 +9,7 @@
 
 mod build;
 mod check;
+mod demo;
 mod machine;
 mod setup;
 mod stage;
@@ -49,6 +50,8 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Three real services learned, then hijacked, in about a minute; needs root
+    Demo,
     /// Set up, then formatting, architecture and lints
     Check,
     /// Set up, check, then every test; those on the running kernel need root
@@ -77,6 +80,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup { from } => setup::run(&workspace, from),
         Verb::Build => build::build(&workspace),
         Verb::Run { args } => build::run(&workspace, &args),
+        Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
         Verb::Test { unprivileged: false } => test::run(&workspace, Scope::Everything),

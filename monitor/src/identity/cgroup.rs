@@ -15,11 +15,7 @@ pub(super) struct Owner {
 
 impl From<ServiceName> for Owner {
     fn from(service: ServiceName) -> Self {
-        Self {
-            service,
-            container: None,
-            pod: None,
-        }
+        Self { service, container: None, pod: None }
     }
 }
 
@@ -30,10 +26,7 @@ impl Owner {
 
     fn container(scheme: &'static str, id: &str) -> Self {
         let short = &id[..SHORT_ID];
-        Self {
-            container: Some(id.to_owned()),
-            ..Self::named(scheme, &format!("id/{short}"))
-        }
+        Self { container: Some(id.to_owned()), ..Self::named(scheme, &format!("id/{short}")) }
     }
 
     fn pod(uid: &str, container: Option<&str>) -> Self {
@@ -185,10 +178,7 @@ fn of_login(uid: u32, slices: &[&str], below: &[&str]) -> Owner {
     let user = |rest: &str| Owner::named("user", &format!("{uid}/{rest}"));
     let Some((name, below)) = below.split_first() else {
         let slice = slices.last().map(|slice| unit::decode(slice));
-        return Owner::named(
-            "systemd",
-            &slice.unwrap_or_else(|| format!("user-{uid}.slice")),
-        );
+        return Owner::named("systemd", &slice.unwrap_or_else(|| format!("user-{uid}.slice")));
     };
     if *name != format!("user@{uid}.service") {
         return user(&if unit::is_session(name) {
@@ -199,11 +189,9 @@ fn of_login(uid: u32, slices: &[&str], below: &[&str]) -> Owner {
     }
     // The user's own manager: its slices are the user's to arrange.
     match below.iter().find(|name| !unit::is_slice(name)) {
-        None => user(
-            &below
-                .last()
-                .map_or_else(|| "init.scope".to_owned(), |slice| unit::decode(slice)),
-        ),
+        None => {
+            user(&below.last().map_or_else(|| "init.scope".to_owned(), |slice| unit::decode(slice)))
+        }
         Some(name) => match unit::contained(name) {
             Some(contained) if !contained.is_monitor() => Owner {
                 container: Some(contained.id.to_owned()),
@@ -324,23 +312,14 @@ mod tests {
         check(&[
             ("/init.scope", "systemd:init.scope"),
             ("/system.slice/nginx.service", "systemd:nginx.service"),
-            (
-                "/system.slice/system-getty.slice/getty@tty1.service",
-                "systemd:getty@tty1.service",
-            ),
-            (
-                "/shop.slice/shop-data.slice/db.service",
-                "systemd:db.service",
-            ),
+            ("/system.slice/system-getty.slice/getty@tty1.service", "systemd:getty@tty1.service"),
+            ("/shop.slice/shop-data.slice/db.service", "systemd:db.service"),
             ("/nginx.service", "systemd:nginx.service"),
             ("/system.slice", "systemd:system.slice"),
             ("/shop.slice/shop-data.slice", "systemd:shop-data.slice"),
             ("/system.slice/foo.service/worker/1", "systemd:foo.service"),
             ("/system.slice/run-u12.service", "systemd:run.service"),
-            (
-                "/system.slice/run-r0123456789abcdef0123456789abcdef.scope",
-                "systemd:run.scope",
-            ),
+            ("/system.slice/run-r0123456789abcdef0123456789abcdef.scope", "systemd:run.scope"),
             (
                 "/system.slice/system-sshd.slice/sshd@3-192.0.2.1:22-192.0.2.9:51234.service",
                 "systemd:sshd@.service",
@@ -349,10 +328,7 @@ mod tests {
                 "/system.slice/slurmstepd.scope/job_12/step_0/user/task_0",
                 "systemd:slurmstepd.scope",
             ),
-            (
-                "/system.slice/user@1000.service",
-                "systemd:user@1000.service",
-            ),
+            ("/system.slice/user@1000.service", "systemd:user@1000.service"),
         ]);
     }
 
@@ -363,27 +339,15 @@ mod tests {
             ("/docker/{A}/init.scope", "docker:id/{a}"),
             ("/system.slice/docker-{A}.scope", "docker:id/{a}"),
             ("/shop.slice/docker-{A}.scope/init", "docker:id/{a}"),
-            (
-                "/ecstasks.slice/ecstasks-0a1b.slice/docker-{A}.scope",
-                "docker:id/{a}",
-            ),
-            (
-                "/docker/buildkit/p1yq0a6xh3bmt2sn4k5l6o7wz",
-                "cgroup:/docker/buildkit",
-            ),
+            ("/ecstasks.slice/ecstasks-0a1b.slice/docker-{A}.scope", "docker:id/{a}"),
+            ("/docker/buildkit/p1yq0a6xh3bmt2sn4k5l6o7wz", "cgroup:/docker/buildkit"),
             ("/docker", "cgroup:/docker"),
             // In a container, its own runtime's containers: the outer one is the service.
             ("/docker/{A}/docker/{B}", "docker:id/{a}"),
-            (
-                "/docker/{A}/kubelet/kubepods/burstable/pod{uid}/{B}",
-                "docker:id/{a}",
-            ),
+            ("/docker/{A}/kubelet/kubepods/burstable/pod{uid}/{B}", "docker:id/{a}"),
             ("/docker/{A}/system.slice/nginx.service", "docker:id/{a}"),
         ]);
-        assert_eq!(
-            provenance("/docker/{A}/docker/{B}"),
-            (Some(A.to_owned()), None)
-        );
+        assert_eq!(provenance("/docker/{A}/docker/{B}"), (Some(A.to_owned()), None));
     }
 
     #[test]
@@ -394,23 +358,14 @@ mod tests {
             ("/kubepods/besteffort/pod{uid}", "k8s:uid/{uid}"),
             ("/kubepods/burstable/pod{hash}/{A}", "k8s:uid/{hash}"),
             ("/kubepods/burstable/pod{uid}/crio-{A}", "k8s:uid/{uid}"),
-            (
-                "/kubepods/burstable/pod{uid}/crio-conmon-{A}",
-                "cgroup:/crio-conmon",
-            ),
-            (
-                "/kubelet/kubepods/besteffort/pod{uid}/{A}/sub",
-                "k8s:uid/{uid}",
-            ),
+            ("/kubepods/burstable/pod{uid}/crio-conmon-{A}", "cgroup:/crio-conmon"),
+            ("/kubelet/kubepods/besteffort/pod{uid}/{A}/sub", "k8s:uid/{uid}"),
             ("/kubepods/burstable", "cgroup:/kubepods/burstable"),
             (
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{u_id}.slice/cri-containerd-{A}.scope",
                 "k8s:uid/{uid}",
             ),
-            (
-                "/kubepods.slice/kubepods-pod{u_id}.slice/crio-{A}.scope/container",
-                "k8s:uid/{uid}",
-            ),
+            ("/kubepods.slice/kubepods-pod{u_id}.slice/crio-{A}.scope/container", "k8s:uid/{uid}"),
             (
                 "/kubepods.slice/kubepods-pod{u_id}.slice/crio-conmon-{A}.scope",
                 "systemd:crio-conmon.scope",
@@ -431,14 +386,8 @@ mod tests {
                 "/system.slice/containerd.service/kubepods-burstable-pod{u_id}.slice:cri-containerd:{A}",
                 "k8s:uid/{uid}",
             ),
-            (
-                "/kubepods-besteffort-pod{u_id}.slice:cri-containerd:{A}",
-                "k8s:uid/{uid}",
-            ),
-            (
-                "/eco-node/kubepods/besteffort/pod{uid}/{A}",
-                "k8s:uid/{uid}",
-            ),
+            ("/kubepods-besteffort-pod{u_id}.slice:cri-containerd:{A}", "k8s:uid/{uid}"),
+            ("/node/kubepods/besteffort/pod{uid}/{A}", "k8s:uid/{uid}"),
             ("/kubepods.slice", "systemd:kubepods.slice"),
         ]);
         let both = (Some(A.to_owned()), Some(UID.to_owned()));
@@ -458,21 +407,12 @@ mod tests {
             ("/machine.slice/libpod-{A}.scope/container", "podman:id/{a}"),
             ("/libpod_parent/libpod-{A}", "podman:id/{a}"),
             ("/libpod_parent/{B}/libpod-{A}", "podman:id/{a}"),
-            (
-                "/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope",
-                "podman:id/{a}",
-            ),
-            ("/lab/libpod_parent/libpod-{A}", "podman:id/{a}"),
+            ("/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope", "podman:id/{a}"),
+            ("/node/libpod_parent/libpod-{A}", "podman:id/{a}"),
             ("/libpod_parent/conmon", "cgroup:/libpod_parent/conmon"),
-            (
-                "/machine.slice/libpod-conmon-{A}.scope",
-                "systemd:libpod-conmon.scope",
-            ),
+            ("/machine.slice/libpod-conmon-{A}.scope", "systemd:libpod-conmon.scope"),
             // Quadlet: the unit is the service.
-            (
-                "/system.slice/web.service/libpod-payload-{A}",
-                "systemd:web.service",
-            ),
+            ("/system.slice/web.service/libpod-payload-{A}", "systemd:web.service"),
         ]);
     }
 
@@ -501,10 +441,7 @@ mod tests {
             ("/lxc.payload.web/docker/{A}", "lxc:web"),
             ("/lxc.monitor.web", "cgroup:/lxc.monitor.web"),
             ("/lxc.payload.", "cgroup:/lxc.payload."),
-            (
-                "/machine.slice/machine-web.scope",
-                "systemd:machine-web.scope",
-            ),
+            ("/machine.slice/machine-web.scope", "systemd:machine-web.scope"),
             (
                 "/machine.slice/systemd-nspawn@web.service/payload/system.slice/nginx.service",
                 "systemd:systemd-nspawn@web.service",
@@ -528,18 +465,9 @@ mod tests {
     #[test]
     fn logins() {
         check(&[
-            (
-                "/user.slice/user-1000.slice/session-3.scope",
-                "user:1000/session",
-            ),
-            (
-                "/user.slice/user-0.slice/session-c12.scope",
-                "user:0/session",
-            ),
-            (
-                "/user.slice/user-1000.slice/user@1000.service/init.scope",
-                "user:1000/init.scope",
-            ),
+            ("/user.slice/user-1000.slice/session-3.scope", "user:1000/session"),
+            ("/user.slice/user-0.slice/session-c12.scope", "user:0/session"),
+            ("/user.slice/user-1000.slice/user@1000.service/init.scope", "user:1000/init.scope"),
             (
                 "/user.slice/user-1000.slice/user@1000.service/app.slice/app-firefox-1234.scope",
                 "user:1000/firefox",
@@ -581,18 +509,9 @@ mod tests {
     fn nobody_becomes_another_by_naming_its_cgroups() {
         check(&[
             // Below a unit.
-            (
-                "/system.slice/evil.service/docker/{A}",
-                "systemd:evil.service",
-            ),
-            (
-                "/system.slice/evil.service/kubepods/burstable/pod{uid}/{A}",
-                "systemd:evil.service",
-            ),
-            (
-                "/system.slice/evil.service/system.slice/nginx.service",
-                "systemd:evil.service",
-            ),
+            ("/system.slice/evil.service/docker/{A}", "systemd:evil.service"),
+            ("/system.slice/evil.service/kubepods/burstable/pod{uid}/{A}", "systemd:evil.service"),
+            ("/system.slice/evil.service/system.slice/nginx.service", "systemd:evil.service"),
             (
                 "/system.slice/evil.service/kubepods-pod{u_id}.slice:cri-containerd:{A}",
                 "systemd:evil.service",
@@ -618,35 +537,33 @@ mod tests {
                 "/user.slice/user-1000.slice/user@1000.service/user.slice/user-0.slice/session-1.scope",
                 "user:1000/session.scope",
             ),
-            (
-                "/user.slice/user-1000.slice/user@1000.service/docker/{A}",
-                "user:1000/docker",
-            ),
+            ("/user.slice/user-1000.slice/user@1000.service/docker/{A}", "user:1000/docker"),
             (
                 "/user.slice/user-1000.slice/user@0.service/nginx.service",
                 "user:1000/user@0.service",
             ),
-            (
-                "/evil.slice/user.slice/user-0.slice",
-                "systemd:user-0.slice",
-            ),
+            ("/evil.slice/user.slice/user-0.slice", "systemd:user-0.slice"),
             ("/user.slice/user-+1.slice/x.service", "systemd:x.service"),
             ("/user.slice/user-01.slice/x.service", "systemd:x.service"),
             // Deep below plain directories, and out of the hierarchy's own root.
-            (
-                "/a/b/system.slice/nginx.service",
-                "cgroup:/a/b/system.slice/nginx.service",
-            ),
+            ("/a/b/system.slice/nginx.service", "cgroup:/a/b/system.slice/nginx.service"),
             ("/a/b/docker/{A}", "cgroup:id/{a}"),
-            (
-                "/../system.slice/nginx.service",
-                "cgroup:/../system.slice/nginx.service",
-            ),
-            (
-                "/kubepods/system.slice/nginx.service",
-                "cgroup:/kubepods/system.slice/nginx.service",
-            ),
+            ("/../system.slice/nginx.service", "cgroup:/../system.slice/nginx.service"),
+            ("/kubepods/system.slice/nginx.service", "cgroup:/kubepods/system.slice/nginx.service"),
             ("/lxc.monitor.a/docker/{A}", "cgroup:id/{a}"),
+        ]);
+    }
+
+    #[test]
+    fn a_hierarchy_may_lie_in_one_plain_directory() {
+        check(&[
+            ("/node/docker/{A}", "docker:id/{a}"),
+            ("/node/system.slice/nginx.service", "systemd:nginx.service"),
+            ("/node/shop.slice/shop-data.slice/db.service", "systemd:db.service"),
+            ("/node/init.scope", "systemd:init.scope"),
+            ("/node/user.slice/user-1000.slice/session-3.scope", "user:1000/session"),
+            ("/node/web", "cgroup:/node/web"),
+            ("/node", "cgroup:/node"),
         ]);
     }
 
@@ -663,14 +580,8 @@ mod tests {
         }
         check(&[
             ("/kubepods/burstable/pods/{A}", "cgroup:id/{a}"),
-            (
-                "/kubepods.slice/kubepods-pod2b801b7a.slice/x.service",
-                "systemd:x.service",
-            ),
-            (
-                "/x.slice/x-pod{u_id}.slice/docker-{A}.scope",
-                "docker:id/{a}",
-            ),
+            ("/kubepods.slice/kubepods-pod2b801b7a.slice/x.service", "systemd:x.service"),
+            ("/x.slice/x-pod{u_id}.slice/docker-{A}.scope", "docker:id/{a}"),
             ("/.slice/.scope", "cgroup:/.slice/.scope"),
         ]);
     }

@@ -11,21 +11,8 @@
 mod cgroup;
 mod unit;
 
+use monitor_core::attribute::Workload;
 use monitor_core::ids::{ServiceName, percent_encode_into};
-
-/// Whose cgroup it is, as far as the path tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workload {
-    pub service: ServiceName,
-    /// The container's full id as its runtime knows it. Under a `user:` service it is that user's
-    /// word: look an id up only where `service` is provisional. Under `cgroup:id/` no runtime is
-    /// known to own the place: believe only one that names this cgroup itself.
-    pub container: Option<String>,
-    /// The uid of the Kubernetes pod, with dashes.
-    pub pod: Option<String>,
-    /// The path below the root of the version-2 hierarchy, as safe text.
-    pub cgroup: String,
-}
 
 /// Gives cgroups of one node their names.
 #[derive(Debug, Clone)]
@@ -39,10 +26,7 @@ impl Namer {
     #[must_use]
     pub fn new(node: &str) -> Self {
         let node = if node.is_empty() { "localhost" } else { node };
-        Self {
-            host: ServiceName::new("host", node),
-            given_away: Vec::new(),
-        }
+        Self { host: ServiceName::new("host", node), given_away: Vec::new() }
     }
 
     /// Notes that the top-level `directory` belongs to somebody other than root (a libcgroup
@@ -103,10 +87,7 @@ mod tests {
     fn a_directory_given_away_cannot_name_itself() {
         let mut namer = Namer::new("n1");
         let path = "/sandbox/system.slice/nginx.service";
-        assert_eq!(
-            namer.workload(path).service.as_str(),
-            "systemd:nginx.service"
-        );
+        assert_eq!(namer.workload(path).service.as_str(), "systemd:nginx.service");
         namer.give_away("/sandbox");
         assert_eq!(namer.workload(path).service.as_str(), "cgroup:/sandbox");
         let sibling = namer.workload("/sandbox2/system.slice/nginx.service");

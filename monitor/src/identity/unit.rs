@@ -5,8 +5,7 @@
 const KINDS: [&str; 5] = ["service", "scope", "socket", "mount", "swap"];
 
 pub(super) fn is_slice(name: &str) -> bool {
-    name.strip_suffix(".slice")
-        .is_some_and(|stem| !stem.is_empty())
+    name.strip_suffix(".slice").is_some_and(|stem| !stem.is_empty())
 }
 
 pub(super) fn is_unit(name: &str) -> bool {
@@ -42,18 +41,10 @@ pub(super) fn application(name: &str) -> String {
     let Some(app) = stem.strip_prefix("app-") else {
         return stable(name);
     };
-    let app = if kind == "scope" {
-        cut_volatile(app)
-    } else {
-        before(app, '@')
-    };
+    let app = if kind == "scope" { cut_volatile(app) } else { before(app, '@') };
     // The id's own dashes are escaped, so what precedes the last dash is the launcher.
     let id = app.rsplit_once('-').map_or(app, |(_launcher, id)| id);
-    if id.is_empty() {
-        stable(name)
-    } else {
-        decode(id)
-    }
+    if id.is_empty() { stable(name) } else { decode(id) }
 }
 
 /// Whether it is a login session's scope.
@@ -102,8 +93,7 @@ pub(super) fn is_uuid(text: &str) -> bool {
 }
 
 pub(super) fn is_lower_hex(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
+    text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'))
 }
 
 /// Undoes systemd's `\xNN`. A slash stays escaped: it would read as another level.
@@ -149,9 +139,7 @@ fn is_transient(stem: &str) -> bool {
         Some((pid, id)) => numbered(pid, 'p') && numbered(id, 'i'),
         None => {
             numbered(made_up, 'u')
-                || made_up
-                    .strip_prefix('r')
-                    .is_some_and(|hex| hex.len() == 32 && is_lower_hex(hex))
+                || made_up.strip_prefix('r').is_some_and(|hex| hex.len() == 32 && is_lower_hex(hex))
         }
     }
 }
@@ -174,9 +162,8 @@ fn scope_stem(stem: &str) -> String {
     // libvirt numbers its machines anew at every start: machine-qemu-NUMBER-NAME.
     let decoded = decode(stem);
     for driver in ["machine-qemu-", "machine-lxc-"] {
-        if let Some((number, name)) = decoded
-            .strip_prefix(driver)
-            .and_then(|machine| machine.split_once('-'))
+        if let Some((number, name)) =
+            decoded.strip_prefix(driver).and_then(|machine| machine.split_once('-'))
             && is_number(number)
         {
             return format!("{driver}{name}");
@@ -253,18 +240,9 @@ mod tests {
             ("getty@tty1.service", "getty@tty1.service"),
             ("postgresql@15-main.service", "postgresql@15-main.service"),
             ("wg-quick@wg0.service", "wg-quick@wg0.service"),
-            (
-                "sshd@3-192.0.2.1:22-198.51.100.7:5123.service",
-                "sshd@.service",
-            ),
-            (
-                "sshd@12-2001:db8::1:22-fe80::2:5123.service",
-                "sshd@.service",
-            ),
-            (
-                "sshd@12-771-192.0.2.1:22-198.51.100.7:5123.service",
-                "sshd@.service",
-            ),
+            ("sshd@3-192.0.2.1:22-198.51.100.7:5123.service", "sshd@.service"),
+            ("sshd@12-2001:db8::1:22-fe80::2:5123.service", "sshd@.service"),
+            ("sshd@12-771-192.0.2.1:22-198.51.100.7:5123.service", "sshd@.service"),
             ("varlink@1-991-1000.service", "varlink@.service"),
             ("varlink@1-4102-991_88-1000.service", "varlink@.service"),
             ("varlink@4-unknown.service", "varlink@.service"),
@@ -273,18 +251,12 @@ mod tests {
             ("run-r0123456789abcdef0123456789abcdef.scope", "run.scope"),
             ("run-rsync.service", "run-rsync.service"),
             ("run-user.mount", "run-user.mount"),
-            (
-                "tmux-spawn-2f9d1f9e-6d0d-4ad4-a0b1-5a1f0a8d9c11.scope",
-                "tmux-spawn.scope",
-            ),
+            ("tmux-spawn-2f9d1f9e-6d0d-4ad4-a0b1-5a1f0a8d9c11.scope", "tmux-spawn.scope"),
             ("snap.lxd.daemon.service", "snap.lxd.daemon.service"),
             ("foo-4711.scope", "foo.scope"),
             ("100.scope", "100.scope"),
             ("-7.scope", "-7.scope"),
-            (
-                "machine-qemu\\x2d3\\x2dbuild\\x2dhost.scope",
-                "machine-qemu-build-host.scope",
-            ),
+            ("machine-qemu\\x2d3\\x2dbuild\\x2dhost.scope", "machine-qemu-build-host.scope"),
             ("machine-web.scope", "machine-web.scope"),
             ("foo\\x2dbar.service", "foo-bar.service"),
             ("dev-disk\\x2fby.swap", "dev-disk\\x2fby.swap"),
@@ -307,22 +279,10 @@ mod tests {
     fn applications_are_named_by_their_id() {
         for (unit, expected) in [
             ("app-firefox-1234.scope", "firefox"),
-            (
-                "app-gnome-org.mozilla.firefox-2345.scope",
-                "org.mozilla.firefox",
-            ),
-            (
-                "app-flatpak-org.signal.Signal-3456.scope",
-                "org.signal.Signal",
-            ),
-            (
-                "app-gnome-visual\\x2dstudio\\x2dcode-99.scope",
-                "visual-studio-code",
-            ),
-            (
-                "app-org.kde.konsole-0b4c5d6e7f8091a2b3c4d5e6f7081920.scope",
-                "org.kde.konsole",
-            ),
+            ("app-gnome-org.mozilla.firefox-2345.scope", "org.mozilla.firefox"),
+            ("app-flatpak-org.signal.Signal-3456.scope", "org.signal.Signal"),
+            ("app-gnome-visual\\x2dstudio\\x2dcode-99.scope", "visual-studio-code"),
+            ("app-org.kde.konsole-0b4c5d6e7f8091a2b3c4d5e6f7081920.scope", "org.kde.konsole"),
             ("app-foo@8d3f1c.service", "foo"),
             ("app-firefox@autostart.service", "firefox"),
             ("app-gnome-foo.scope", "foo"),

@@ -1,0 +1,333 @@
+//! A story's stage: an engine, its clock, and what it has said. The single place that touches the
+//! engine's API.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use monitor_core::attribute::Workload;
+use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote};
+use monitor_core::delivery::{Outcome as DeliveryOutcome, Sink};
+use monitor_core::detect::Severity;
+use monitor_core::edge::{EdgeWith, Port};
+use monitor_core::engine::{
+    Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
+};
+use monitor_core::flow::{Direction, Flow, FlowKey, Outcome, Process, Remote};
+use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+use monitor_core::incident::State;
+
+pub(crate) fn settings(mode: Mode) -> Settings {
+    Settings {
+        node: "n1".to_owned(),
+        mode,
+        learn: LearnRule { promote: Promote::Ask, quiet_s: 3600, observations: 3 },
+        only: Vec::new(),
+        sinks: vec![Sink {
+            name: "hook".to_owned(),
+            min_severity: Severity::Low,
+            services: Vec::new(),
+        }],
+        seed: 7,
+    }
+}
+
+/// An engine, its clock, and what it has said.
+pub(crate) struct Stage {
+    pub(crate) engine: Engine,
+    pub(crate) now: Now,
+    cgroups: BTreeMap<String, CgroupId>,
+    next_port: u16,
+    stored: BTreeMap<String, Change>,
+    pub(crate) said: String,
+    pub(crate) rearmed: Vec<FlowKey>,
+    pub(crate) answers: Vec<Result<(), String>>,
+}
+
+impl Stage {
+    const EPOCH: i64 = 1_800_000_000_000_000;
+
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self {
+            engine: Engine::restore(settings(mode), Snapshot::default()),
+            now: Now { boot: BootTime(0), wall: WallTime(Self::EPOCH) },
+            cgroups: BTreeMap::new(),
+            next_port: 40_000,
+            stored: BTreeMap::new(),
+            said: String::new(),
+            rearmed: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Lets time pass until `millis` after the start, ticking whenever the engine asked for it.
+    pub(crate) fn until(&mut self, millis: u64) {
+        let end = BootTime(millis * 1_000_000);
+        loop {
+            let due = self.engine.next_tick().map_or(end, |due| due.max(self.now.boot));
+            let step = BootTime(self.now.boot.0 + 1_000_000_000);
+            let next = due.min(step).min(end);
+            self.set(next);
+            self.step(Input::Tick);
+            if next == end {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn set(&mut self, boot: BootTime) {
+        let micros = i64::try_from(boot.0 / 1000).unwrap();
+        self.now = Now { boot, wall: WallTime(Self::EPOCH + micros) };
+    }
+
+    pub(crate) fn step(&mut self, input: Input) {
+        let effects = self.engine.step(self.now, input);
+        for effect in effects {
+            match effect {
+                Effect::Store(changes) => {
+                    for change in changes {
+                        self.stored.insert(key_of(&change), change);
+                    }
+                }
+                Effect::Rearm(keys) => self.rearmed.extend(keys),
+                Effect::Deliver(delivery) => {
+                    let id = delivery.id;
+                    self.step(Input::Delivered { id, outcome: DeliveryOutcome::Accepted });
+                }
+                Effect::Alerted(alert) => self.say(&alert),
+                Effect::Reply { result, .. } => {
+                    self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
+                }
+                Effect::Appeared(_) => {}
+            }
+        }
+    }
+
+    pub(crate) fn say(&mut self, alert: &monitor_core::incident::Alert) {
+        let state = match alert.state {
+            State::Firing => "firing",
+            State::Updated => "updated",
+            State::Resolved => "resolved",
+        };
+        let _written = write!(self.said, "{state} {}:", alert.severity);
+        for finding in &alert.findings {
+            let edge = format!(
+                "{} -> {} {}/{}",
+                finding.edge.client, finding.edge.server, finding.edge.port, finding.edge.protocol
+            );
+            let edge = edge.replace("systemd:", "").replace(".service", "");
+            let _written = write!(self.said, " {} {edge} {}", finding.kind, finding.outcome);
+            let executable = finding.process.as_ref().and_then(|it| it.executable.as_ref());
+            if let Some(executable) = executable {
+                let _written = write!(self.said, " with {executable}");
+            }
+            self.said.push(';');
+        }
+        self.said.push('\n');
+    }
+
+    pub(crate) fn cgroup(&mut self, name: &str) -> CgroupId {
+        if let Some(id) = self.cgroups.get(name) {
+            return *id;
+        }
+        let id = CgroupId(100 + self.cgroups.len() as u64);
+        self.cgroups.insert(name.to_owned(), id);
+        let workload = Workload {
+            service: ServiceName::new("systemd", &format!("{name}.service")),
+            container: None,
+            pod: None,
+            cgroup: format!("/system.slice/{name}.service"),
+        };
+        self.step(Input::Workload { cgroup: id, workload });
+        id
+    }
+
+    pub(crate) fn event(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let seconds: u64 = words[0].parse().unwrap();
+        self.until(seconds * 1000);
+        match words[1..] {
+            ["tick"] => {}
+            ["guard", ref names @ ..] => {
+                let services = selection(names);
+                self.command(Command::Guard { services });
+            }
+            ["learn", ref names @ ..] => {
+                let services = selection(names);
+                self.command(Command::Learn { services, for_s: None });
+            }
+            ["open", name, seconds] => {
+                let services = selection(&[name]);
+                let for_s = Some(seconds.parse().unwrap());
+                self.command(Command::Learn { services, for_s });
+            }
+            ["approve", ref edge @ .., "ttl", seconds] => {
+                let edge = edge_with(&edge.join(" "));
+                let ttl_s = Some(seconds.parse().unwrap());
+                self.command(Command::Approve { edge, ttl_s, grounds: Grounds::default() });
+            }
+            ["approve", ref edge @ ..] => {
+                let edge = edge_with(&edge.join(" "));
+                self.command(Command::Approve { edge, ttl_s: None, grounds: Grounds::default() });
+            }
+            ["forbid", ref edge @ ..] => {
+                let edge = edge_with(&edge.join(" ")).edge;
+                self.command(Command::Forbid { edge, ttl_s: None, grounds: Grounds::default() });
+            }
+            [client, "->", address, port, outcome] => self.dial(client, address, port, outcome, ""),
+            [client, "->", address, port, outcome, "with", path] => {
+                self.dial(client, address, port, outcome, path);
+            }
+            [client, "=>", server, port] => self.talk(client, server, port, "/bin/app"),
+            [client, "=>", server, port, "with", path] => self.talk(client, server, port, path),
+            _ => panic!("no such event: {line}"),
+        }
+    }
+
+    pub(crate) fn command(&mut self, command: Command) {
+        let actor = Actor { uid: 0, pid: 1, executable: None };
+        self.step(Input::Command { ticket: 1, actor, command });
+    }
+
+    pub(crate) fn dial(
+        &mut self,
+        client: &str,
+        address: &str,
+        port: &str,
+        outcome: &str,
+        path: &str,
+    ) {
+        let cgroup = self.cgroup(client);
+        let remote = Remote::Address(address.parse().unwrap());
+        let key = key(cgroup, Direction::Outbound, remote, port, outcome_of(outcome));
+        self.step(Input::Flow(flow(self.now.wall, key, None, path)));
+    }
+
+    /// A connection with both ends here, as the kernel tells it: dialled, established, accepted.
+    pub(crate) fn talk(&mut self, client: &str, server: &str, port: &str, path: &str) {
+        self.next_port += 1;
+        let tuple = SocketAddr::from(([10, 0, 0, 1], self.next_port));
+        let address = Remote::Address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+        let server = self.cgroup(server);
+        let inbound = if client == "world" {
+            Remote::World
+        } else {
+            let client = self.cgroup(client);
+            let dialled = key(client, Direction::Outbound, address, port, Outcome::Attempted);
+            self.step(Input::Flow(flow(self.now.wall, dialled, None, path)));
+            let reached = FlowKey { outcome: Outcome::Established, ..dialled };
+            self.step(Input::Flow(flow(self.now.wall, reached, Some(tuple), path)));
+            Remote::Cgroup(client)
+        };
+        let accepted = key(server, Direction::Inbound, inbound, port, Outcome::Established);
+        self.step(Input::Flow(flow(self.now.wall, accepted, Some(tuple), "")));
+    }
+
+    /// Kills the engine and starts another from what was stored.
+    pub(crate) fn restart(&mut self, mode: Mode) {
+        let mut snapshot = Snapshot::default();
+        for change in self.stored.values().cloned() {
+            match change {
+                Change::Service(name, record) => snapshot.services.push((name, *record)),
+                Change::Edge(edge, Some(record)) => snapshot.edges.push((edge, *record)),
+                Change::Incident(_, Some(incident)) => snapshot.incidents.push(*incident),
+                Change::Delivery(_, Some(delivery)) => snapshot.deliveries.push(*delivery),
+                Change::Audit(number, _) => snapshot.next_audit = number + 1,
+                Change::Edge(_, None) | Change::Incident(_, None) | Change::Delivery(_, None) => {}
+            }
+        }
+        self.engine = Engine::restore(settings(mode), snapshot);
+        let cgroups = std::mem::take(&mut self.cgroups);
+        for name in cgroups.into_keys() {
+            self.cgroup(&name);
+        }
+    }
+}
+
+pub(crate) fn key_of(change: &Change) -> String {
+    match change {
+        Change::Service(name, _) => format!("service {name}"),
+        Change::Edge(edge, _) => format!("edge {edge}"),
+        Change::Incident(id, _) => format!("incident {id}"),
+        Change::Delivery(id, _) => format!("delivery {id}"),
+        Change::Audit(number, _) => format!("audit {number:08}"),
+    }
+}
+
+pub(crate) fn selection(names: &[&str]) -> Selection {
+    if names == ["*"] {
+        return Selection::All;
+    }
+    let pattern = |name: &&str| format!("systemd:{name}.service").parse().unwrap();
+    Selection::Matching(names.iter().map(pattern).collect())
+}
+
+pub(crate) fn edge_with(text: &str) -> EdgeWith {
+    let long = |word: &str| {
+        if word.len() == 1 { format!("systemd:{word}.service") } else { word.to_owned() }
+    };
+    text.split(' ').map(long).collect::<Vec<_>>().join(" ").parse().unwrap()
+}
+
+pub(crate) fn outcome_of(text: &str) -> Outcome {
+    match text {
+        "attempted" => Outcome::Attempted,
+        "refused" => Outcome::Refused,
+        "established" => Outcome::Established,
+        _ => panic!("no such outcome: {text}"),
+    }
+}
+
+pub(crate) fn key(
+    cgroup: CgroupId,
+    direction: Direction,
+    remote: Remote,
+    port: &str,
+    outcome: Outcome,
+) -> FlowKey {
+    let port: Port = port.parse().unwrap();
+    let local = (direction == Direction::Inbound).then_some(Ipv4Addr::new(10, 0, 0, 2).into());
+    let executable_id = 0;
+    FlowKey {
+        cgroup,
+        direction,
+        protocol: port.protocol,
+        remote,
+        local,
+        port: port.number,
+        outcome,
+        executable_id,
+    }
+}
+
+pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path: &str) -> Flow {
+    let process = (!path.is_empty()).then(|| Process {
+        executable: Some(path.to_owned()),
+        pid: 42,
+        uid: 33,
+        command: "app".to_owned(),
+    });
+    Flow { key, at, netns: NetnsCookie(1), client, process }
+}
+
+/// Plays `story` in `mode` and compares what was said, line by line.
+#[track_caller]
+pub(crate) fn check_in(mode: Mode, story: &str, expected: &str) -> Stage {
+    let mut stage = Stage::new(mode);
+    for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        stage.event(line);
+    }
+    stage.until(stage.now.boot.0 / 1_000_000 + 2_000);
+    let expected: String = expected
+        .lines()
+        .map(str::trim)
+        .filter(|it| !it.is_empty())
+        .fold(String::new(), |all, it| all + it + "\n");
+    assert_eq!(stage.said, expected, "\nstory:{story}");
+    stage
+}
+
+#[track_caller]
+pub(crate) fn check(story: &str, expected: &str) -> Stage {
+    check_in(Mode::Auto, story, expected)
+}
