@@ -3,7 +3,7 @@
 
 use monitor_core::ids::ServiceName;
 
-use super::unit;
+use crate::identity::unit;
 
 /// Whose cgroup it is; the parts of a `Workload` that the path decides.
 #[derive(Debug)]

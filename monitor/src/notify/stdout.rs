@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
-use super::{Delivery, Outcome};
+use crate::notify::{Delivery, Outcome};
 
 /// Where lines go: standard output, or what a test holds in its place.
 pub type Lines = Box<dyn Write + Send>;

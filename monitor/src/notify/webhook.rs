@@ -11,9 +11,9 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, Url};
 use sha2::Sha256;
 
-use super::config::SinkConfig;
-use super::secret::{self, Environment, Places};
-use super::{Delivery, Outcome, Problem};
+use crate::notify::config::SinkConfig;
+use crate::notify::secret::{self, Environment, Places};
+use crate::notify::{Delivery, Outcome, Problem};
 
 pub(super) struct Webhook {
     client: Client,
