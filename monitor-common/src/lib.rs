@@ -1,2 +1,313 @@
-//! The wire between kernel and agent.
+//! The wire between the kernel programs and the agent: one definition of every map's key and value
+//! and of every ring-buffer record. Padding is a compile error, a bad discriminant an `Err`.
+//! It says nothing of what a flow means: that is the core's.
+//!
+//! Byte order is the machine's own unless a field says otherwise; times are nanoseconds since boot,
+//! suspended time included (`bpf_ktime_get_boot_ns`).
 #![no_std]
+#![forbid(unsafe_code)]
+
+mod address;
+mod executable;
+
+pub use address::Address;
+pub use executable::{EXECUTABLE_PATH_BYTES, executable_id};
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+/// Names of the maps as both halves know them; sizes are set when the programs are loaded.
+pub mod map {
+    pub const SEEN: &str = "SEEN";
+    pub const SOCKETS: &str = "SOCKETS";
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const BOUND: &str = "BOUND";
+    pub const TUPLES: &str = "TUPLES";
+    pub const INTERNAL: &str = "INTERNAL";
+    pub const EXECUTABLES: &str = "EXECUTABLES";
+    pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
+    pub const LOST: &str = "LOST";
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Names of the read-only globals that the agent sets before it loads the programs.
+pub mod global {
+    /// `[u64; 2]`, random at every start: what [`crate::executable_id`] is keyed with.
+    pub const EXECUTABLE_SEED: &str = "EXECUTABLE_SEED";
+    /// `u8`, 1 where `sock_ops` programs may ask for the current task.
+    pub const CURRENT_IN_SOCK_OPS: &str = "CURRENT_IN_SOCK_OPS";
+    /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
+    pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
+    /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
+    pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
+}
+
+/// Longest cgroup path that a record carries; a longer one is looked up by its id instead.
+pub const CGROUP_PATH_BYTES: usize = 512;
+
+/// Length of a command name, NUL included (`TASK_COMM_LEN`).
+pub const COMM_BYTES: usize = 16;
+
+/// Buckets of the round-trip histogram: `i` counts `[16 << i, 32 << i)` microseconds, the first
+/// from 0, the last open-ended.
+pub const RTT_BUCKETS: usize = 16;
+
+/// How long after a wake no further wake is sent, in nanoseconds; the agent drains that often.
+pub const WAKE_INTERVAL_NS: u64 = 5_000_000;
+
+/// The transport protocol.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    Tcp = 6,
+    Udp = 17,
+}
+
+/// Who opened the exchange, seen from the cgroup of the key.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    Outbound = 1,
+    Inbound = 2,
+}
+
+/// What the `remote` bytes of a key hold.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RemoteKind {
+    Address = 1,
+    /// A cgroup of this machine, see [`Address::of_cgroup`].
+    Cgroup = 2,
+    /// Anybody outside the internal networks; the bytes are zero.
+    World = 3,
+}
+
+/// How an exchange went.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    Attempted = 1,
+    Refused = 2,
+    TimedOut = 3,
+    Unreachable = 4,
+    Sent = 5,
+    Established = 6,
+}
+
+/// What makes a flow news.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowKey {
+    pub cgroup_id: u64,
+    /// Of the dialling executable; 0 where unknown, and for inbound flows.
+    pub executable_id: u64,
+    pub remote: Address,
+    /// The address the client reached this end at: inbound only, zero for a socket bound to all.
+    pub local: Address,
+    /// The server's port.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub direction: Direction,
+    pub remote_kind: RemoteKind,
+    pub outcome: Outcome,
+    pub _reserved: [u8; 2],
+}
+const _: () = assert!(size_of::<FlowKey>() == 56);
+
+/// A process, as it was when the kernel saw it.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Process {
+    /// Thread-group id in the initial pid namespace; 0 where no process is known.
+    pub pid: u32,
+    pub uid: u32,
+    /// NUL-padded.
+    pub comm: [u8; COMM_BYTES],
+}
+const _: () = assert!(size_of::<Process>() == 24);
+
+impl Process {
+    pub const UNKNOWN: Self = Self { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
+}
+
+/// Whose a socket is.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Owner {
+    pub cgroup_id: u64,
+    pub executable_id: u64,
+    pub process: Process,
+}
+const _: () = assert!(size_of::<Owner>() == 40);
+
+impl Owner {
+    pub const UNKNOWN: Self = Self { cgroup_id: 0, executable_id: 0, process: Process::UNKNOWN };
+}
+
+/// What is told of a flow's first sighting beside its key.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Origin {
+    pub netns_cookie: u64,
+    /// The client's own address; zero where it is not known.
+    pub client: Address,
+    pub process: Process,
+    /// The client's own port; 0 where it is not known.
+    pub client_port: u16,
+    pub _reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<Origin>() == 56);
+
+/// Value of `SEEN`: counters since the key was entered, never reset.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowStats {
+    pub first_seen_ns: u64,
+    pub last_seen_ns: u64,
+    /// Dials, accepts or datagrams.
+    pub connections: u64,
+    /// Payload of closed connections; TCP only. The kernel counts each SYN and FIN as a byte; they
+    /// are taken off, but for a connection that was cut off either may be one wrong.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub origin: Origin,
+    pub rtt: [u32; RTT_BUCKETS],
+}
+const _: () = assert!(size_of::<FlowStats>() == 160);
+
+/// Value of `SOCKETS`, keyed by the socket's cookie (`u64`): a TCP connection under way.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracked {
+    /// Its outcome is `Established`, whatever has happened so far.
+    pub key: FlowKey,
+    pub netns_cookie: u64,
+    pub process: Process,
+    /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
+    pub flags: u32,
+    /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
+    /// after it tells whether the far end's did.
+    pub received_at_fin: u32,
+}
+const _: () = assert!(size_of::<Tracked>() == 96);
+
+impl Tracked {
+    pub const ESTABLISHED: u32 = 1;
+    pub const TIMED_OUT: u32 = 2;
+}
+
+/// Key of `LISTENERS`: a TCP address being listened at.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ListenKey {
+    pub netns_cookie: u64,
+    /// `::` and `0.0.0.0` as they are.
+    pub address: Address,
+    pub port: u16,
+    pub _reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<ListenKey>() == 32);
+
+/// Value of `LISTENERS`.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Listener {
+    pub owner: Owner,
+    /// Sockets listening here (`SO_REUSEPORT`).
+    pub sockets: u64,
+    /// 1 once a second cgroup listens here: then its children carry their owner in socket storage.
+    pub shared: u64,
+}
+const _: () = assert!(size_of::<Listener>() == 56);
+
+/// Value of `BOUND`, keyed by the socket's cookie (`u64`): a socket bound to a local port.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Bound {
+    pub owner: Owner,
+    /// Zero where bound to all addresses.
+    pub address: Address,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub _reserved: [u8; 5],
+}
+const _: () = assert!(size_of::<Bound>() == 64);
+
+/// Key of `TUPLES`: the client's end of an established TCP connection; its value is the cgroup
+/// (`u64`) that dialled.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ClientKey {
+    /// Set only where the address means nothing outside its namespace (loopback).
+    pub netns_cookie: u64,
+    pub address: Address,
+    pub port: u16,
+    pub _reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<ClientKey>() == 32);
+
+/// What a ring-buffer record is: its first field.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RecordKind {
+    Flow = 1,
+    CgroupCreated = 2,
+    CgroupRemoved = 3,
+}
+
+/// A flow key was entered into `SEEN`.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowRecord {
+    pub kind: RecordKind,
+    pub _reserved: u32,
+    /// Its `first_seen_ns` there.
+    pub at_ns: u64,
+    pub key: FlowKey,
+    pub origin: Origin,
+}
+const _: () = assert!(size_of::<FlowRecord>() == 128);
+
+/// A cgroup of the version-2 hierarchy was created.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CgroupCreated {
+    pub kind: RecordKind,
+    /// Bytes of `path` that count, NUL left out; what follows them is arbitrary.
+    pub path_bytes: u32,
+    pub id: u64,
+    pub path: [u8; CGROUP_PATH_BYTES],
+}
+const _: () = assert!(size_of::<CgroupCreated>() == 528);
+
+/// A cgroup of the version-2 hierarchy was removed.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CgroupRemoved {
+    pub kind: RecordKind,
+    pub _reserved: u32,
+    pub id: u64,
+}
+const _: () = assert!(size_of::<CgroupRemoved>() == 16);
+
+/// Why something was not told: the index into `LOST` (per-CPU `u64` counters).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// The ring buffer had no room.
+    RingFull = 0,
+    /// A map refused an entry.
+    MapFull = 1,
+    /// A connection was accepted from a listening socket that is not known.
+    Unattributed = 2,
+    /// A connection ended that was not tracked, or whose key is no longer held.
+    Untracked = 3,
+}
+
+impl Loss {
+    pub const ALL: [Self; 4] = [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked];
+
+    /// The index of its counter.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}

@@ -70,12 +70,14 @@ struct Queued {
     in_flight: bool,
 }
 
-/// The queue. Per receiver one message is in flight at a time, so that a slow receiver delays only
+/// The queue. A message for a receiver that is not configured (any more) stays and is not tried: the
+/// receiver may come back. Per receiver one message is in flight at a time, so that a slow receiver delays only
 /// itself; a message that a receiver will not take does not stand in the way of the next.
 #[derive(Debug, Default)]
 pub struct Queue {
     queued: BTreeMap<DeliveryId, Queued>,
     next_id: DeliveryId,
+    receivers: BTreeSet<String>,
     /// Delivered since start, per receiver.
     pub delivered: BTreeMap<String, u64>,
 }
@@ -85,19 +87,20 @@ impl Queue {
     pub const FIRST_PAUSE_MS: u64 = 1_000;
     pub const LONGEST_PAUSE_MS: u64 = 5 * 60 * 1_000;
 
-    /// Puts back what was stored; all of it is due at once.
+    /// Puts back what was stored, for these receivers; all of it is due at once.
     #[must_use]
-    pub fn restore(stored: Vec<Delivery>) -> Self {
+    pub fn restore(stored: Vec<Delivery>, receivers: BTreeSet<String>) -> Self {
         let next_id = stored.iter().map(|it| it.id + 1).max().unwrap_or(0);
         let queued = stored
             .into_iter()
             .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0), in_flight: false }))
             .collect();
-        Self { queued, next_id, delivered: BTreeMap::new() }
+        Self { queued, next_id, receivers, delivered: BTreeMap::new() }
     }
 
     /// Accepts a message for a receiver.
     pub fn push(&mut self, sink: &str, alert: Alert) -> Delivery {
+        debug_assert!(self.receivers.contains(sink));
         let id = self.next_id;
         self.next_id += 1;
         let delivery = Delivery { id, sink: sink.to_owned(), alert, attempts: 0, failure: None };
@@ -111,7 +114,8 @@ impl Queue {
         let mut busy = self.busy();
         let mut due = Vec::new();
         for queued in self.queued.values_mut() {
-            if queued.due <= now.boot && busy.insert(queued.delivery.sink.clone()) {
+            let known = self.receivers.contains(&queued.delivery.sink);
+            if known && queued.due <= now.boot && busy.insert(queued.delivery.sink.clone()) {
                 queued.in_flight = true;
                 queued.delivery.attempts += 1;
                 due.push(queued.delivery.clone());
@@ -124,7 +128,10 @@ impl Queue {
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
         let busy = self.busy();
-        let idle = self.queued.values().filter(|it| !busy.contains(&it.delivery.sink));
+        let idle = self.queued.values().filter(|it| {
+            let sink = &it.delivery.sink;
+            self.receivers.contains(sink) && !busy.contains(sink)
+        });
         idle.map(|it| it.due).min()
     }
 
@@ -223,13 +230,17 @@ mod tests {
         queue.due(at(millis)).iter().map(|it| format!("{} {}", it.sink, it.key())).collect()
     }
 
+    fn queue() -> Queue {
+        Queue::restore(Vec::new(), BTreeSet::from(["a".to_owned(), "b".to_owned()]))
+    }
+
     fn failed(retry_after_ms: Option<u64>) -> Outcome {
         Outcome::Failed { why: "503".to_owned(), retry_after_ms }
     }
 
     #[test]
     fn one_receiver_has_one_message_in_flight_and_another_does_not_wait_for_it() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         for (sink, id) in [("a", "1"), ("a", "2"), ("b", "1")] {
             queue.push(sink, alert(id));
         }
@@ -242,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_message_nobody_takes_does_not_stand_in_the_way() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         queue.push("a", alert("1"));
         queue.push("a", alert("2"));
         assert_eq!(due(&mut queue, 0), ["a 1/1"]);
@@ -263,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_receiver_that_asks_for_patience_gets_it() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         queue.push("a", alert("1"));
         assert_eq!(due(&mut queue, 0).len(), 1);
         queue.settle(at(0), 0, failed(Some(60_000)), 0.0);
@@ -274,9 +285,13 @@ mod tests {
 
     #[test]
     fn what_was_stored_is_due_at_once_and_its_numbers_go_on() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         let stored = vec![queue.push("a", alert("1")), queue.push("a", alert("2"))];
-        let mut restored = Queue::restore(stored);
+        let receivers = BTreeSet::from(["b".to_owned()]);
+        let mut elsewhere = Queue::restore(stored.clone(), receivers);
+        assert_eq!(due(&mut elsewhere, 0), [""; 0], "its receiver is gone, it is not");
+        assert_eq!((elsewhere.next_due(), elsewhere.len()), (None, 2));
+        let mut restored = Queue::restore(stored, queue.receivers);
         assert_eq!(due(&mut restored, 0), ["a 1/1"]);
         assert_eq!(restored.push("b", alert("3")).id, 2);
     }

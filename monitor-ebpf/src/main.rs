@@ -1,8 +1,34 @@
-//! The kernel programs.
+//! Edgewatch's kernel half: it says who talked to whom and decides by itself whether that is news.
+//! Only hooks with a stable contract; no struct offsets, no payload, no policy. Every program lets
+//! through what it sees. Modules in reading order: each uses only those above it, but for `main`.
 #![no_std]
 #![no_main]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(unstable_features, reason = "the only way to an atomic add on this target"),
+    feature(asm_experimental_arch)
+)]
+
+mod maps;
+
+mod emit;
+
+mod seen;
+
+mod owner;
+
+mod bind;
+mod connect;
+mod datagram;
+mod lifecycle;
+mod stream;
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

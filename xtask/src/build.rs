@@ -29,8 +29,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> anyhow::Result<Ex
     }
     setup::ensure(workspace)?;
     release(workspace)?;
+    // The agent shows these paths and sockets have short names: relative to here, where they are.
+    let here = std::env::current_dir().context("find the current directory")?;
     let at = workspace.target().join("run");
-    std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
+    let at = at.strip_prefix(&here).unwrap_or(&at);
+    std::fs::create_dir_all(at).with_context(|| format!("create {}", at.display()))?;
     let program = workspace.target().join("release/edgewatch");
     // The agent takes this process's place, so that Ctrl-C and the exit status are its own.
     let error = Command::new(&program)

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Whether this process has root's rights.
 pub(crate) fn is_root() -> bool {
@@ -23,6 +23,12 @@ pub(crate) fn is_attended() -> bool {
 /// Where `name` is, on the search path or among cargo's programs.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&search_path()).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Whether a shell finds `program` by its name.
+pub(crate) fn is_on_path(program: &Path) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| program.parent() == Some(&dir))
 }
 
 /// `PATH` with cargo's own programs at its end: rustup's `cargo` finds them there, a

@@ -6,13 +6,15 @@ use std::process::Command;
 use crate::machine;
 
 /// What `cargo run` adds for this program. Build scripts that watch these variables would run again
-/// each time a developer alternates between `cargo xtask` and plain `cargo`.
+/// each time a developer alternates between `cargo xtask` and plain `cargo`; and a long build that
+/// is quiet looks like one that hangs.
 const OURS: &[&str] = &[
     "CARGO_BIN_NAME",
     "CARGO_CRATE_NAME",
     "CARGO_MANIFEST_DIR",
     "CARGO_MANIFEST_PATH",
     "CARGO_PRIMARY_PACKAGE",
+    "CARGO_TERM_QUIET",
 ];
 
 /// The checked-out repository.

@@ -20,13 +20,15 @@ use self::pairing::{Listening, Namespaces};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     pub service: ServiceName,
-    /// The container's id.
+    /// The container's full id as its runtime knows it. Under a `user:` service it is that user's
+    /// word: look an id up only where `service` is provisional. Under `cgroup:id/` no runtime is
+    /// known to own the place: believe only one that names this cgroup itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// The pod's uid.
+    /// The uid of the Kubernetes pod, with dashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// The cgroup's path as safe text.
+    /// The path below the root of the version-2 hierarchy, as safe text.
     pub cgroup: String,
 }
 

@@ -288,12 +288,6 @@ impl Baseline {
         self.files.owners.get(service).cloned().or_else(stored)
     }
 
-    /// Whether anything may be learned about this edge: no end of it is guarded.
-    #[must_use]
-    pub fn may_learn(&self, edge: &Edge) -> bool {
-        edge.services().all(|service| self.phase(service) != Phase::Guarded)
-    }
-
     /// The allowances of `edge` that hold at `wall`: the files' and the stored one.
     pub fn allowances(&self, edge: &Edge, wall: WallTime) -> impl Iterator<Item = &Allowance> {
         let stored = self.edges.get(edge).map(|record| &record.allowed);
@@ -352,8 +346,8 @@ impl Baseline {
         }
     }
 
-    /// Adds a sighting to what is normal; the caller has asked [`Baseline::may_learn`]. An edge that
-    /// waits for a person's decision is never learned. Returns whether that was something new.
+    /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
+    /// person's decision is never learned. Returns whether that was something new.
     pub fn learn(&mut self, sighting: &Sighting) -> bool {
         let Some(record) = self.edges.get_mut(&sighting.edge) else {
             return false;

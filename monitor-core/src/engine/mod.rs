@@ -139,13 +139,14 @@ impl Engine {
         for incident in snapshot.incidents {
             incidents.restore(incident);
         }
+        let receivers = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
         Self {
             attribution: Attribution::new(settings.seed),
             random: settings.seed,
             settings,
             baseline,
             incidents,
-            queue: Queue::restore(snapshot.deliveries),
+            queue: Queue::restore(snapshot.deliveries, receivers),
             losses: std::collections::BTreeMap::new(),
             unbaselined: Unbaselined::default(),
             next_audit: snapshot.next_audit,

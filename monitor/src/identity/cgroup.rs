@@ -3,7 +3,7 @@
 
 use monitor_core::ids::ServiceName;
 
-use super::unit;
+use crate::identity::unit;
 
 /// Whose cgroup it is; the parts of a `Workload` that the path decides.
 #[derive(Debug)]
@@ -387,7 +387,7 @@ mod tests {
                 "k8s:uid/{uid}",
             ),
             ("/kubepods-besteffort-pod{u_id}.slice:cri-containerd:{A}", "k8s:uid/{uid}"),
-            ("/eco-node/kubepods/besteffort/pod{uid}/{A}", "k8s:uid/{uid}"),
+            ("/node/kubepods/besteffort/pod{uid}/{A}", "k8s:uid/{uid}"),
             ("/kubepods.slice", "systemd:kubepods.slice"),
         ]);
         let both = (Some(A.to_owned()), Some(UID.to_owned()));
@@ -408,7 +408,7 @@ mod tests {
             ("/libpod_parent/libpod-{A}", "podman:id/{a}"),
             ("/libpod_parent/{B}/libpod-{A}", "podman:id/{a}"),
             ("/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope", "podman:id/{a}"),
-            ("/lab/libpod_parent/libpod-{A}", "podman:id/{a}"),
+            ("/node/libpod_parent/libpod-{A}", "podman:id/{a}"),
             ("/libpod_parent/conmon", "cgroup:/libpod_parent/conmon"),
             ("/machine.slice/libpod-conmon-{A}.scope", "systemd:libpod-conmon.scope"),
             // Quadlet: the unit is the service.
@@ -551,6 +551,19 @@ mod tests {
             ("/../system.slice/nginx.service", "cgroup:/../system.slice/nginx.service"),
             ("/kubepods/system.slice/nginx.service", "cgroup:/kubepods/system.slice/nginx.service"),
             ("/lxc.monitor.a/docker/{A}", "cgroup:id/{a}"),
+        ]);
+    }
+
+    #[test]
+    fn a_hierarchy_may_lie_in_one_plain_directory() {
+        check(&[
+            ("/node/docker/{A}", "docker:id/{a}"),
+            ("/node/system.slice/nginx.service", "systemd:nginx.service"),
+            ("/node/shop.slice/shop-data.slice/db.service", "systemd:db.service"),
+            ("/node/init.scope", "systemd:init.scope"),
+            ("/node/user.slice/user-1000.slice/session-3.scope", "user:1000/session"),
+            ("/node/web", "cgroup:/node/web"),
+            ("/node", "cgroup:/node"),
         ]);
     }
 

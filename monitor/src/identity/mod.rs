@@ -11,21 +11,8 @@
 mod cgroup;
 mod unit;
 
+use monitor_core::attribute::Workload;
 use monitor_core::ids::{ServiceName, percent_encode_into};
-
-/// Whose cgroup it is, as far as the path tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Workload {
-    pub service: ServiceName,
-    /// The container's full id as its runtime knows it. Under a `user:` service it is that user's
-    /// word: look an id up only where `service` is provisional. Under `cgroup:id/` no runtime is
-    /// known to own the place: believe only one that names this cgroup itself.
-    pub container: Option<String>,
-    /// The uid of the Kubernetes pod, with dashes.
-    pub pod: Option<String>,
-    /// The path below the root of the version-2 hierarchy, as safe text.
-    pub cgroup: String,
-}
 
 /// Gives cgroups of one node their names.
 #[derive(Debug, Clone)]

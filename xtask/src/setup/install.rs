@@ -64,6 +64,9 @@ impl<'a> Install<'a> {
     }
 
     fn announce(&self, kept: Option<&Compiler>) -> anyhow::Result<()> {
+        if kept.is_none() && !self.rustup_may_serve() && !self.debian_may_serve() {
+            bail!("{}", advice());
+        }
         println!("setup: it will");
         if kept.is_none() {
             if self.rustup_may_serve() {
@@ -106,16 +109,16 @@ impl<'a> Install<'a> {
             match self.rustup() {
                 Ok(compiler) => return Ok(compiler),
                 Err(error) if self.debian_may_serve() => {
-                    println!("setup: rustup could not: {}", first_line(&error));
+                    println!("setup: rustup could not: {}", reason(&error));
                     println!("setup: falling back on Debian's packages");
                 }
-                Err(error) => return Err(error.context(ADVICE)),
+                Err(error) => return Err(error.context(advice())),
             }
         }
         if self.debian_may_serve() {
             return self.debian();
         }
-        bail!("{ADVICE}")
+        bail!("{}", advice())
     }
 
     fn rustup(&mut self) -> anyhow::Result<Compiler> {
@@ -189,9 +192,18 @@ impl<'a> Install<'a> {
     }
 }
 
-const ADVICE: &str = "no way to a compiler for the BPF target was found: install rustup \
-     (https://rustup.rs), or on Debian 12 the packages that README.md names, and run this again";
+/// What a person can do where nothing here can.
+fn advice() -> String {
+    format!(
+        "no way to a compiler for the BPF target was found: install rustup (https://rustup.rs), \
+         or on Debian 12 `apt-get install {}`, and run this again",
+        PACKAGES.join(" ")
+    )
+}
 
-fn first_line(error: &anyhow::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// The line on which a failed step says why; its first line where none does.
+fn reason(error: &anyhow::Error) -> String {
+    let said = error.to_string();
+    let why = said.lines().map(str::trim).find(|line| line.starts_with("error"));
+    why.or(said.lines().next()).unwrap_or_default().to_owned()
 }

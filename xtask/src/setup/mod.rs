@@ -1,6 +1,7 @@
 //! `setup`: what building the kernel programs needs beside cargo, found or installed. They need a
 //! compiler with `core` for the BPF target, and `bpf-linker` on the same LLVM as that compiler.
-//! It looks at files only, so that a verb that begins with it loses no time.
+//! Where nothing is missing it asks both for their version and no network, so that every verb can
+//! begin with it.
 
 mod compiler;
 mod install;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 
+use crate::machine;
 pub(crate) use crate::setup::compiler::{Compiler, Core};
 use crate::setup::install::Install;
 use crate::workspace::Workspace;
@@ -32,6 +34,11 @@ pub(crate) fn run(workspace: &Workspace, source: Source) -> anyhow::Result<ExitC
     let tools = look(source).or_else(|missing| install(workspace, source, &missing))?;
     println!("compiler    {}", tools.compiler);
     println!("bpf-linker  {}", tools.linker.display());
+    // rustup's cargo looks among cargo's own programs by itself.
+    if machine::program("rustup").is_none() && !machine::is_on_path(&tools.linker) {
+        let dir = tools.linker.parent().unwrap_or(&tools.linker);
+        println!("note: a plain `cargo build` needs {} on PATH", dir.display());
+    }
     println!("ready; next: cargo xtask build");
     Ok(ExitCode::SUCCESS)
 }

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Modules of `monitor-core` in reading order: each may name those before it.
 const CORE: &[&str] = &[
     "ids",
+    "pattern",
     "flow",
     "edge",
     "attribute",

@@ -65,7 +65,8 @@ impl<'a> Source<'a> {
         };
         let home = words.first().copied().unwrap_or_default();
         let code = blank(text);
-        let is_test_file = is_test_file(path, tree);
+        // A crate's own `tests` directory is cargo's word for tests; the crate `tests` has a `src`.
+        let is_test_file = words.get(1) == Some(&"tests") || is_test_file(path, tree);
         let inline = if is_test_file { 1 } else { tests_from(&code) };
         let own_lines = text.lines().count().min(inline - 1);
         let is_test_crate = module.is_none() || home == "tests";

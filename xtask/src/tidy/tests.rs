@@ -204,6 +204,11 @@ fn a_file_has_a_ceiling_before_its_tests() {
         &[("xtask/src/main.rs", &long.replacen('\n', "\n\n", 1))],
         &["xtask/src/main.rs:501: 501 lines before its tests; 500 are the ceiling"],
     );
+    let endless = format!("//! x{}", "\n".repeat(600));
+    check(
+        &[("monitor-core/tests/stories.rs", &endless), ("tests/src/lib.rs", &endless)],
+        &["tests/src/lib.rs:501: 600 lines before its tests; 500 are the ceiling"],
+    );
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! `connect`: every dial with the address dialled, TCP and connected UDP. What came of it is seen
+//! in `stream`.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use monitor_common::{
+    Address, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, Tracked,
+};
+
+use crate::maps::SOCKETS;
+use crate::{datagram, emit, owner, seen};
+
+pub(crate) const ALLOW: i32 = 1;
+
+// connect4, since 4.17, process context (io_uring and MPTCP subflows too): the caller is the
+// dialler; `user_ip4` may have been rewritten by a program that ran before.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    try_connect(ctx.sock_addr, remote4(ctx.sock_addr));
+    ALLOW
+}
+
+// connect6, since 4.17, process context, as connect4; IPv4-mapped addresses arrive here.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    try_connect(ctx.sock_addr, remote6(ctx.sock_addr));
+    ALLOW
+}
+
+#[inline(always)]
+fn try_connect(ctx: *mut bpf_sock_addr, remote: Address) {
+    let port = remote_port(ctx);
+    if port == 0 {
+        // Nobody can be reached there: a look for the best source address (getaddrinfo).
+        return;
+    }
+    match protocol(ctx) {
+        Some(Protocol::Tcp) => dial(ctx, remote, port),
+        Some(Protocol::Udp) => datagram::sent(ctx, remote, port, Outcome::Attempted),
+        None => {}
+    }
+}
+
+#[inline(always)]
+fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
+    let caller = owner::caller();
+    let mut tracked = Tracked {
+        key: outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established),
+        netns_cookie: netns_cookie(ctx),
+        process: caller.process,
+        flags: 0,
+        received_at_fin: 0,
+    };
+    if !seen::is_known(&tracked.key) {
+        let origin = Origin {
+            netns_cookie: tracked.netns_cookie,
+            client: Address::ZERO,
+            process: caller.process,
+            client_port: 0,
+            _reserved: [0; 6],
+        };
+        tracked.key.outcome = Outcome::Attempted;
+        seen::observe(&tracked.key, &origin, seen::now_ns());
+        tracked.key.outcome = Outcome::Established;
+    }
+    // SAFETY: `ctx` is this hook's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    if SOCKETS.insert(&cookie, &tracked, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn outbound(
+    caller: &Owner,
+    remote: Address,
+    port: u16,
+    protocol: Protocol,
+    outcome: Outcome,
+) -> FlowKey {
+    FlowKey {
+        cgroup_id: caller.cgroup_id,
+        executable_id: caller.executable_id,
+        remote,
+        local: Address::ZERO,
+        port,
+        protocol,
+        direction: Direction::Outbound,
+        remote_kind: RemoteKind::Address,
+        outcome,
+        _reserved: [0; 2],
+    }
+}
+
+#[inline(always)]
+pub(crate) fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
+    // SAFETY: a field of the context.
+    match unsafe { (&raw const (*ctx).protocol).read_volatile() } {
+        6 => Some(Protocol::Tcp),
+        17 => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// The address in an IPv4 hook's context.
+#[inline(always)]
+pub(crate) fn remote4(ctx: *mut bpf_sock_addr) -> Address {
+    // SAFETY: a field of the context that IPv4 hooks may read.
+    Address::v4(unsafe { (&raw const (*ctx).user_ip4).read_volatile() })
+}
+
+/// The address in an IPv6 hook's context, which must not read `user_ip4`.
+#[inline(always)]
+pub(crate) fn remote6(ctx: *mut bpf_sock_addr) -> Address {
+    // SAFETY: fields of the context that IPv6 hooks may read, word by word.
+    unsafe {
+        Address([
+            (&raw const (*ctx).user_ip6[0]).read_volatile(),
+            (&raw const (*ctx).user_ip6[1]).read_volatile(),
+            (&raw const (*ctx).user_ip6[2]).read_volatile(),
+            (&raw const (*ctx).user_ip6[3]).read_volatile(),
+        ])
+    }
+}
+
+#[inline(always)]
+pub(crate) fn remote_port(ctx: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: a field of the context; network order in the lower half.
+    u16::from_be(unsafe { (&raw const (*ctx).user_port).read_volatile() } as u16)
+}
+
+#[inline(always)]
+pub(crate) fn netns_cookie(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: `ctx` is a hook's context.
+    unsafe { bpf_get_netns_cookie(ctx.cast()) }
+}

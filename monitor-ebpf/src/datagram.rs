@@ -1,0 +1,137 @@
+//! UDP. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
+//! receiver that never asks who sent is invisible. Who serves is decided by the local port: a
+//! socket bound to one may be a server, another is a client.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use monitor_common::{
+    Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Process, Protocol,
+};
+
+use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
+use crate::maps::BOUND;
+use crate::{owner, seen};
+
+// sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
+// clients too.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    try_send(ctx.sock_addr, remote4(ctx.sock_addr));
+    ALLOW
+}
+
+// sendmsg6, since 4.18, process context: as sendmsg4.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    try_send(ctx.sock_addr, remote6(ctx.sock_addr));
+    ALLOW
+}
+
+// recvmsg4, since 5.2, process context: only where the receiver asks for the sender's address.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    try_receive(ctx.sock_addr, remote4(ctx.sock_addr));
+    ALLOW
+}
+
+// recvmsg6, since 5.2, process context: as recvmsg4; IPv4 clients of `::` sockets arrive here.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    try_receive(ctx.sock_addr, remote6(ctx.sock_addr));
+    ALLOW
+}
+
+#[inline(always)]
+fn try_send(ctx: *mut bpf_sock_addr, remote: Address) {
+    let port = remote_port(ctx);
+    if port != 0 && protocol(ctx) == Some(Protocol::Udp) {
+        sent(ctx, remote, port, Outcome::Sent);
+    }
+}
+
+/// A datagram goes out, or will: a request, unless it answers one that came in.
+#[inline(always)]
+pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
+    let caller = owner::caller();
+    let now_ns = seen::now_ns();
+    let key = outbound(&caller, remote, port, Protocol::Udp, outcome);
+    if seen::count(&key, now_ns) {
+        return;
+    }
+    if let Some(bound) = bound(ctx)
+        && seen::is_known(&inbound(&caller, remote, bound))
+    {
+        return;
+    }
+    seen::observe(&key, &origin(ctx, caller.process, None), now_ns);
+}
+
+/// A datagram came in: a request, where the local port was chosen and it answers nothing that was
+/// sent from here.
+#[inline(always)]
+fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
+    if protocol(ctx) != Some(Protocol::Udp) {
+        return;
+    }
+    let Some(bound) = bound(ctx) else {
+        return;
+    };
+    let caller = owner::caller();
+    let now_ns = seen::now_ns();
+    let key = inbound(&caller, remote, bound);
+    if seen::count(&key, now_ns) {
+        return;
+    }
+    let port = remote_port(ctx);
+    if has_asked(&caller, &remote, port) {
+        return;
+    }
+    let origin = origin(ctx, caller.process, Some((remote, port)));
+    seen::observe(&key, &origin, now_ns);
+}
+
+/// Whether the caller sent to this peer of its own accord. A call, for its room on the stack.
+#[inline(never)]
+fn has_asked(caller: &Owner, remote: &Address, port: u16) -> bool {
+    let mut request = outbound(caller, *remote, port, Protocol::Udp, Outcome::Sent);
+    if seen::is_known(&request) {
+        return true;
+    }
+    request.outcome = Outcome::Attempted;
+    seen::is_known(&request)
+}
+
+#[inline(always)]
+fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
+    // SAFETY: `ctx` is a hook's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    // SAFETY: a valid map value, read at once. Entries are recycled in place, so there is the
+    // slightest chance of another socket's port, hence of a wrong direction.
+    unsafe { BOUND.get(cookie) }
+}
+
+/// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.
+#[inline(always)]
+fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
+    let (remote_kind, remote) = owner::collapsed(remote);
+    FlowKey {
+        cgroup_id: caller.cgroup_id,
+        executable_id: 0,
+        remote,
+        local: bound.address,
+        port: bound.port,
+        protocol: Protocol::Udp,
+        direction: Direction::Inbound,
+        remote_kind,
+        outcome: Outcome::Sent,
+        _reserved: [0; 2],
+    }
+}
+
+#[inline(always)]
+fn origin(ctx: *mut bpf_sock_addr, process: Process, client: Option<(Address, u16)>) -> Origin {
+    let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
+    Origin { netns_cookie: netns_cookie(ctx), client, process, client_port, _reserved: [0; 6] }
+}

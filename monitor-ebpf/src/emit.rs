@@ -1,0 +1,81 @@
+//! The one way out: put a record into the ring, or count why not. It decides when the agent is
+//! woken, and nothing else.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use monitor_common::{
+    CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, Origin, RecordKind, WAKE_INTERVAL_NS,
+};
+
+use crate::maps::{EVENTS, LOST, WOKEN};
+
+/// Tells of a flow key that was not known.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey, origin: &Origin, now_ns: u64) {
+    let Some(mut record) = EVENTS.reserve::<FlowRecord>(0) else {
+        return lost(Loss::RingFull);
+    };
+    record.write(FlowRecord {
+        kind: RecordKind::Flow,
+        _reserved: 0,
+        at_ns: now_ns,
+        key: *key,
+        origin: *origin,
+    });
+    record.submit(wake(now_ns));
+}
+
+/// Tells of a new cgroup; `fill` writes its path in place and returns how long it is.
+#[inline(always)]
+pub(crate) fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut CgroupCreated) -> u32) {
+    let Some(mut record) = EVENTS.reserve::<CgroupCreated>(0) else {
+        return lost(Loss::RingFull);
+    };
+    let created = MaybeUninit::as_mut_ptr(&mut record);
+    let path_bytes = fill(created);
+    // SAFETY: `created` points to the reserved record, which nobody else sees before it is submitted.
+    unsafe {
+        (&raw mut (*created).kind).write(RecordKind::CgroupCreated);
+        (&raw mut (*created).path_bytes).write(path_bytes);
+        (&raw mut (*created).id).write(id);
+    }
+    record.submit(wake(now_ns));
+}
+
+/// Tells that a cgroup is gone.
+#[inline(always)]
+pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
+    let Some(mut record) = EVENTS.reserve::<CgroupRemoved>(0) else {
+        return lost(Loss::RingFull);
+    };
+    record.write(CgroupRemoved { kind: RecordKind::CgroupRemoved, _reserved: 0, id });
+    record.submit(wake(now_ns));
+}
+
+/// Counts one thing that could not be told.
+#[inline(always)]
+pub(crate) fn lost(loss: Loss) {
+    if let Some(count) = LOST.get_ptr_mut(loss.index()) {
+        // SAFETY: a valid map value of this CPU. A hook that interrupts another one here may lose
+        // it a count, never more.
+        unsafe { *count += 1 }
+    }
+}
+
+/// A wake costs the traced program far more than all else here, so there is one at most every
+/// [`WAKE_INTERVAL_NS`]: once woken, the agent drains on its own for longer than that.
+#[inline(always)]
+fn wake(now_ns: u64) -> u64 {
+    let Some(woken_ns) = WOKEN.get_ptr_mut(0) else {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    };
+    // SAFETY: a valid map value; a torn or lost write costs a wake too many.
+    unsafe {
+        if now_ns.wrapping_sub(*woken_ns) < WAKE_INTERVAL_NS {
+            return u64::from(BPF_RB_NO_WAKEUP);
+        }
+        *woken_ns = now_ns;
+    }
+    u64::from(BPF_RB_FORCE_WAKEUP)
+}

@@ -1,0 +1,132 @@
+//! Cgroups that come and go, and what processes run: for those that are gone before anybody could
+//! look. Optional: without tracefs everything else works.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use monitor_common::{CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Loss, executable_id};
+
+use crate::maps::{EXECUTABLE_PATHS, EXECUTABLE_SEED, EXECUTABLES, FORK_CHILD_PID_AT};
+use crate::{emit, seen};
+
+/// Where the fields of a cgroup event lie, unchanged since its id has 64 bits (5.5).
+mod cgroup {
+    pub(crate) const ROOT: usize = 8;
+    pub(crate) const ID: usize = 16;
+    pub(crate) const PATH: usize = 24;
+    /// The version-2 hierarchy, the only one whose ids are told.
+    pub(crate) const UNIFIED: i32 = 0;
+}
+
+/// Where the file name of an exec event lies, unchanged since 3.4.
+const EXEC_FILENAME: usize = 8;
+
+// cgroup:cgroup_mkdir, since 4.13 (64-bit id 5.5), process context: `root` 0 is the version-2 hierarchy.
+#[tracepoint]
+fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
+    try_cgroup_mkdir(&ctx).unwrap_or_default()
+}
+
+// cgroup:cgroup_rmdir, since 4.13 (64-bit id 5.5), process context: as cgroup_mkdir.
+#[tracepoint]
+fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
+    try_cgroup_rmdir(&ctx).unwrap_or_default()
+}
+
+// sched:sched_process_exec, since 3.4, process context: the name is the one given to execve.
+#[tracepoint]
+fn process_exec(ctx: TracePointContext) -> u32 {
+    try_process_exec(&ctx).unwrap_or_default()
+}
+
+// sched:sched_process_fork, since 2.6.30, process context of the parent: where `child_pid` lies
+// differs between kernels, so the agent looks it up.
+#[tracepoint]
+fn process_fork(ctx: TracePointContext) -> u32 {
+    try_process_fork(&ctx).unwrap_or_default()
+}
+
+#[inline(always)]
+fn try_cgroup_mkdir(ctx: &TracePointContext) -> Result<u32, i32> {
+    if read::<i32>(ctx, cgroup::ROOT)? != cgroup::UNIFIED {
+        return Ok(0);
+    }
+    let id = read::<u64>(ctx, cgroup::ID)?;
+    let path = text_at(ctx, cgroup::PATH)?;
+    emit::cgroup_created(id, seen::now_ns(), |record| {
+        // SAFETY: `record` is reserved whole; the helper writes no further than it is told.
+        let copied = unsafe {
+            let into = (&raw mut (*record).path).cast();
+            bpf_probe_read_kernel_str(into, CGROUP_PATH_BYTES as u32, path)
+        };
+        // The NUL counts; an error leaves nothing to read.
+        u32::try_from(copied - 1).unwrap_or(0)
+    });
+    Ok(0)
+}
+
+#[inline(always)]
+fn try_cgroup_rmdir(ctx: &TracePointContext) -> Result<u32, i32> {
+    if read::<i32>(ctx, cgroup::ROOT)? == cgroup::UNIFIED {
+        emit::cgroup_removed(read::<u64>(ctx, cgroup::ID)?, seen::now_ns());
+    }
+    Ok(0)
+}
+
+#[inline(always)]
+fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
+    let filename = text_at(ctx, EXEC_FILENAME)?;
+    let mut path = [0_u8; EXECUTABLE_PATH_BYTES];
+    // SAFETY: the helper writes no further than it is told.
+    let copied =
+        unsafe { bpf_probe_read_kernel_str(path.as_mut_ptr().cast(), path.len() as u32, filename) };
+    if copied <= 0 {
+        return Ok(0);
+    }
+    let id = executable_id(EXECUTABLE_SEED.load(), &path);
+    let entered =
+        EXECUTABLES.insert(pid(), id, 0).and_then(|()| EXECUTABLE_PATHS.insert(id, &path, 0));
+    if entered.is_err() {
+        emit::lost(Loss::MapFull);
+    }
+    Ok(0)
+}
+
+#[inline(always)]
+fn try_process_fork(ctx: &TracePointContext) -> Result<u32, i32> {
+    // A thread's id is entered as well: nobody asks for it.
+    let child = read::<u32>(ctx, FORK_CHILD_PID_AT.load() as usize)?;
+    // SAFETY: the value is copied at once, as in `owner::current`.
+    let Some(id) = (unsafe { EXECUTABLES.get(pid()) }).copied() else {
+        // Ids of processes are used again: what the last one ran is not what this one runs.
+        _ = EXECUTABLES.remove(child);
+        return Ok(0);
+    };
+    if EXECUTABLES.insert(child, id, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+    Ok(0)
+}
+
+#[inline(always)]
+fn pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+#[inline(always)]
+fn read<T>(ctx: &TracePointContext, offset: usize) -> Result<T, i32> {
+    // SAFETY: the helper reads kernel memory and fails where there is none.
+    unsafe { bpf_probe_read_kernel(ctx.as_ptr().cast::<u8>().add(offset).cast()) }
+}
+
+/// A text field says in its lower half where in the record the text lies.
+#[inline(always)]
+fn text_at(ctx: &TracePointContext, offset: usize) -> Result<*const c_void, i32> {
+    let location = read::<u32>(ctx, offset)?;
+    // SAFETY: within the record; only the helper follows it.
+    Ok(unsafe { ctx.as_ptr().cast::<u8>().add((location & 0xffff) as usize) }.cast())
+}

@@ -1,0 +1,105 @@
+//! Every map and every setting: who writes it, who reads it, what happens when it is full. The
+//! sizes here are the least that make sense; the agent sets the real ones when it loads.
+
+use core::ptr;
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use monitor_common::{
+    Address, Bound, ClientKey, EXECUTABLE_PATH_BYTES, FlowKey, FlowStats, ListenKey, Listener,
+    Loss, Owner, Tracked,
+};
+
+/// What was told, and its counters. Written by every hook that sees a flow; swept, and told again
+/// by deletion, by the agent. Full: the longest unused is forgotten, hence told again when seen.
+#[map]
+pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
+
+/// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
+/// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.
+#[map]
+pub(crate) static SOCKETS: LruHashMap<u64, Tracked> = LruHashMap::with_max_entries(1024, 0);
+
+/// Who listens where (TCP). Written at listen, and by the agent for listeners older than itself;
+/// read at accept; removed when the last of them closes. Full: `MapFull`, and what is accepted
+/// there is `Unattributed`. Never LRU: an idle listener must keep its owner.
+#[map]
+pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_entries(1024, 0);
+
+/// Sockets bound to a local port, by cookie. Written at bind, and by the agent for sockets older
+/// than itself; read at listen and for datagrams. Full: the longest unused is forgotten: its
+/// datagrams then pass for a client's.
+#[map]
+pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1024, 0);
+
+/// Who dialled from where. Written when a dial is established, read at accept, removed at close.
+/// Full: the longest unused is forgotten; it matters only in the moment before the accept.
+#[map]
+pub(crate) static TUPLES: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// The internal networks. Written by the agent before anything is attached, read for inbound flows.
+#[map]
+pub(crate) static INTERNAL: LpmTrie<Address, u8> = LpmTrie::with_max_entries(1024, 0);
+
+/// Process (thread-group) id to executable id. Written at exec and fork, and by the agent for
+/// processes older than itself; read at every dial. Full: the longest unused becomes unknown (0).
+#[map]
+pub(crate) static EXECUTABLES: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// Executable id to path as it was started. Written at exec, read by the agent for processes that
+/// are gone. Full: the longest unused is forgotten.
+#[map]
+pub(crate) static EXECUTABLE_PATHS: LruHashMap<u64, [u8; EXECUTABLE_PATH_BYTES]> =
+    LruHashMap::with_max_entries(1024, 0);
+
+/// Things not told, by [`Loss`]. Written where they happen, read by the agent.
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::ALL.len() as u32, 0);
+
+/// News, for the agent. Full: `RingFull`; a flow is then found by the sweep of `SEEN`, a cgroup by
+/// a walk of the tree.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// When the agent was last woken. Written and read by `emit` alone, without a lock: two hooks that
+/// meet here wake it twice.
+#[map]
+pub(crate) static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The owner of a listening socket whose address another cgroup listens at too; the kernel hands
+/// it on to every socket accepted from it. Laid by hand: it needs a flag that `SkStorage` lacks.
+#[repr(C)]
+pub(crate) struct OwnerStorage {
+    r#type: *const [i32; SK_STORAGE],
+    key: *const i32,
+    value: *const Owner,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; NO_PREALLOC_AND_CLONE],
+}
+
+const SK_STORAGE: usize = 24;
+const NO_PREALLOC_AND_CLONE: usize = 0x1 | 0x200;
+
+// SAFETY: its pointers are types written down for the loader; nobody follows them.
+unsafe impl Sync for OwnerStorage {}
+
+#[unsafe(link_section = ".maps")]
+#[unsafe(no_mangle)]
+pub(crate) static OWNERS: OwnerStorage = OwnerStorage {
+    r#type: ptr::null(),
+    key: ptr::null(),
+    value: ptr::null(),
+    max_entries: ptr::null(),
+    map_flags: ptr::null(),
+};
+
+/// See `monitor_common::global`; the verifier removes what a setting rules out.
+#[unsafe(no_mangle)]
+pub(crate) static EXECUTABLE_SEED: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static CURRENT_IN_SOCK_OPS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);

@@ -1,0 +1,108 @@
+//! Whose socket is this? The dialler is whoever makes the call; the accepter is whoever listens,
+//! since callbacks of an accepted socket run in somebody else's time.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+    bpf_get_current_uid_gid,
+};
+use monitor_common::{Address, ClientKey, ListenKey, Owner, Process, RemoteKind};
+
+use crate::maps::{EXECUTABLES, INTERNAL, LISTENERS, OWNERS, TUPLES};
+
+/// The task that makes the call: right in process context only.
+#[inline(always)]
+pub(crate) fn caller() -> Owner {
+    let mut owner = current();
+    owner.process.uid = bpf_get_current_uid_gid() as u32;
+    owner.process.comm = bpf_get_current_comm().unwrap_or_default();
+    owner
+}
+
+/// As [`caller`], with what `sock_ops` programs may ask for: no user, no command name.
+#[inline(always)]
+pub(crate) fn current() -> Owner {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    Owner {
+        // SAFETY: a helper without arguments.
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        // SAFETY: the value is copied at once; a recycled entry gives another executable's id,
+        // which makes for news too many.
+        executable_id: unsafe { EXECUTABLES.get(pid) }.copied().unwrap_or(0),
+        process: Process { pid, ..Process::UNKNOWN },
+    }
+}
+
+/// The owner of the socket that listens at `key`, from a socket accepted there.
+#[inline(always)]
+pub(crate) fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Owner> {
+    let address = key.address;
+    let listener = LISTENERS.get_ptr(&*key).or_else(|| {
+        key.address = if address.is_v4() { Address::v4(0) } else { Address::ZERO };
+        LISTENERS.get_ptr(&*key)
+    });
+    let listener = listener.or_else(|| {
+        // An IPv4 client of a socket that listens at `::`.
+        if !address.is_v4() {
+            return None;
+        }
+        key.address = Address::ZERO;
+        LISTENERS.get_ptr(&*key)
+    })?;
+    // SAFETY: a valid map value. These entries are not recycled while in use: the map is no LRU.
+    let listener = unsafe { &*listener };
+    if listener.shared != 0
+        && let Some(own) = stored(socket, None)
+    {
+        return Some(own);
+    }
+    Some(listener.owner)
+}
+
+/// Makes every socket that will be accepted from `socket` carry its owner.
+#[inline(always)]
+pub(crate) fn store(socket: *mut c_void, owner: &mut Owner) -> bool {
+    stored(socket, Some(owner)).is_some()
+}
+
+#[inline(always)]
+fn stored(socket: *mut c_void, create: Option<&mut Owner>) -> Option<Owner> {
+    if socket.is_null() {
+        return None;
+    }
+    let map = (&raw const OWNERS).cast_mut().cast();
+    let (value, flags) = match create {
+        Some(owner) => (core::ptr::from_mut(owner).cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE)),
+        None => (core::ptr::null_mut(), 0),
+    };
+    // SAFETY: `map` is a socket storage of `Owner`, `socket` the context's own, checked above.
+    let owner = unsafe { bpf_sk_storage_get(map, socket, value, flags) }.cast::<Owner>();
+    // SAFETY: null, or a value of the storage.
+    unsafe { owner.as_ref() }.copied()
+}
+
+/// The far end of an accepted connection: the cgroup that dialled where this machine saw it do so,
+/// its address where that is an internal one, else the world.
+#[inline(always)]
+pub(crate) fn of_client(client: &ClientKey) -> (RemoteKind, Address) {
+    // SAFETY: the value is copied at once. Entries are recycled in place, so there is the slightest
+    // chance of another dialler's.
+    if let Some(cgroup_id) = unsafe { TUPLES.get(client) } {
+        return (RemoteKind::Cgroup, Address::of_cgroup(*cgroup_id));
+    }
+    collapsed(client.address)
+}
+
+/// A far end that is not on this machine, as inbound flows hold it.
+#[inline(always)]
+pub(crate) fn collapsed(address: Address) -> (RemoteKind, Address) {
+    let key = aya_ebpf::maps::lpm_trie::Key::new(128, address);
+    if INTERNAL.get(key).is_some() {
+        (RemoteKind::Address, address)
+    } else {
+        (RemoteKind::World, Address::ZERO)
+    }
+}

@@ -1,0 +1,118 @@
+//! Is it news? Looks up first and counts in place; only a miss costs more.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use monitor_common::{FlowKey, FlowStats, Loss, Origin, RTT_BUCKETS};
+
+use crate::emit;
+use crate::maps::SEEN;
+
+/// The one timestamp of an event.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether the key was told; counts nothing.
+#[inline(always)]
+pub(crate) fn is_known(key: &FlowKey) -> bool {
+    SEEN.get_ptr(key).is_some()
+}
+
+/// Counts one more of a known key; false where it is not known.
+#[inline(always)]
+pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
+    let Some(stats) = SEEN.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a valid map value. Entries are recycled in place, so at worst a key that was being
+    // forgotten at this very moment lends its count to the next one.
+    unsafe {
+        add(&raw mut (*stats).connections, 1);
+        (*stats).last_seen_ns = now_ns;
+    }
+    true
+}
+
+/// Counts a flow, and tells of it where its key is new.
+#[inline(never)]
+pub(crate) fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
+    if count(key, now_ns) {
+        return;
+    }
+    let stats = FlowStats {
+        first_seen_ns: now_ns,
+        last_seen_ns: now_ns,
+        connections: 1,
+        bytes_sent: 0,
+        bytes_received: 0,
+        origin: *origin,
+        rtt: [0; RTT_BUCKETS],
+    };
+    if SEEN.insert(key, &stats, u64::from(BPF_NOEXIST)).is_err() {
+        // Another CPU was first, or there is no room; what does not fit is told all the same.
+        if count(key, now_ns) {
+            return;
+        }
+        emit::lost(Loss::MapFull);
+    }
+    emit::flow(key, origin, now_ns);
+}
+
+/// What a closed connection carried.
+pub(crate) struct Closed {
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) rtt_us: u32,
+}
+
+/// Adds a closed connection to its key; false where the key is no longer held.
+#[inline(always)]
+pub(crate) fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
+    let Some(stats) = SEEN.get_ptr_mut(key) else {
+        return false;
+    };
+    let bucket = rtt_bucket(closed.rtt_us);
+    // SAFETY: a valid map value, as in `count`; `bucket` is below `RTT_BUCKETS`.
+    unsafe {
+        add(&raw mut (*stats).bytes_sent, closed.bytes_sent);
+        add(&raw mut (*stats).bytes_received, closed.bytes_received);
+        let counter = (&raw mut (*stats).rtt).cast::<u32>().add(bucket);
+        // Not atomic: two closes of one key at once on two CPUs may count as one in the histogram.
+        *counter = (*counter).wrapping_add(1);
+        (*stats).last_seen_ns = now_ns;
+    }
+    true
+}
+
+/// The bucket of a round-trip time: its power of two above 16 microseconds.
+#[inline(always)]
+fn rtt_bucket(rtt_us: u32) -> usize {
+    let mut rest = rtt_us >> 5;
+    let mut bucket = 0;
+    while rest != 0 && bucket < RTT_BUCKETS - 1 {
+        rest >>= 1;
+        bucket += 1;
+    }
+    bucket & (RTT_BUCKETS - 1)
+}
+
+/// Adds to a counter that other CPUs add to as well.
+///
+/// # Safety
+///
+/// `counter` points into a map value.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, more: u64) {
+    // SAFETY: the caller's; the target lacks compare-and-swap, and with it `fetch_add`.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) more);
+    }
+    // SAFETY: the caller's; only for the tools that check this crate on the host.
+    #[cfg(not(target_arch = "bpf"))]
+    unsafe {
+        *counter += more;
+    }
+}

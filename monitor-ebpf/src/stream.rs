@@ -1,0 +1,369 @@
+//! TCP: what came of a dial, who was accepted, what a connection carried, who listens. These
+//! callbacks run in softirq or in whoever's time is at hand, so owners come from maps.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use monitor_common::{
+    Address, ClientKey, Direction, FlowKey, ListenKey, Listener, Loss, Origin, Outcome, Owner,
+    Protocol, Tracked,
+};
+
+use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::seen::Closed;
+use crate::{emit, owner, seen};
+
+/// Any other value takes away what other programs answered.
+const UNCHANGED: u32 = 1;
+
+// sock_ops, since 4.13 (state 4.16, listen 4.19, socket storage 5.8?): softirq or process context;
+// connect and listen are always in the caller's.
+#[sock_ops]
+fn stream(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_RTO_CB => retransmission(&ctx),
+        BPF_SOCK_OPS_STATE_CB => state(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        _ => {}
+    }
+    UNCHANGED
+}
+
+/// The states of `enum tcp_state` that matter here.
+mod tcp {
+    pub(crate) const FIN_WAIT2: u32 = 5;
+    pub(crate) const CLOSE: u32 = 7;
+    pub(crate) const CLOSE_WAIT: u32 = 8;
+    pub(crate) const LAST_ACK: u32 = 9;
+    pub(crate) const LISTEN: u32 = 10;
+    pub(crate) const CLOSING: u32 = 11;
+}
+
+/// Asks for more callbacks of this socket; setting replaces, so what others asked for is kept.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext, flags: u32) {
+    // Fails only for flags that this kernel lacks, and it has these.
+    _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
+}
+
+#[inline(always)]
+fn dialled(ctx: &SockOpsContext) {
+    let Some(tracked) = SOCKETS.get_ptr_mut(cookie(ctx)) else {
+        return;
+    };
+    // SAFETY: a valid map value; recycled in place only if it is the longest unused of all.
+    let tracked = unsafe { &mut *tracked };
+    tracked.flags |= Tracked::ESTABLISHED;
+    let client = local(ctx);
+    let origin = Origin {
+        netns_cookie: tracked.netns_cookie,
+        client,
+        process: tracked.process,
+        client_port: local_port(ctx),
+        _reserved: [0; 6],
+    };
+    seen::observe(&tracked.key, &origin, seen::now_ns());
+    let tuple = client_key(origin.netns_cookie, client, origin.client_port);
+    if TUPLES.insert(&tuple, &tracked.key.cgroup_id, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let netns_cookie = netns_cookie(ctx);
+    let local = local(ctx);
+    let mut listen_key = listen_key(netns_cookie, local, local_port(ctx));
+    let Some(owner) = owner::of_accepted(&mut listen_key, socket(ctx)) else {
+        return emit::lost(Loss::Unattributed);
+    };
+    let client = remote(ctx);
+    let origin = Origin {
+        netns_cookie,
+        client,
+        process: owner.process,
+        client_port: remote_port(ctx),
+        _reserved: [0; 6],
+    };
+    let (remote_kind, remote) =
+        owner::of_client(&client_key(netns_cookie, client, origin.client_port));
+    let tracked = Tracked {
+        key: FlowKey {
+            cgroup_id: owner.cgroup_id,
+            executable_id: 0,
+            remote,
+            local,
+            port: listen_key.port,
+            protocol: Protocol::Tcp,
+            direction: Direction::Inbound,
+            remote_kind,
+            outcome: Outcome::Established,
+            _reserved: [0; 2],
+        },
+        netns_cookie,
+        process: owner.process,
+        flags: Tracked::ESTABLISHED,
+        received_at_fin: 0,
+    };
+    seen::observe(&tracked.key, &origin, seen::now_ns());
+    watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    if SOCKETS.insert(cookie(ctx), &tracked, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+/// Notes that the kernel gave up; the state change that follows does not say why.
+#[inline(always)]
+fn retransmission(ctx: &SockOpsContext) {
+    let expired = ctx.arg(2);
+    if expired == 1
+        && let Some(tracked) = SOCKETS.get_ptr_mut(cookie(ctx))
+    {
+        // SAFETY: a valid map value, as in `dialled`.
+        unsafe { (*tracked).flags |= Tracked::TIMED_OUT };
+    }
+}
+
+#[inline(always)]
+fn state(ctx: &SockOpsContext) {
+    let to = ctx.arg(1);
+    if to != tcp::CLOSE && to != tcp::FIN_WAIT2 {
+        return;
+    }
+    if ctx.arg(0) == tcp::LISTEN {
+        return unlistened(ctx);
+    }
+    let cookie = cookie(ctx);
+    let Some(tracked) = SOCKETS.get_ptr_mut(cookie) else {
+        if to == tcp::CLOSE {
+            emit::lost(Loss::Untracked);
+        }
+        return;
+    };
+    // SAFETY: a valid map value, as in `dialled`.
+    let tracked = unsafe { &mut *tracked };
+    if to == tcp::FIN_WAIT2 {
+        tracked.received_at_fin = received(ctx) as u32;
+        return;
+    }
+    if tracked.flags & Tracked::ESTABLISHED == 0 {
+        failed(ctx, tracked);
+    } else {
+        closed(ctx, tracked);
+    }
+    // Not there any more: another close of it was first.
+    _ = SOCKETS.remove(cookie);
+}
+
+#[inline(always)]
+fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
+    // SAFETY: a field of the context.
+    let segments_in = unsafe { (&raw const (*ctx.ops).segs_in).read_volatile() };
+    let mut key = tracked.key;
+    key.outcome = if tracked.flags & Tracked::TIMED_OUT != 0 {
+        Outcome::TimedOut
+    } else if segments_in != 0 {
+        Outcome::Refused
+    } else {
+        Outcome::Unreachable
+    };
+    let origin = Origin {
+        netns_cookie: tracked.netns_cookie,
+        client: local(ctx),
+        process: tracked.process,
+        client_port: local_port(ctx),
+        _reserved: [0; 6],
+    };
+    seen::observe(&key, &origin, seen::now_ns());
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
+    let from = ctx.arg(0);
+    // SAFETY: fields of the context.
+    let (acked, srtt_us) = unsafe {
+        (
+            (&raw const (*ctx.ops).bytes_acked).read_volatile(),
+            (&raw const (*ctx.ops).srtt_us).read_volatile(),
+        )
+    };
+    let received = received(ctx);
+    // The kernel counts the dialler's SYN and each end's FIN as a byte.
+    let outbound = tracked.key.direction as u8 == Direction::Outbound as u8;
+    let fin_acked = matches!(from, tcp::FIN_WAIT2 | tcp::LAST_ACK | tcp::CLOSING);
+    let fin_received = matches!(from, tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING)
+        || from == tcp::FIN_WAIT2 && received as u32 != tracked.received_at_fin;
+    let closed = Closed {
+        bytes_sent: acked.saturating_sub(u64::from(outbound) + u64::from(fin_acked)),
+        bytes_received: received.saturating_sub(u64::from(fin_received)),
+        rtt_us: srtt_us >> 3,
+    };
+    if !seen::close(&tracked.key, &closed, seen::now_ns()) {
+        emit::lost(Loss::Untracked);
+    }
+    if outbound {
+        // Not there any more: its place was needed.
+        _ = TUPLES.remove(client_key(tracked.netns_cookie, local(ctx), local_port(ctx)));
+    }
+}
+
+/// A socket listens. Its owner is the caller where the kernel lets us ask, else whoever bound it;
+/// where neither is known, what it accepts will be `Unattributed`.
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    let cookie = cookie(ctx);
+    let may_ask = CURRENT_IN_SOCK_OPS.load() != 0;
+    let mut owner = if may_ask { owner::current() } else { Owner::UNKNOWN };
+    // SAFETY: the value is copied at once, as in `datagram::bound`.
+    if let Some(bound) = unsafe { BOUND.get(cookie) } {
+        // Who bound it is known better; another caller took it over.
+        let bound = &bound.owner;
+        let same = bound.cgroup_id == owner.cgroup_id && bound.process.pid == owner.process.pid;
+        if same || !may_ask {
+            owner = *bound;
+        }
+    } else if !may_ask {
+        return;
+    }
+    let key = listen_key(netns_cookie(ctx), local(ctx), local_port(ctx));
+    if enter(ctx, &key, &mut owner) {
+        watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    } else {
+        emit::lost(Loss::MapFull);
+    }
+    // Not there: it was never bound.
+    _ = BOUND.remove(cookie);
+}
+
+#[inline(always)]
+fn enter(ctx: &SockOpsContext, key: &ListenKey, owner: &mut Owner) -> bool {
+    let Some(listener) = LISTENERS.get_ptr_mut(key) else {
+        let listener = Listener { owner: *owner, sockets: 1, shared: 0 };
+        return LISTENERS.insert(key, &listener, u64::from(BPF_NOEXIST)).is_ok();
+    };
+    // SAFETY: a valid map value, not recycled: the map is no LRU.
+    let listener = unsafe { &mut *listener };
+    listener.sockets += 1;
+    if listener.owner.cgroup_id == owner.cgroup_id {
+        listener.owner = *owner;
+        return true;
+    }
+    listener.shared = 1;
+    owner::store(socket(ctx), owner)
+}
+
+#[inline(always)]
+fn unlistened(ctx: &SockOpsContext) {
+    let key = listen_key(netns_cookie(ctx), local(ctx), local_port(ctx));
+    let Some(listener) = LISTENERS.get_ptr_mut(&key) else {
+        return;
+    };
+    // SAFETY: a valid map value, as in `enter`.
+    let listener = unsafe { &mut *listener };
+    if listener.sockets > 1 {
+        listener.sockets -= 1;
+    } else {
+        // Not there any more: another CPU was first.
+        _ = LISTENERS.remove(&key);
+    }
+}
+
+#[inline(always)]
+fn listen_key(netns_cookie: u64, address: Address, port: u16) -> ListenKey {
+    ListenKey { netns_cookie, address, port, _reserved: [0; 6] }
+}
+
+#[inline(always)]
+fn client_key(netns_cookie: u64, address: Address, port: u16) -> ClientKey {
+    ClientKey {
+        netns_cookie: if address.is_loopback() { netns_cookie } else { 0 },
+        address,
+        port,
+        _reserved: [0; 6],
+    }
+}
+
+#[inline(always)]
+fn received(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: a field of the context.
+    unsafe { (&raw const (*ctx.ops).bytes_received).read_volatile() }
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: this hook's context.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// 0 on kernels that do not tell (before 5.15): then listeners of different namespaces share
+/// entries, and their children carry their owners.
+#[inline(always)]
+fn netns_cookie(ctx: &SockOpsContext) -> u64 {
+    if NETNS_IN_SOCK_OPS.load() == 0 {
+        return 0;
+    }
+    // SAFETY: this hook's context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> *mut core::ffi::c_void {
+    // SAFETY: a field of the context: null, or the socket.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk }.cast()
+}
+
+const AF_INET: u32 = 2;
+
+#[inline(always)]
+fn local(ctx: &SockOpsContext) -> Address {
+    if ctx.family() == AF_INET {
+        return Address::v4(ctx.local_ip4());
+    }
+    // SAFETY: fields of the context, readable word by word only.
+    unsafe {
+        Address([
+            (&raw const (*ctx.ops).local_ip6[0]).read_volatile(),
+            (&raw const (*ctx.ops).local_ip6[1]).read_volatile(),
+            (&raw const (*ctx.ops).local_ip6[2]).read_volatile(),
+            (&raw const (*ctx.ops).local_ip6[3]).read_volatile(),
+        ])
+    }
+}
+
+#[inline(always)]
+fn remote(ctx: &SockOpsContext) -> Address {
+    if ctx.family() == AF_INET {
+        return Address::v4(ctx.remote_ip4());
+    }
+    // SAFETY: fields of the context, readable word by word only.
+    unsafe {
+        Address([
+            (&raw const (*ctx.ops).remote_ip6[0]).read_volatile(),
+            (&raw const (*ctx.ops).remote_ip6[1]).read_volatile(),
+            (&raw const (*ctx.ops).remote_ip6[2]).read_volatile(),
+            (&raw const (*ctx.ops).remote_ip6[3]).read_volatile(),
+        ])
+    }
+}
+
+#[inline(always)]
+fn local_port(ctx: &SockOpsContext) -> u16 {
+    ctx.local_port() as u16
+}
+
+#[inline(always)]
+fn remote_port(ctx: &SockOpsContext) -> u16 {
+    // Network order in the upper half on little-endian machines.
+    u32::from_be(ctx.remote_port()) as u16
+}

@@ -1,0 +1,46 @@
+//! dev
+use monitor::capture::*;
+use monitor_core::flow::*;
+use std::io::Write;
+use std::time::{Duration, Instant};
+fn main() {
+    prepare_mounts();
+    let secs: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
+    let sweep: u64 = std::env::args().nth(2).map_or(1000, |s| s.parse().unwrap());
+    let cfg: Config =
+        std::env::args().nth(3).map_or(Config::default(), |s| toml::from_str(&s).unwrap());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    rt.block_on(async {
+        let t = Instant::now();
+        let mut cap = match Capture::start(&cfg, &Network::INTERNAL) {
+            Ok(c) => c,
+            Err(e) => { let mut e: &dyn std::error::Error = &e; loop { println!("ERR {e}"); match e.source() { Some(s) => e = s, None => break } } std::process::exit(1) }
+        };
+        println!("READY {:?} {:?}", t.elapsed(), cap.summary());
+        let end = Instant::now() + Duration::from_secs(secs);
+        let mut tick = tokio::time::interval(Duration::from_millis(sweep));
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        loop {
+            let batch = tokio::select! {
+                b = cap.next() => b.unwrap(),
+                _ = tick.tick() => cap.sweep().unwrap(),
+                _ = term.recv() => break,
+                _ = tokio::time::sleep_until(end.into()) => break,
+            };
+            let mut out = std::io::stdout().lock();
+            for o in batch {
+                match o {
+                    Observation::Flow(f) => { let k=&f.key; writeln!(out, "FLOW cg={} {:?} {} {:?} local={:?} port={} {} exe={:x} ns={} client={:?} {:?} at={}", k.cgroup.0, k.direction, k.protocol, k.remote, k.local, k.port, k.outcome, k.executable_id, f.netns.0, f.client, f.process, f.at) }
+                    Observation::Traffic(t) => { let k=&t.key; writeln!(out, "TRAFFIC cg={} {:?} {} {:?} port={} {} n={} sent={} recv={} rtt={:?} p50={:?}", k.cgroup.0, k.direction, k.protocol, k.remote, k.port, k.outcome, t.connections, t.bytes_sent, t.bytes_received, t.rtt.0.iter().enumerate().filter(|x| *x.1>0).collect::<Vec<_>>(), t.rtt.quantile_us(0.5)) }
+                    o => writeln!(out, "{o:?}"),
+                }.unwrap();
+            }
+            out.flush().unwrap();
+        }
+        drop(cap);
+        println!("STOPPED");
+    });
+}

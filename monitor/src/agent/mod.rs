@@ -1,0 +1,322 @@
+//! The composition root: opens everything, then one loop owns the engine and performs what it asks
+//! for. Decides nothing about edges; ends with everything saved and every program detached.
+
+mod answer;
+mod files;
+mod perform;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use monitor_core::baseline::Mode;
+use monitor_core::delivery::DeliveryId;
+use monitor_core::engine::{EdgeView, Engine, Input, Settings, Snapshot};
+use monitor_core::flow::Observation;
+use monitor_core::ids::{BootTime, Now, WallTime};
+use monitor_core::incident::Alert;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::{Capture, Summary};
+use crate::config::Config;
+use crate::identity::Namer;
+use crate::notify::Notifier;
+use crate::serve;
+use crate::store::Store;
+
+use self::files::Files;
+use self::perform::Performer;
+
+/// What a running agent shows to whoever watches it.
+#[derive(Debug)]
+pub enum Shown<'a> {
+    Started { summary: &'a Summary, mode: Mode, socket: Option<&'a Path>, state: Option<&'a Path> },
+    Edge(&'a EdgeView),
+    Alert(&'a Alert),
+}
+
+/// Takes what is shown; the agent itself prints nothing.
+pub type Show = Box<dyn FnMut(&Shown<'_>) + Send>;
+
+/// Known keys are asked for their counters this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The baseline files are looked at this often.
+const FILES_EVERY: Duration = Duration::from_secs(2);
+/// Verbs waiting for an answer; a further one waits in the socket.
+const REQUESTS: usize = 64;
+/// Deliveries that ended and were not taken in yet; a further one waits to say so.
+const OUTCOMES: usize = 64;
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// Something it needs is not there, or broke while it ran.
+pub async fn run(config: Config, show: Show) -> anyhow::Result<()> {
+    let lines = Box::new(std::io::stdout());
+    let notifier = Notifier::build(&config.notify, lines)?;
+    let files = Files::read(&config.baseline_files)?;
+    let door = serve::bind(&config.serve.socket)?;
+    let (store, snapshot) = Store::open(&config.state_dir)?;
+    let capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let settings = settings(&config)?;
+    let engine = Engine::restore(settings, snapshot);
+
+    let (requests, asked) = mpsc::channel(REQUESTS);
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(serve::serve(door, requests, stop.clone()));
+    let (outcomes, settled) = mpsc::channel(OUTCOMES);
+    let mut agent = Agent {
+        namer: Namer::new(&config.node_name()),
+        performer: Performer::new(store, notifier, outcomes, show),
+        engine,
+        capture,
+        files,
+    };
+    agent.performer.show(&Shown::Started {
+        summary: agent.capture.summary(),
+        mode: config.mode,
+        socket: Some(&config.serve.socket),
+        state: Some(&config.state_dir),
+    });
+    let written = agent.files.written();
+    agent.step(Input::Files(written))?;
+    announce(agent.capture.summary());
+    let ended = agent.live(asked, settled, served).await;
+    stop.cancel();
+    // Saved and detached, however it ended.
+    agent.end(config.grace_period.get()).await?;
+    ended
+}
+
+/// Shows the edges of this machine as they appear, for `period` or until it is told to stop: no
+/// state, no configuration needed, nothing left behind.
+///
+/// # Errors
+/// The kernel refused.
+pub async fn watch(config: Config, period: Option<Duration>, mut show: Show) -> anyhow::Result<()> {
+    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
+    let mut engine = Engine::restore(settings, Snapshot::default());
+    let namer = Namer::new(&config.node_name());
+    show(&Shown::Started {
+        summary: capture.summary(),
+        mode: Mode::Learn,
+        socket: None,
+        state: None,
+    });
+    let end = period.map(|period| Instant::now() + period);
+    let mut signals = Signals::new()?;
+    loop {
+        let tick = until(engine.next_tick());
+        let observations = tokio::select! {
+            () = signals.any() => return Ok(()),
+            () = sleep_until(end) => return Ok(()),
+            () = sleep_until(tick) => Vec::new(),
+            heard = capture.next() => heard?,
+        };
+        let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
+        for input in inputs.chain([Input::Tick]) {
+            for effect in engine.step(now()?, input) {
+                if let monitor_core::engine::Effect::Appeared(edge) = effect {
+                    show(&Shown::Edge(&edge));
+                }
+            }
+        }
+    }
+}
+
+/// Everything the loop owns.
+struct Agent {
+    engine: Engine,
+    capture: Capture,
+    namer: Namer,
+    performer: Performer,
+    files: Files,
+}
+
+impl Agent {
+    /// The loop: one thing at a time, until somebody asks for the end or something broke.
+    async fn live(
+        &mut self,
+        mut asked: mpsc::Receiver<serve::Request>,
+        mut settled: mpsc::Receiver<(DeliveryId, monitor_core::delivery::Outcome)>,
+        mut served: tokio::task::JoinHandle<std::io::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let mut sweep = every(SWEEP_EVERY);
+        let mut look = every(FILES_EVERY);
+        loop {
+            let tick = until(self.next_tick());
+            tokio::select! {
+                () = signals.any() => return Ok(()),
+                ended = &mut served => {
+                    ended.context("the socket's task broke")?.context("serve the socket")?;
+                    anyhow::bail!("the socket was closed");
+                }
+                Some((id, outcome)) = settled.recv() => {
+                    self.step(Input::Delivered { id, outcome })?;
+                }
+                Some(request) = asked.recv() => self.answer(request)?,
+                heard = self.capture.next() => {
+                    let heard = heard.context("read the kernel's news")?;
+                    self.observe(heard)?;
+                }
+                _ = sweep.tick() => self.sweep()?,
+                _ = look.tick() => {
+                    if let Some(written) = self.files.changed() {
+                        self.step(Input::Files(written))?;
+                    }
+                }
+                () = sleep_until(tick) => self.step(Input::Tick)?,
+            }
+        }
+    }
+
+    /// When time alone has work for us: the engine's, else its housekeeping.
+    fn next_tick(&self) -> Option<BootTime> {
+        let upkeep = now().ok()?.boot.plus_millis(500);
+        Some(self.engine.next_tick().map_or(upkeep, |due| due.min(upkeep)))
+    }
+
+    fn step(&mut self, input: Input) -> anyhow::Result<()> {
+        let effects = self.engine.step(now()?, input);
+        self.performer.perform(effects, &mut self.capture)
+    }
+
+    /// Takes in what capture told, as one transaction.
+    fn observe(&mut self, heard: Vec<Observation>) -> anyhow::Result<()> {
+        let mut effects = Vec::new();
+        for observation in heard {
+            if let Some(input) = input_of(&self.namer, observation) {
+                effects.extend(self.engine.step(now()?, input));
+            }
+        }
+        self.performer.perform(effects, &mut self.capture)
+    }
+
+    fn sweep(&mut self) -> anyhow::Result<()> {
+        let heard = self.capture.sweep().context("sweep the kernel's tables")?;
+        self.observe(heard)
+    }
+
+    /// What is left is taken in and saved; what is in flight gets `grace`. Dropping the capture
+    /// detaches.
+    async fn end(mut self, grace: Duration) -> anyhow::Result<()> {
+        tracing::info!("stopping");
+        self.sweep()?;
+        let changes = self.engine.save();
+        self.performer.store(changes);
+        drop(self.capture);
+        self.performer.finish(grace).await
+    }
+}
+
+fn settings(config: &Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        node: config.node_name(),
+        mode: config.mode,
+        learn: config.learn.rule(),
+        only: config.detect.only.clone(),
+        sinks: config.notify.iter().map(crate::notify::SinkConfig::sink).collect(),
+        seed: seed()?,
+    })
+}
+
+/// A fresh seed from the kernel's random numbers.
+fn seed() -> anyhow::Result<u64> {
+    use std::io::Read as _;
+    let mut bytes = [0; 8];
+    let mut file = std::fs::File::open("/dev/urandom").context("open /dev/urandom")?;
+    file.read_exact(&mut bytes).context("read /dev/urandom")?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Both clocks.
+fn now() -> anyhow::Result<Now> {
+    use rustix::time::{ClockId, clock_gettime};
+    let boot = clock_gettime(ClockId::Boottime);
+    let wall = clock_gettime(ClockId::Realtime);
+    let boot = u64::try_from(boot.tv_sec * 1_000_000_000 + boot.tv_nsec);
+    Ok(Now {
+        boot: BootTime(boot.context("read the boot clock")?),
+        wall: WallTime(wall.tv_sec * 1_000_000 + wall.tv_nsec / 1_000),
+    })
+}
+
+/// What an observation means to the engine.
+fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
+    Some(match observation {
+        Observation::CgroupAppeared { id, path } => {
+            Input::Workload { cgroup: id, workload: namer.workload(&path) }
+        }
+        Observation::CgroupVanished { id } => Input::WorkloadVanished { cgroup: id },
+        Observation::Addresses { netns, addresses } => Input::Addresses { netns, addresses },
+        Observation::Flow(flow) => Input::Flow(flow),
+        Observation::Traffic(traffic) => Input::Traffic(traffic),
+        Observation::Forgotten(key) => Input::Forgotten(key),
+        Observation::Lost { loss, count } => Input::Lost { loss, count },
+    })
+}
+
+/// The moment of a boot time for the runtime's own clock.
+fn until(due: Option<BootTime>) -> Option<Instant> {
+    let left = due?.0.saturating_sub(now().ok()?.boot.0);
+    Some(Instant::now() + Duration::from_nanos(left))
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("watch for Ctrl-C")?,
+            terminate: signal(SignalKind::terminate()).context("watch for SIGTERM")?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Says that the agent is ready: in the log, and to systemd where it asked for that.
+fn announce(summary: &Summary) {
+    for missing in &summary.missing {
+        tracing::warn!("not seen here: {missing}");
+    }
+    tracing::info!(
+        kernel = %summary.kernel,
+        programs = summary.programs,
+        cgroup = %summary.cgroup.path.display(),
+        "ready"
+    );
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let told = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|datagram| datagram.send_to(b"READY=1", socket));
+    if let Err(error) = told {
+        tracing::warn!(%error, "tell systemd that the agent is ready");
+    }
+}

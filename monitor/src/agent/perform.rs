@@ -1,0 +1,225 @@
+//! Performs what the engine asks for, in the order that keeps its promises: all that a step stores is
+//! stored in one transaction before anything else of it is done. What cannot be stored now is kept
+//! and tried again, and whoever waits for it is told so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
+use monitor_core::engine::{Change, CommandError, Effect, Reply};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::agent::{Show, Shown};
+use crate::capture::Capture;
+use crate::notify::{self, Notifier};
+use crate::store::Store;
+
+/// What a decision's author is told.
+pub(crate) type Decided = Result<Reply, CommandError>;
+
+pub(crate) struct Performer {
+    store: Store,
+    notifier: Arc<Notifier>,
+    outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
+    flying: JoinSet<()>,
+    show: Show,
+    /// Changes that the disk did not take yet.
+    unstored: Vec<Change>,
+    /// Why it did not, as last told.
+    refusal: Option<String>,
+    waiting: BTreeMap<u64, oneshot::Sender<Decided>>,
+    next_ticket: u64,
+}
+
+impl Performer {
+    /// Unstored changes beyond this are boiled down to the newest of each value.
+    const UNSTORED: usize = 10_000;
+
+    pub(crate) fn new(
+        store: Store,
+        notifier: Notifier,
+        outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
+        show: Show,
+    ) -> Self {
+        Self {
+            store,
+            notifier: Arc::new(notifier),
+            outcomes,
+            flying: JoinSet::new(),
+            show,
+            unstored: Vec::new(),
+            refusal: None,
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
+        }
+    }
+
+    pub(crate) fn show(&mut self, shown: &Shown<'_>) {
+        (self.show)(shown);
+    }
+
+    /// A ticket for a decision; the answer comes through the receiver.
+    pub(crate) fn ticket(&mut self) -> (u64, oneshot::Receiver<Decided>) {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiting.insert(ticket, sender);
+        (ticket, receiver)
+    }
+
+    pub(crate) fn perform(
+        &mut self,
+        effects: Vec<Effect>,
+        capture: &mut Capture,
+    ) -> anyhow::Result<()> {
+        let mut changes = Vec::new();
+        let mut rest = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Store(stored) => changes.extend(stored),
+                other => rest.push(other),
+            }
+        }
+        self.store(changes);
+        for effect in rest {
+            match effect {
+                Effect::Store(_) => {}
+                Effect::Rearm(keys) => {
+                    capture.rearm(&keys).context("re-arm the kernel's tables")?;
+                }
+                Effect::Deliver(delivery) => self.deliver(*delivery),
+                Effect::Appeared(edge) => self.show(&Shown::Edge(&edge)),
+                Effect::Alerted(alert) => {
+                    tracing::info!(
+                        id = alert.id, revision = alert.revision, severity = %alert.severity,
+                        "{}", alert.title
+                    );
+                    self.show(&Shown::Alert(&alert));
+                }
+                Effect::Reply { ticket, result } => self.reply(ticket, result),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what waits, and `changes` after it. A refusal is told once, and its end as well.
+    pub(crate) fn store(&mut self, changes: Vec<Change>) {
+        self.unstored.extend(changes);
+        if self.unstored.is_empty() {
+            return;
+        }
+        match tokio::task::block_in_place(|| self.store.commit(&self.unstored)) {
+            Ok(()) => {
+                self.unstored.clear();
+                if self.refusal.take().is_some() {
+                    tracing::info!("the state is stored again; nothing was lost");
+                }
+            }
+            Err(error) => {
+                let why = format!("{:#}", anyhow::Error::new(error));
+                if self.refusal.as_ref() != Some(&why) {
+                    tracing::error!("{why}; kept in memory and tried again");
+                    self.refusal = Some(why);
+                }
+                if self.unstored.len() > Self::UNSTORED {
+                    boil_down(&mut self.unstored);
+                }
+            }
+        }
+    }
+
+    /// Why the state is not stored, if it is not.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    fn reply(&mut self, ticket: u64, result: Decided) {
+        let Some(waiting) = self.waiting.remove(&ticket) else { return };
+        let result = result.map(|mut reply| {
+            if let Some(why) = &self.refusal {
+                reply.notes.push(format!(
+                    "done, but not stored yet ({why}): a restart would undo it; the agent keeps trying"
+                ));
+            }
+            reply
+        });
+        // Whoever asked may have gone.
+        drop(waiting.send(result));
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        while self.flying.try_join_next().is_some() {}
+        let (notifier, outcomes) = (Arc::clone(&self.notifier), self.outcomes.clone());
+        self.flying.spawn(async move {
+            let id = delivery.id;
+            let outcome = attempt(&notifier, &delivery).await;
+            if let Outcome::Failed { why, .. } = &outcome {
+                tracing::warn!(sink = delivery.sink, attempts = delivery.attempts, "{why}");
+            }
+            // Nobody listens any more once the agent ends: then it is still stored, and sent again.
+            drop(outcomes.send((id, outcome)).await);
+        });
+    }
+
+    /// Gives what is in flight `grace` to end.
+    pub(crate) async fn finish(
+        mut self,
+        grace: Duration,
+        mut settled: mpsc::Receiver<(DeliveryId, Outcome)>,
+    ) -> anyhow::Result<()> {
+        let all = async {
+            while self.flying.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!("deliveries were still under way; they stay queued");
+        }
+        settled.close();
+        let mut done = Vec::new();
+        while let Ok((id, outcome)) = settled.try_recv() {
+            if outcome == Outcome::Accepted {
+                done.push(Change::Delivery(id, None));
+            }
+        }
+        self.store(done);
+        match self.refusal {
+            Some(why) => anyhow::bail!("the state could not be stored: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn attempt(notifier: &Notifier, delivery: &Delivery) -> Outcome {
+    let body = match serde_json::to_string(&delivery.alert) {
+        Ok(body) => body,
+        Err(error) => return Outcome::Failed { why: error.to_string(), retry_after_ms: None },
+    };
+    let key = delivery.key();
+    let message = notify::Delivery { sink: delivery.sink.clone(), key, body };
+    match notifier.deliver(&message).await {
+        notify::Outcome::Accepted => Outcome::Accepted,
+        notify::Outcome::Retry { after, why } => {
+            let millis = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Outcome::Failed { why, retry_after_ms: after.map(millis) }
+        }
+        notify::Outcome::NoSuchSink => {
+            let why = format!("no receiver is called {:?}", delivery.sink);
+            Outcome::Failed { why, retry_after_ms: None }
+        }
+    }
+}
+
+/// Keeps the newest change of each value.
+fn boil_down(changes: &mut Vec<Change>) {
+    let key = |change: &Change| match change {
+        Change::Service(name, _) => format!("s{name}"),
+        Change::Edge(edge, _) => format!("e{edge}"),
+        Change::Incident(id, _) => format!("i{id}"),
+        Change::Delivery(id, _) => format!("d{id}"),
+        Change::Audit(number, _) => format!("a{number}"),
+    };
+    let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();
+    changes.extend(newest.into_values());
+}

@@ -1,0 +1,214 @@
+//! Loads the kernel programs and attaches them: which there are, where each goes, which of them can
+//! be done without. Nothing is pinned: what is attached goes with the process.
+
+use std::fs::File;
+use std::io;
+
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader};
+use monitor_common::{global, map};
+
+use super::CaptureError;
+use super::config::Config;
+use super::preflight::Ground;
+use super::tracefs;
+
+/// Where a program goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    /// The root of the version-2 hierarchy.
+    Cgroup,
+    Tracepoint {
+        category: &'static str,
+        name: &'static str,
+    },
+}
+
+pub(super) struct Spec {
+    program: &'static str,
+    hook: Hook,
+    /// What is not seen without it; the others are required.
+    without: Option<&'static str>,
+}
+
+const fn cgroup(program: &'static str) -> Spec {
+    Spec { program, hook: Hook::Cgroup, without: None }
+}
+
+const fn tracepoint(
+    program: &'static str,
+    category: &'static str,
+    name: &'static str,
+    without: &'static str,
+) -> Spec {
+    Spec { program, hook: Hook::Tracepoint { category, name }, without: Some(without) }
+}
+
+const CGROUP_NAMES: &str = "names of cgroups that live less than a second";
+const EXECUTABLES: &str = "executables of processes that are gone";
+
+/// Attached first: names before what is named, binds before what is received.
+pub(super) const NAMES_AND_BINDS: [Spec; 6] = [
+    tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", CGROUP_NAMES),
+    tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", CGROUP_NAMES),
+    tracepoint("process_fork", "sched", "sched_process_fork", EXECUTABLES),
+    tracepoint("process_exec", "sched", "sched_process_exec", EXECUTABLES),
+    cgroup("post_bind4"),
+    cgroup("post_bind6"),
+];
+
+/// Attached when the owners of older sockets are known.
+pub(super) const FLOWS: [Spec; 7] = [
+    cgroup("stream"),
+    cgroup("connect4"),
+    cgroup("connect6"),
+    cgroup("sendmsg4"),
+    cgroup("sendmsg6"),
+    cgroup("recvmsg4"),
+    cgroup("recvmsg6"),
+];
+
+/// What is loaded and, so far, attached; it is detached when this is dropped.
+pub(super) struct Attached {
+    pub(super) ebpf: Ebpf,
+    root: File,
+    pub(super) programs: usize,
+    /// What is not seen, and why.
+    pub(super) missing: Vec<String>,
+    pub(super) traces_cgroups: bool,
+    pub(super) traces_processes: bool,
+}
+
+/// Creates maps and programs; nothing is attached yet.
+pub(super) fn load(
+    config: &Config,
+    ground: &Ground,
+    seed: [u64; 2],
+) -> Result<Attached, CaptureError> {
+    let path = &ground.cgroup.path;
+    let root = File::open(path)
+        .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
+    let current_in_sock_ops = u8::from(
+        sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_cgroup_id)
+            && sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_pid_tgid),
+    );
+    let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
+    let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
+    let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
+    let connections = config.connections.get();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(global::EXECUTABLE_SEED, &seed, true)
+        .override_global(global::CURRENT_IN_SOCK_OPS, &current_in_sock_ops, true)
+        .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
+        .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
+        .map_max_entries(map::SEEN, config.seen.get())
+        .map_max_entries(map::SOCKETS, connections)
+        .map_max_entries(map::TUPLES, connections)
+        .map_max_entries(map::LISTENERS, config.listeners.get())
+        .map_max_entries(map::BOUND, config.bound.get())
+        .map_max_entries(map::EXECUTABLES, config.processes.get())
+        .map_max_entries(map::EXECUTABLE_PATHS, EXECUTABLE_PATHS)
+        .map_max_entries(map::EVENTS, config.ring.bytes());
+    let ebpf = loader
+        .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
+        .map_err(|source| CaptureError::Load(Box::new(source)))?;
+    Ok(Attached {
+        ebpf,
+        root,
+        programs: 0,
+        missing: Vec::new(),
+        traces_cgroups: true,
+        traces_processes: true,
+    })
+}
+
+/// Executables whose path the kernel keeps for us; there are far fewer than processes.
+const EXECUTABLE_PATHS: u32 = 2048;
+
+/// Whether `sock_ops` programs are told the network namespace.
+pub(super) fn netns_in_sock_ops(ground: &Ground) -> bool {
+    ground.kernel.is_at_least(5, 15)
+}
+
+fn sock_ops_may_call(helper: BpfHelper) -> bool {
+    is_helper_supported(ProgramType::SockOps, helper).unwrap_or(false)
+}
+
+impl Attached {
+    /// Loads and attaches `programs`, the optional ones as far as they go.
+    pub(super) fn attach(&mut self, programs: &[Spec]) -> Result<(), CaptureError> {
+        for spec in programs {
+            match (self.attach_one(spec), spec.without) {
+                (Ok(()), _) => self.programs += 1,
+                (Err(source), None) => return Err(refusal(spec.program, source)),
+                (Err(error), Some(without)) => {
+                    self.traces_cgroups &= without != CGROUP_NAMES;
+                    self.traces_processes &= without != EXECUTABLES;
+                    self.missing.push(format!("{without}: {}", brief(&error)));
+                }
+            }
+        }
+        self.missing.dedup();
+        Ok(())
+    }
+
+    fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
+        let root = &self.root;
+        let mode = CgroupAttachMode::Single;
+        let program = self.ebpf.program_mut(spec.program);
+        match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
+            (Program::CgroupSockAddr(program), Hook::Cgroup) => {
+                program.load()?;
+                program.attach(root, mode).map(drop)
+            }
+            (Program::CgroupSock(program), Hook::Cgroup) => {
+                program.load()?;
+                program.attach(root, mode).map(drop)
+            }
+            (Program::SockOps(program), Hook::Cgroup) => {
+                program.load()?;
+                program.attach(root, mode).map(drop)
+            }
+            (Program::TracePoint(program), Hook::Tracepoint { category, name }) => {
+                program.load()?;
+                program.attach(category, name).map(drop)
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+}
+
+/// Says what stands in the way where that can be told from the error.
+fn refusal(program: &'static str, source: ProgramError) -> CaptureError {
+    match source {
+        ProgramError::LoadError { io_error, verifier_log } => CaptureError::Refused {
+            program,
+            source: io_error,
+            log: tail(&verifier_log.to_string()),
+        },
+        ProgramError::SyscallError(syscall)
+            if syscall.call == "bpf_link_create"
+                && syscall.io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            CaptureError::Exclusive { program }
+        }
+        source => CaptureError::Attach { program, source: Box::new(source) },
+    }
+}
+
+/// An error without the verifier's log, which is long.
+fn brief(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => format!("load: {io_error}"),
+        ProgramError::SyscallError(syscall) => format!("{}: {}", syscall.call, syscall.io_error),
+        error => error.to_string(),
+    }
+}
+
+/// The end of the verifier's log is where it says why.
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.trim_end().lines().rev().take(12).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,181 @@
+//! Which cgroups there are: told by the kernel where it can, else found by walking the tree. It
+//! knows ids and paths; whose they are is for others to say.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use monitor_core::flow::Observation;
+use monitor_core::ids::CgroupId;
+
+/// The cgroups told so far.
+pub(super) struct Cgroups {
+    root: PathBuf,
+    known: HashMap<CgroupId, Presence>,
+    /// Removed, oldest first: flows of them may still come.
+    gone: VecDeque<CgroupId>,
+    walks: u64,
+    last_walk: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    /// As of the walk of this number.
+    Seen(u64),
+    Gone,
+}
+
+impl Cgroups {
+    /// A node has thousands at most; past this the tree is told no further.
+    const MAX: usize = 1 << 17;
+    const MAX_GONE: usize = 4096;
+    /// A flow of an unknown cgroup has the tree walked, at most this often.
+    const WALK_EVERY: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            known: HashMap::new(),
+            gone: VecDeque::new(),
+            walks: 0,
+            last_walk: None,
+        }
+    }
+
+    /// Tells of a cgroup, once.
+    pub(super) fn appeared(&mut self, id: CgroupId, path: String, out: &mut Vec<Observation>) {
+        let room = self.known.len() < Self::MAX;
+        if room && !self.known.contains_key(&id) {
+            self.known.insert(id, Presence::Seen(self.walks));
+            out.push(Observation::CgroupAppeared { id, path });
+        }
+    }
+
+    /// Tells that a cgroup is gone, once.
+    pub(super) fn vanished(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
+        let present = self.known.get_mut(&id);
+        if let Some(presence) = present.filter(|presence| **presence != Presence::Gone) {
+            *presence = Presence::Gone;
+            out.push(Observation::CgroupVanished { id });
+            self.gone.push_back(id);
+            if self.gone.len() > Self::MAX_GONE
+                && let Some(oldest) = self.gone.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    /// Makes sure that a flow's cgroup was told before the flow, as far as it can be found.
+    pub(super) fn ensure(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
+        let due = self.last_walk.is_none_or(|last| last.elapsed() >= Self::WALK_EVERY);
+        if due && !self.known.contains_key(&id) {
+            self.walk(out);
+        }
+    }
+
+    /// Walks the whole tree: tells what is new and what is gone.
+    pub(super) fn walk(&mut self, out: &mut Vec<Observation>) {
+        self.last_walk = Some(Instant::now());
+        self.walks += 1;
+        let Ok(root) = fs::metadata(&self.root) else {
+            return;
+        };
+        self.come_by(CgroupId(root.ino()), "/".to_owned(), out);
+        let mut left = vec![String::new()];
+        while let Some(parent) = left.pop() {
+            // Gone meanwhile: then so are its children.
+            let Ok(entries) = fs::read_dir(self.root.join(parent.trim_start_matches('/'))) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let path = format!("{parent}/{}", entry.file_name().to_string_lossy());
+                    self.come_by(CgroupId(entry.ino()), path.clone(), out);
+                    left.push(path);
+                }
+            }
+        }
+        let walks = self.walks;
+        let seen = Presence::Seen(walks);
+        let unseen =
+            self.known.iter().filter(|&(_, &presence)| presence != seen).map(|(&id, _)| id);
+        for id in unseen.collect::<Vec<_>>() {
+            self.vanished(id, out);
+        }
+    }
+
+    fn come_by(&mut self, id: CgroupId, path: String, out: &mut Vec<Observation>) {
+        match self.known.get_mut(&id) {
+            Some(presence) => *presence = Presence::Seen(self.walks),
+            None => self.appeared(id, path, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(observations: &[Observation]) -> Vec<&str> {
+        let mut paths: Vec<&str> = observations
+            .iter()
+            .filter_map(|observation| match observation {
+                Observation::CgroupAppeared { path, .. } => Some(path.as_str()),
+                _ => None,
+            })
+            .collect();
+        paths.sort_unstable();
+        paths
+    }
+
+    #[test]
+    fn a_tree_is_told_once_and_its_changes_after() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a.slice/b.service")).unwrap();
+        fs::write(root.path().join("a.slice/cgroup.procs"), "").unwrap();
+        let mut cgroups = Cgroups::new(root.path());
+        let mut out = Vec::new();
+        cgroups.walk(&mut out);
+        assert_eq!(paths(&out), ["/", "/a.slice", "/a.slice/b.service"]);
+
+        out.clear();
+        cgroups.walk(&mut out);
+        assert_eq!(out, []);
+
+        let path = root.path().join("a.slice/b.service");
+        let id = CgroupId(fs::metadata(&path).unwrap().ino());
+        fs::remove_dir(&path).unwrap();
+        cgroups.walk(&mut out);
+        assert_eq!(out, [Observation::CgroupVanished { id }]);
+        cgroups.walk(&mut out);
+        assert_eq!(out.len(), 1, "told once");
+    }
+
+    #[test]
+    fn a_flow_of_an_unknown_cgroup_has_the_tree_walked_but_not_each_time() {
+        let root = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::new(root.path());
+        let mut out = Vec::new();
+        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        assert_eq!(paths(&out), ["/"]);
+        fs::create_dir(root.path().join("late")).unwrap();
+        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        assert_eq!(paths(&out), ["/"]);
+    }
+
+    #[test]
+    fn what_the_kernel_told_is_not_told_again() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        let id = CgroupId(fs::metadata(root.path().join("a")).unwrap().ino());
+        let mut cgroups = Cgroups::new(root.path());
+        let mut out = Vec::new();
+        cgroups.appeared(id, "/a".to_owned(), &mut out);
+        cgroups.appeared(id, "/a".to_owned(), &mut out);
+        cgroups.walk(&mut out);
+        assert_eq!(paths(&out), ["/", "/a"]);
+    }
+}

@@ -1,0 +1,275 @@
+//! What of capture can be configured. Plain values, checked when they are read; nothing here opens
+//! anything.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes of what the kernel holds for us. All of it is allocated at start.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Flow keys held (about 270 bytes each). More are told again when seen again.
+    pub seen: Entries,
+    /// TCP connections followed at once (about 150 bytes each, and as many again to pair both ends
+    /// on one machine). Of more, the bytes are missing.
+    pub connections: Entries,
+    /// TCP addresses listened at. What is accepted at more is nobody's.
+    pub listeners: Entries,
+    /// Sockets bound to a port, for who serves by UDP.
+    pub bound: Entries,
+    /// Processes whose executable is known to the kernel.
+    pub processes: Entries,
+    /// Room for news that the agent has not yet read: a power of two, at least a page.
+    pub ring: RingSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seen: Entries(32_768),
+            connections: Entries(16_384),
+            listeners: Entries(8192),
+            bound: Entries(8192),
+            processes: Entries(16_384),
+            ring: RingSize(1 << 20),
+        }
+    }
+}
+
+/// How many entries a kernel map has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Entries(u32);
+
+impl Entries {
+    const MIN: u32 = 64;
+    const MAX: u32 = 1 << 22;
+
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Entries {
+    type Error = ConfigError;
+
+    fn try_from(count: u32) -> Result<Self, ConfigError> {
+        if (Self::MIN..=Self::MAX).contains(&count) {
+            Ok(Self(count))
+        } else {
+            Err(ConfigError::Entries(count))
+        }
+    }
+}
+
+/// Size of the ring buffer in bytes, written as `"1MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RingSize(u32);
+
+impl RingSize {
+    const MIN: u32 = 1 << 12;
+    const MAX: u32 = 1 << 28;
+
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for RingSize {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim_start() {
+            "KiB" => 1_u32 << 10,
+            "MiB" => 1 << 20,
+            _ => return Err(ConfigError::Ring(text.to_owned())),
+        };
+        number
+            .parse::<u32>()
+            .ok()
+            .and_then(|number| number.checked_mul(unit))
+            .filter(|bytes| bytes.is_power_of_two() && (Self::MIN..=Self::MAX).contains(bytes))
+            .map(Self)
+            .ok_or_else(|| ConfigError::Ring(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for RingSize {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<RingSize> for String {
+    fn from(size: RingSize) -> Self {
+        size.to_string()
+    }
+}
+
+impl fmt::Display for RingSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= 1 << 20 {
+            write!(f, "{}MiB", self.0 >> 20)
+        } else {
+            write!(f, "{}KiB", self.0 >> 10)
+        }
+    }
+}
+
+/// A network in prefix notation, such as `10.0.0.0/8`; an address alone is a network of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// What is internal unless configured otherwise: RFC 1918, RFC 6598, unique-local, link-local
+    /// and loopback.
+    pub const INTERNAL: [Self; 9] = [
+        Self::v4(10, 0, 8),
+        Self::v4(172, 16, 12),
+        Self::v4(192, 168, 16),
+        Self::v4(100, 64, 10),
+        Self::v4(169, 254, 16),
+        Self::v4(127, 0, 8),
+        Self::v6(0xfc00, 7),
+        Self::v6(0xfe80, 10),
+        Self { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
+    ];
+
+    const fn v4(a: u8, b: u8, prefix: u8) -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, 0, 0)), prefix }
+    }
+
+    const fn v6(first: u16, prefix: u8) -> Self {
+        Self { address: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)), prefix }
+    }
+
+    /// Refuses a prefix that is longer than the address and bits set beyond the prefix.
+    pub fn new(address: IpAddr, prefix: u8) -> Result<Self, ConfigError> {
+        let network = Self { address, prefix };
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > width {
+            return Err(ConfigError::Network(format!("{address}/{prefix}")));
+        }
+        let bits = u128::from_be_bytes(network.mapped().0);
+        let host = u128::MAX.checked_shr(network.mapped().1.into()).unwrap_or(0);
+        if bits & host == 0 { Ok(network) } else { Err(ConfigError::HostBits(network)) }
+    }
+
+    /// As an IPv6 network, IPv4 ones mapped: the kernel knows no other.
+    pub(super) fn mapped(self) -> ([u8; 16], u8) {
+        match self.address {
+            IpAddr::V4(address) => {
+                (address.to_ipv6_mapped().octets(), self.prefix.saturating_add(96))
+            }
+            IpAddr::V6(address) => (address.octets(), self.prefix),
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::Network(text.to_owned());
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_error| wrong())?;
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().map_err(|_error| wrong())?,
+            None if address.is_ipv4() => 32,
+            None => 128,
+        };
+        Self::new(address, prefix)
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What a value was refused for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{0} is out of range: a number of entries is {min} to {max}", min = Entries::MIN, max = Entries::MAX)]
+    Entries(u32),
+    #[error("{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"")]
+    Ring(String),
+    #[error("{0:?} is not a network: write one like 10.0.0.0/8 or fd00::/8")]
+    Network(String),
+    #[error("{0} has bits set beyond its prefix")]
+    HostBits(Network),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_two_with_a_unit() {
+        let good = [("1MiB", 1 << 20), ("64 KiB", 1 << 16), ("256MiB", 1 << 28)];
+        for (text, bytes) in good {
+            assert_eq!(text.parse::<RingSize>().map(RingSize::bytes), Ok(bytes));
+        }
+        for text in ["", "1", "1MB", "3MiB", "MiB", "1KiB", "512MiB", "99999999MiB", "-1MiB"] {
+            assert!(text.parse::<RingSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_read_strictly() {
+        for text in ["10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00::/8", "192.0.2.7/32"] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+        assert_eq!("192.0.2.7".parse::<Network>().unwrap().to_string(), "192.0.2.7/32");
+        for text in ["10.0.0.1/8", "10.0.0.0/33", "fd00::1/8", "::/129", "10/8", "x", "1.2.3.4/-1"]
+        {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_networks_are_networks() {
+        for network in Network::INTERNAL {
+            assert_eq!(network.to_string().parse(), Ok(network));
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_wild_sizes_are_refused() {
+        let read = toml::from_str::<Config>;
+        assert_eq!(read(""), Ok(Config::default()));
+        assert_eq!(read("ring = \"2MiB\"\nseen = 64").unwrap().seen.get(), 64);
+        for text in ["sene = 64", "seen = 1", "seen = -1", "ring = 4096", "ring = \"5MiB\""] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

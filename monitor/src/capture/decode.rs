@@ -1,0 +1,441 @@
+//! Wire to core and back: the only place that reads or writes the kernel's bytes. What it cannot
+//! read it refuses; nothing is guessed.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use monitor_common as wire;
+use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
+use monitor_core::ids::{CgroupId, NetnsCookie};
+use zerocopy::{FromZeros as _, TryFromBytes};
+
+/// Bytes of keys and values as the maps hold them.
+pub(super) type KeyBytes = [u8; size_of::<wire::FlowKey>()];
+pub(super) type StatsBytes = [u8; size_of::<wire::FlowStats>()];
+pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
+pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
+pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
+
+/// The bytes are not what this program agreed upon with the kernel's half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Undecodable;
+
+/// A record of the ring.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Flow {
+        key: KeyBytes,
+        at_ns: u64,
+        origin: Origin,
+    },
+    CgroupCreated {
+        id: CgroupId,
+        /// None where it was too long to be told.
+        path: Option<String>,
+    },
+    CgroupRemoved {
+        id: CgroupId,
+    },
+}
+
+/// What is told of a first sighting beside its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) netns: NetnsCookie,
+    pub(super) client: Option<SocketAddr>,
+    /// None where no process is known.
+    pub(super) process: Option<Caller>,
+}
+
+/// A process as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+    pub(super) command: String,
+}
+
+/// What a key counted so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counters {
+    pub(super) first_seen_ns: u64,
+    pub(super) last_seen_ns: u64,
+    pub(super) connections: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+    pub(super) rtt: RttHistogram,
+}
+
+pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
+    let (kind, _) = wire::RecordKind::try_read_from_prefix(bytes).map_err(|_bytes| Undecodable)?;
+    match kind {
+        wire::RecordKind::Flow => {
+            let record: wire::FlowRecord = read(bytes)?;
+            Ok(Record::Flow {
+                key: zerocopy::transmute!(record.key),
+                at_ns: record.at_ns,
+                origin: origin(&record.origin),
+            })
+        }
+        wire::RecordKind::CgroupCreated => {
+            let record: wire::CgroupCreated = read(bytes)?;
+            let length = usize::try_from(record.path_bytes).map_err(|_error| Undecodable)?;
+            let path = record.path.get(..length).ok_or(Undecodable)?;
+            let whole = length > 0 && length < wire::CGROUP_PATH_BYTES - 1;
+            Ok(Record::CgroupCreated {
+                id: CgroupId(record.id),
+                path: whole.then(|| String::from_utf8_lossy(path).into_owned()),
+            })
+        }
+        wire::RecordKind::CgroupRemoved => {
+            let record: wire::CgroupRemoved = read(bytes)?;
+            Ok(Record::CgroupRemoved { id: CgroupId(record.id) })
+        }
+    }
+}
+
+pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
+    let stats: wire::FlowStats = read(bytes)?;
+    let counters = Counters {
+        first_seen_ns: stats.first_seen_ns,
+        last_seen_ns: stats.last_seen_ns,
+        connections: stats.connections,
+        bytes_sent: stats.bytes_sent,
+        bytes_received: stats.bytes_received,
+        rtt: RttHistogram(stats.rtt),
+    };
+    Ok((counters, origin(&stats.origin)))
+}
+
+pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
+    let key: wire::FlowKey = read(bytes)?;
+    Ok(FlowKey {
+        cgroup: CgroupId(key.cgroup_id),
+        direction: match key.direction {
+            wire::Direction::Outbound => Direction::Outbound,
+            wire::Direction::Inbound => Direction::Inbound,
+        },
+        protocol: match key.protocol {
+            wire::Protocol::Tcp => Protocol::Tcp,
+            wire::Protocol::Udp => Protocol::Udp,
+        },
+        remote: match key.remote_kind {
+            wire::RemoteKind::Address => Remote::Address(ip(key.remote)),
+            wire::RemoteKind::Cgroup => Remote::Cgroup(CgroupId(key.remote.cgroup())),
+            wire::RemoteKind::World => Remote::World,
+        },
+        local: known_ip(key.local),
+        port: key.port,
+        outcome: match key.outcome {
+            wire::Outcome::Attempted => Outcome::Attempted,
+            wire::Outcome::Refused => Outcome::Refused,
+            wire::Outcome::TimedOut => Outcome::TimedOut,
+            wire::Outcome::Unreachable => Outcome::Unreachable,
+            wire::Outcome::Sent => Outcome::Sent,
+            wire::Outcome::Established => Outcome::Established,
+        },
+        executable_id: key.executable_id,
+    })
+}
+
+/// The inverse of [`key`].
+pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
+    let (remote_kind, remote) = match key.remote {
+        Remote::Address(ip) => (wire::RemoteKind::Address, address(ip)),
+        Remote::Cgroup(id) => (wire::RemoteKind::Cgroup, wire::Address::of_cgroup(id.0)),
+        Remote::World => (wire::RemoteKind::World, wire::Address::ZERO),
+    };
+    zerocopy::transmute!(wire::FlowKey {
+        cgroup_id: key.cgroup.0,
+        executable_id: key.executable_id,
+        remote,
+        local: key.local.map_or(wire::Address::ZERO, address),
+        port: key.port,
+        protocol: match key.protocol {
+            Protocol::Tcp => wire::Protocol::Tcp,
+            Protocol::Udp => wire::Protocol::Udp,
+        },
+        direction: match key.direction {
+            Direction::Outbound => wire::Direction::Outbound,
+            Direction::Inbound => wire::Direction::Inbound,
+        },
+        remote_kind,
+        outcome: match key.outcome {
+            Outcome::Attempted => wire::Outcome::Attempted,
+            Outcome::Refused => wire::Outcome::Refused,
+            Outcome::TimedOut => wire::Outcome::TimedOut,
+            Outcome::Unreachable => wire::Outcome::Unreachable,
+            Outcome::Sent => wire::Outcome::Sent,
+            Outcome::Established => wire::Outcome::Established,
+        },
+        _reserved: [0; 2],
+    })
+}
+
+/// Whose an older socket is, as the kernel's half would have noted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SocketOwner {
+    pub(super) cgroup: CgroupId,
+    pub(super) executable_id: u64,
+    /// 0 where it is not known.
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+}
+
+impl SocketOwner {
+    fn wire(self) -> wire::Owner {
+        wire::Owner {
+            cgroup_id: self.cgroup.0,
+            executable_id: self.executable_id,
+            process: wire::Process { pid: self.pid, uid: self.uid, comm: [0; wire::COMM_BYTES] },
+        }
+    }
+}
+
+/// An entry of `LISTENERS`; `netns` is 0 where `sock_ops` programs are not told it.
+pub(super) fn listener(
+    netns: NetnsCookie,
+    local: SocketAddr,
+    owner: SocketOwner,
+) -> (ListenKeyBytes, ListenerBytes) {
+    let key = wire::ListenKey {
+        netns_cookie: netns.0,
+        address: address(local.ip()),
+        port: local.port(),
+        _reserved: [0; 6],
+    };
+    let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
+    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+/// A value of `BOUND`: a UDP socket.
+pub(super) fn bound(local: SocketAddr, owner: SocketOwner) -> BoundBytes {
+    let unspecified = local.ip().is_unspecified();
+    zerocopy::transmute!(wire::Bound {
+        owner: owner.wire(),
+        address: if unspecified { wire::Address::ZERO } else { address(local.ip()) },
+        port: local.port(),
+        protocol: wire::Protocol::Udp,
+        _reserved: [0; 5],
+    })
+}
+
+/// The index of a loss's counter and what it means.
+pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
+    wire::Loss::ALL.map(|loss| {
+        let meaning = match loss {
+            wire::Loss::RingFull => Loss::RingFull,
+            wire::Loss::MapFull => Loss::MapFull,
+            wire::Loss::Unattributed => Loss::Unattributed,
+            wire::Loss::Untracked => Loss::Untracked,
+        };
+        (loss.index(), meaning)
+    })
+}
+
+/// A path as the kernel hashes it: cut, and padded with NULs.
+pub(super) fn executable_path(path: &[u8]) -> [u8; wire::EXECUTABLE_PATH_BYTES] {
+    let mut bytes = <[u8; wire::EXECUTABLE_PATH_BYTES]>::new_zeroed();
+    let length = path.len().min(bytes.len() - 1);
+    bytes[..length].copy_from_slice(&path[..length]);
+    bytes
+}
+
+fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
+    T::try_read_from_bytes(bytes).map_err(|_bytes| Undecodable)
+}
+
+fn origin(origin: &wire::Origin) -> Origin {
+    let process = (origin.process.pid != 0).then(|| Caller {
+        pid: origin.process.pid,
+        uid: origin.process.uid,
+        command: text(&origin.process.comm),
+    });
+    Origin {
+        netns: NetnsCookie(origin.netns_cookie),
+        client: known_ip(origin.client).map(|ip| SocketAddr::new(ip, origin.client_port)),
+        process,
+    }
+}
+
+/// Text up to its NUL.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+}
+
+fn ip(address: wire::Address) -> IpAddr {
+    Ipv6Addr::from(address.bytes()).to_canonical()
+}
+
+fn known_ip(address: wire::Address) -> Option<IpAddr> {
+    (address != wire::Address::ZERO).then(|| ip(address))
+}
+
+fn address(ip: IpAddr) -> wire::Address {
+    let v6 = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    wire::Address::from_bytes(v6.octets())
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn flow_key() -> FlowKey {
+        FlowKey {
+            cgroup: CgroupId(7),
+            direction: Direction::Outbound,
+            protocol: Protocol::Tcp,
+            remote: Remote::Address("192.0.2.7".parse().unwrap()),
+            local: None,
+            port: 443,
+            outcome: Outcome::Established,
+            executable_id: 9,
+        }
+    }
+
+    fn flow_record() -> Vec<u8> {
+        let key: wire::FlowKey = read(&key_bytes(&flow_key())).unwrap();
+        let record = wire::FlowRecord {
+            kind: wire::RecordKind::Flow,
+            _reserved: 0,
+            at_ns: 5,
+            key,
+            origin: wire::Origin {
+                netns_cookie: 3,
+                client: address("2001:db8::1".parse().unwrap()),
+                process: wire::Process { pid: 1, uid: 2, comm: *b"curl\0garbage\xff\xff\0\0" },
+                client_port: 4,
+                _reserved: [0; 6],
+            },
+        };
+        record.as_bytes().to_vec()
+    }
+
+    #[test]
+    fn keys_survive_the_trip() {
+        let mut keys = Vec::new();
+        for remote in [
+            Remote::Address("192.0.2.7".parse().unwrap()),
+            Remote::Address("2001:db8::1".parse().unwrap()),
+            Remote::Address("::".parse().unwrap()),
+            Remote::Cgroup(CgroupId(u64::MAX)),
+            Remote::World,
+        ] {
+            for (direction, protocol, outcome) in [
+                (Direction::Outbound, Protocol::Tcp, Outcome::Attempted),
+                (Direction::Outbound, Protocol::Tcp, Outcome::Refused),
+                (Direction::Outbound, Protocol::Tcp, Outcome::TimedOut),
+                (Direction::Outbound, Protocol::Tcp, Outcome::Unreachable),
+                (Direction::Inbound, Protocol::Udp, Outcome::Sent),
+                (Direction::Inbound, Protocol::Tcp, Outcome::Established),
+            ] {
+                let inbound = direction == Direction::Inbound;
+                keys.push(FlowKey {
+                    direction,
+                    protocol,
+                    remote,
+                    outcome,
+                    local: inbound.then(|| "10.0.0.1".parse().unwrap()),
+                    ..flow_key()
+                });
+            }
+        }
+        for flow_key in keys {
+            assert_eq!(key(&key_bytes(&flow_key)), Ok(flow_key));
+        }
+    }
+
+    #[test]
+    fn a_flow_record_is_read() {
+        let Ok(Record::Flow { key: bytes, at_ns, origin }) = record(&flow_record()) else {
+            panic!("not read");
+        };
+        assert_eq!((key(&bytes), at_ns), (Ok(flow_key()), 5));
+        assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
+        let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned() };
+        assert_eq!(origin.process, Some(caller));
+    }
+
+    #[test]
+    fn wrong_lengths_and_kinds_are_refused() {
+        let good = flow_record();
+        for length in 0..good.len() {
+            assert_eq!(record(&good[..length]), Err(Undecodable), "{length}");
+        }
+        let longer = [&good[..], &[0]].concat();
+        assert_eq!(record(&longer), Err(Undecodable));
+        for kind in [0, 4, 255] {
+            let mut wrong = good.clone();
+            wrong[0] = kind;
+            assert_eq!(record(&wrong), Err(Undecodable), "{kind}");
+        }
+    }
+
+    #[test]
+    fn garbage_never_passes_for_an_enum() {
+        let good = key_bytes(&flow_key());
+        for at in 50..54 {
+            for byte in [0, 7, 8, 200, 255] {
+                let mut wrong = good;
+                wrong[at] = byte;
+                assert_eq!(key(&wrong), Err(Undecodable), "byte {at} = {byte}");
+            }
+        }
+        // A flow whose key is garbage is refused as a record.
+        let mut wrong = flow_record();
+        wrong[16 + 50] = 99;
+        assert_eq!(record(&wrong), Err(Undecodable));
+    }
+
+    #[test]
+    fn cgroup_paths_are_cut_where_they_say_and_left_out_where_too_long() {
+        let created = |path_bytes: u32| {
+            let mut path = [b'x'; wire::CGROUP_PATH_BYTES];
+            path[0] = b'/';
+            let record = wire::CgroupCreated {
+                kind: wire::RecordKind::CgroupCreated,
+                path_bytes,
+                id: 5,
+                path,
+            };
+            record_path(record.as_bytes())
+        };
+        assert_eq!(created(3), Ok(Some("/xx".to_owned())));
+        assert_eq!(created(511), Ok(None));
+        assert_eq!(created(0), Ok(None));
+        assert_eq!(created(513), Err(Undecodable));
+        assert_eq!(created(u32::MAX), Err(Undecodable));
+    }
+
+    fn record_path(bytes: &[u8]) -> Result<Option<String>, Undecodable> {
+        match record(bytes)? {
+            Record::CgroupCreated { path, .. } => Ok(path),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_refused_or_read_but_never_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut bytes = vec![0; 600];
+        for round in 0..20_000 {
+            for byte in &mut bytes {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                *byte = state.to_le_bytes()[3];
+            }
+            let length = [16, 128, 528, round % 600][round % 4];
+            bytes[..4].copy_from_slice(&u32::to_ne_bytes(state.to_le_bytes()[0].into()));
+            _ = record(&bytes[..length]);
+            bytes[0] = state.to_le_bytes()[1] % 4;
+            bytes[1..4].fill(0);
+            _ = record(&bytes[..length]);
+        }
+    }
+}

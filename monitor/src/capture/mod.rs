@@ -1,0 +1,279 @@
+//! Capture: loads the kernel programs, hears their news and keeps their maps. It turns bytes into
+//! observations at one door (`decode`) and judges nothing. Only this module names the loader or the
+//! wire; nothing is pinned, so what it attached goes when it does.
+
+mod config;
+mod preflight;
+mod tracefs;
+
+mod clock;
+mod decode;
+
+mod cgroups;
+mod executables;
+mod namespaces;
+mod netlink;
+mod seen;
+
+mod tell;
+
+mod attach;
+mod older;
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfError};
+use monitor_common::map;
+use monitor_core::flow::{FlowKey, Observation};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use self::cgroups::Cgroups;
+use self::executables::Executables;
+use self::older::OlderSockets;
+use self::seen::SeenMap;
+use self::tell::Teller;
+
+pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
+pub use self::preflight::{CgroupRoot, Ground, KernelRelease, Layout, preflight};
+pub use self::tracefs::prepare_mounts;
+
+/// Why capture cannot work here, and what would mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error(
+        "edgewatch needs root (or CAP_BPF and CAP_NET_ADMIN) to load kernel programs: run it with sudo"
+    )]
+    Unprivileged,
+    #[error("this kernel is {0}; the oldest that edgewatch can watch is {major}.{minor}", major = KernelRelease::OLDEST.0, minor = KernelRelease::OLDEST.1)]
+    KernelTooOld(KernelRelease),
+    #[error("{0:?} is not a kernel release")]
+    KernelUnreadable(String),
+    #[error(
+        "no cgroup v2 hierarchy is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+    )]
+    NoCgroup2,
+    #[error("read {path}")]
+    Read { path: &'static str, source: io::Error },
+    #[error("open the cgroup hierarchy {}", path.display())]
+    OpenCgroup { path: PathBuf, source: io::Error },
+    #[error("create the kernel programs")]
+    Load(#[source] Box<EbpfError>),
+    #[error("the kernel refused the program {program}:\n{log}")]
+    Refused { program: &'static str, source: io::Error, log: String },
+    #[error(
+        "attach {program}: another program is attached to the root cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
+    )]
+    Exclusive { program: &'static str },
+    #[error("attach {program}")]
+    Attach { program: &'static str, source: Box<ProgramError> },
+    #[error("use the kernel map {name}")]
+    Map { name: &'static str, source: Box<MapError> },
+    #[error("read the seen-map")]
+    Sweep(#[source] io::Error),
+    #[error("wait for news from the kernel")]
+    Wait(#[source] io::Error),
+}
+
+type Result<T> = std::result::Result<T, CaptureError>;
+
+/// What is watched, how, and what is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub kernel: KernelRelease,
+    pub cgroup: CgroupRoot,
+    /// Kernel programs attached.
+    pub programs: usize,
+    /// What is not seen here, and why.
+    pub missing: Vec<String>,
+}
+
+/// The running capture. Dropping it detaches every program.
+pub struct Capture {
+    ring: AsyncFd<RingBuf<MapData>>,
+    teller: Teller,
+    summary: Summary,
+    /// When the ring is drained next without being woken, and how many rounds brought nothing.
+    drain: Option<Drain>,
+    /// Links and programs: they are gone when this is.
+    _ebpf: Ebpf,
+}
+
+struct Drain {
+    at: Instant,
+    quiet_rounds: u32,
+}
+
+impl Capture {
+    /// The kernel wakes no more often than this while news flows.
+    const DRAIN_EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS);
+    /// So many rounds without news, and the kernel will wake again.
+    const QUIET_ROUNDS: u32 = 3;
+    /// A record whose writer was held up between reading the clock and writing it may go without a
+    /// wake: it is found this much later at worst.
+    const DRAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+    /// News handed over at once.
+    const MAX_RECORDS: usize = 4096;
+
+    /// Checks the ground, loads, tells the kernel what is older than its programs, attaches.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn start(config: &Config, internal: &[Network]) -> Result<Self> {
+        let ground = preflight()?;
+        let seed = random_seed()?;
+        let mut attached = attach::load(config, &ground, seed)?;
+        let ebpf = &mut attached.ebpf;
+        fill_internal(ebpf, internal)?;
+        let ring = register(take(ebpf, map::EVENTS)?)?;
+        let mut executables = Executables::new(
+            seed,
+            take(ebpf, map::EXECUTABLES)?,
+            take(ebpf, map::EXECUTABLE_PATHS)?,
+        );
+        let seen = SeenMap::new(take(ebpf, map::SEEN)?);
+        let lost = take(ebpf, map::LOST)?;
+        let mut older = OlderSockets::new(ebpf, &ground)?;
+
+        attached.attach(&attach::NAMES_AND_BINDS)?;
+        if attached.traces_processes {
+            executables.fill();
+        }
+        let cgroups = Cgroups::new(&ground.cgroup.path);
+        let mut teller = Teller::new(seen, config.seen, lost, cgroups, executables);
+        teller.begin_cgroups(attached.traces_cgroups);
+        let refused = older.enter(&mut teller);
+        attached.attach(&attach::FLOWS)?;
+        // Those that were opened in between.
+        older.enter(&mut teller);
+        let mut missing = attached.missing;
+        missing.extend(refused);
+        Ok(Self {
+            ring,
+            teller,
+            summary: Summary {
+                kernel: ground.kernel,
+                cgroup: ground.cgroup,
+                programs: attached.programs,
+                missing,
+            },
+            drain: None,
+            _ebpf: attached.ebpf,
+        })
+    }
+
+    /// What is watched here.
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Waits for news. Cancellation-safe: nothing is taken before it is returned.
+    pub async fn next(&mut self) -> Result<Vec<Observation>> {
+        loop {
+            let pending = self.teller.take();
+            if !pending.is_empty() {
+                return Ok(pending);
+            }
+            match &self.drain {
+                Some(drain) => tokio::time::sleep_until(drain.at).await,
+                None => self.sleep().await?,
+            }
+            let quiet_rounds = if self.hear()? {
+                0
+            } else {
+                self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
+            };
+            self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
+                .then(|| Drain { at: Instant::now() + Self::DRAIN_EVERY, quiet_rounds });
+        }
+    }
+
+    /// Sleeps until the kernel wakes us.
+    async fn sleep(&self) -> Result<()> {
+        let woken = tokio::time::timeout(Self::DRAIN_AT_LEAST_EVERY, self.ring.readable()).await;
+        if let Ok(ready) = woken {
+            // Cleared before the ring is read: a wake that comes while it is read counts.
+            ready.map_err(CaptureError::Wait)?.clear_ready();
+        }
+        Ok(())
+    }
+
+    /// Reads what is in the ring; false where nothing was.
+    fn hear(&mut self) -> Result<bool> {
+        let ring = self.ring.get_mut();
+        self.teller.begin_batch();
+        let mut records = 0;
+        while records < Self::MAX_RECORDS {
+            let Some(record) = ring.next() else {
+                break;
+            };
+            self.teller.record(&record);
+            records += 1;
+        }
+        self.teller.end_batch()?;
+        Ok(records != 0)
+    }
+
+    /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
+    /// ten seconds or so.
+    pub fn sweep(&mut self) -> Result<Vec<Observation>> {
+        while self.hear()? {}
+        self.teller.sweep()?;
+        Ok(self.teller.take())
+    }
+
+    /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
+    /// moment this returns. What they counted comes with the next observations.
+    pub fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
+        self.teller.rearm(keys)
+    }
+}
+
+fn fill_internal(ebpf: &mut Ebpf, internal: &[Network]) -> Result<()> {
+    let name = map::INTERNAL;
+    // Not taken: the programs, once loaded, keep it alive.
+    let map = ebpf.map_mut(name).ok_or_else(|| absent(name))?;
+    let mut trie: LpmTrie<_, [u8; 16], u8> =
+        map.try_into().map_err(|source| map_error(name, source))?;
+    for network in internal {
+        let (address, prefix) = network.mapped();
+        let key = Key::new(prefix.into(), address);
+        trie.insert(&key, 1, 0).map_err(|source| map_error(name, source))?;
+    }
+    Ok(())
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {
+    let map = ebpf.take_map(name).ok_or_else(|| absent(name))?;
+    T::try_from(map).map_err(|source| map_error(name, source))
+}
+
+fn absent(name: &'static str) -> CaptureError {
+    map_error(name, MapError::InvalidName { name: name.into() })
+}
+
+fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the ring owns its file descriptor, is not taken apart, and gives no other.
+    let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    ring.map_err(|error| CaptureError::Wait(error.into()))
+}
+
+fn map_error(name: &'static str, source: MapError) -> CaptureError {
+    CaptureError::Map { name, source: Box::new(source) }
+}
+
+/// Fresh from the operating system at every start.
+fn random_seed() -> Result<[u64; 2]> {
+    let path = "/dev/urandom";
+    let mut bytes = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| CaptureError::Read { path, source })?;
+    Ok(zerocopy::transmute!(bytes))
+}

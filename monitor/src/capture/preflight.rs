@@ -1,0 +1,219 @@
+//! Can capture work here? Cheap checks that load nothing: kernel, privileges, cgroup hierarchy. The
+//! checks are pure; what they check is read at the bottom.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::CaptureError;
+
+/// What was found out before anything was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    pub kernel: KernelRelease,
+    pub cgroup: CgroupRoot,
+}
+
+/// Checks kernel, privileges and cgroup hierarchy.
+pub fn preflight() -> Result<Ground, CaptureError> {
+    let kernel = check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())?;
+    check_privileges(&read("/proc/self/status")?)?;
+    let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
+    Ok(Ground { kernel, cgroup })
+}
+
+/// A kernel's release, such as `6.1.0-28-amd64`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelRelease {
+    text: String,
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl KernelRelease {
+    /// The first that has all that capture cannot do without.
+    pub const OLDEST: (u32, u32) = (5, 10);
+
+    #[must_use]
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        (self.major, self.minor) >= (major, minor)
+    }
+}
+
+impl fmt::Display for KernelRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
+    let number = |text: &str| {
+        let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        text[..text.len() - digits.len()].parse().ok()
+    };
+    let mut parts = release.splitn(3, '.').map(number);
+    let (Some(Some(major)), Some(Some(minor))) = (parts.next(), parts.next()) else {
+        return Err(CaptureError::KernelUnreadable(release.to_owned()));
+    };
+    let kernel = KernelRelease { text: release.to_owned(), major, minor };
+    let (major, minor) = KernelRelease::OLDEST;
+    if kernel.is_at_least(major, minor) {
+        Ok(kernel)
+    } else {
+        Err(CaptureError::KernelTooOld(kernel))
+    }
+}
+
+/// Bits of `CapEff`.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_BPF: u32 = 39;
+
+fn check_privileges(status: &str) -> Result<(), CaptureError> {
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    if has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN)) {
+        Ok(())
+    } else {
+        Err(CaptureError::Unprivileged)
+    }
+}
+
+/// Where the version-2 hierarchy is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupRoot {
+    pub path: PathBuf,
+    pub layout: Layout,
+}
+
+/// How cgroups are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Version 2 alone.
+    Unified,
+    /// Version-1 controllers beside a version-2 hierarchy.
+    Hybrid,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unified => "unified",
+            Self::Hybrid => "hybrid",
+        })
+    }
+}
+
+/// The mount of the whole hierarchy, where several show it the topmost last one.
+fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
+    let mut path = None;
+    let mut layout = Layout::Unified;
+    for line in mountinfo.lines() {
+        // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
+        let Some((mount, filesystem)) = line.split_once(" - ") else {
+            continue;
+        };
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next(), fields.next());
+        match filesystem.split(' ').next() {
+            Some("cgroup2") if root == Some("/") => path = point.map(unescape),
+            Some("cgroup") => layout = Layout::Hybrid,
+            _ => {}
+        }
+    }
+    path.map(|path| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+}
+
+/// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
+fn unescape(field: &str) -> PathBuf {
+    let mut path = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('\\') {
+        path.push_str(before);
+        let octal =
+            after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()).filter(u8::is_ascii);
+        match octal {
+            Some(byte) => {
+                path.push(char::from(byte));
+                rest = &after[3..];
+            }
+            None => {
+                path.push('\\');
+                rest = after;
+            }
+        }
+    }
+    path.push_str(rest);
+    path.into()
+}
+
+fn read(path: &'static str) -> Result<String, CaptureError> {
+    let bytes = fs::read(Path::new(path)).map_err(|source| CaptureError::Read { path, source })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_whatever_follows_the_numbers() {
+        for release in ["5.10.0", "5.15", "6.1.0-28-amd64", "6.18.44-fc-v669", "7.0-rc1", "10.2+"] {
+            assert!(check_kernel(release).is_ok(), "{release}");
+        }
+        for release in ["5.9.16-1", "4.19.0-27-amd64", "3.10.0-1160.el7"] {
+            let refused = check_kernel(release).unwrap_err().to_string();
+            assert!(refused.contains(release) && refused.contains("5.10"), "{refused}");
+        }
+        for release in ["", "6", "linux", "6.x", ".."] {
+            assert!(
+                matches!(check_kernel(release), Err(CaptureError::KernelUnreadable(_))),
+                "{release}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_capabilities_are_enough() {
+        let status = |capabilities: &[u32]| {
+            let bits: u64 = capabilities.iter().map(|capability| 1 << capability).sum();
+            format!("Name:\tedgewatch\nCapPrm:\t000001ffffffffff\nCapEff:\t{bits:016x}\n")
+        };
+        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_BPF])).is_ok());
+        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_SYS_ADMIN])).is_ok());
+        for refused in [&[][..], &[CAP_BPF], &[CAP_NET_ADMIN], &[CAP_BPF, CAP_SYS_ADMIN]] {
+            assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
+        }
+        assert!(check_privileges("").is_err());
+    }
+
+    #[test]
+    fn the_version_2_hierarchy_is_found_wherever_it_is() {
+        let unified =
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+        let escaped = "9 1 0:9 / /mnt/my\\040groups\\134 rw - cgroup2 none rw";
+        let part = "9 1 0:9 /docker/1 /sys/fs/cgroup rw - cgroup2 none rw";
+        check(unified, Some(("/sys/fs/cgroup", Layout::Unified)));
+        check(hybrid, Some(("/sys/fs/cgroup/unified", Layout::Hybrid)));
+        check(escaped, Some(("/mnt/my groups\\", Layout::Unified)));
+        check(&format!("{part}\n{unified}"), Some(("/sys/fs/cgroup", Layout::Unified)));
+        check(part, None);
+        check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
+        check("", None);
+        check("garbage\n - \n1 2 - cgroup2", None);
+    }
+
+    #[track_caller]
+    fn check(mountinfo: &str, expected: Option<(&str, Layout)>) {
+        let found = find_cgroup_root(mountinfo).ok();
+        let expected = expected.map(|(path, layout)| CgroupRoot { path: path.into(), layout });
+        assert_eq!(found, expected);
+    }
+}

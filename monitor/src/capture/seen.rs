@@ -1,0 +1,303 @@
+//! The kernel's seen-map from this side: read whole in few system calls, and what was told of it so
+//! far, so that every change is told once.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
+use monitor_core::flow::{FlowKey, RttHistogram, Traffic};
+
+use super::clock::Clock;
+use super::decode::{Counters, KeyBytes, StatsBytes};
+
+/// The map itself.
+pub(super) struct SeenMap(BpfHashMap<MapData, KeyBytes, StatsBytes>);
+
+impl SeenMap {
+    pub(super) fn new(map: BpfHashMap<MapData, KeyBytes, StatsBytes>) -> Self {
+        Self(map)
+    }
+
+    pub(super) fn get(&self, key: &KeyBytes) -> Option<StatsBytes> {
+        self.0.get(key, 0).ok()
+    }
+
+    /// Removes a key; it need not be there.
+    pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
+        match self.0.remove(key) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Every entry there is; one that stays in the map throughout is never left out.
+    pub(super) fn entries(&self) -> io::Result<Vec<(KeyBytes, StatsBytes)>> {
+        let map = self.0.map().fd().as_fd();
+        let mut batch = Batch::new();
+        let mut entries = Vec::new();
+        while !batch.done {
+            batch.read(map)?;
+            let count = batch.count;
+            entries.extend(
+                batch.keys[..count].iter().copied().zip(batch.values[..count].iter().copied()),
+            );
+        }
+        Ok(entries)
+    }
+}
+
+/// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
+/// bucket, where a walk key by key starts over whenever its key is forgotten.
+struct Batch {
+    cursor: u32,
+    started: bool,
+    done: bool,
+    count: usize,
+    keys: Vec<KeyBytes>,
+    values: Vec<StatsBytes>,
+}
+
+/// The part of `union bpf_attr` that this command reads.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+impl Batch {
+    const SIZE: usize = 1024;
+
+    fn new() -> Self {
+        Self {
+            cursor: 0,
+            started: false,
+            done: false,
+            count: 0,
+            keys: vec![[0; size_of::<KeyBytes>()]; Self::SIZE],
+            values: vec![[0; size_of::<StatsBytes>()]; Self::SIZE],
+        }
+    }
+
+    fn read(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
+        let mut next: u32 = 0;
+        let mut attr = BatchAttr {
+            in_batch: if self.started { (&raw const self.cursor).addr() as u64 } else { 0 },
+            out_batch: (&raw mut next).addr() as u64,
+            keys: self.keys.as_mut_ptr().addr() as u64,
+            values: self.values.as_mut_ptr().addr() as u64,
+            count: u32::try_from(self.keys.len()).unwrap_or(0),
+            map_fd: u32::try_from(map.as_raw_fd()).unwrap_or(u32::MAX),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attribute and the buffers it points to outlive the call; the buffers hold
+        // `count` keys and values of the sizes that the map was checked to have when it was opened,
+        // and a hash map's cursor is a `u32`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
+        };
+        // Read before anything else can set it.
+        let error = io::Error::last_os_error();
+        self.count = 0;
+        if result == 0 || error.raw_os_error() == Some(libc::ENOENT) {
+            self.done = result != 0;
+            self.count = attr.count as usize;
+        } else if error.raw_os_error() == Some(libc::ENOSPC) {
+            // A bucket of more than fit: as good as never, but no reason to give up.
+            self.keys.resize(self.keys.len() * 2, [0; size_of::<KeyBytes>()]);
+            self.values.resize(self.values.len() * 2, [0; size_of::<StatsBytes>()]);
+            return Ok(());
+        } else {
+            return Err(error);
+        }
+        self.cursor = next;
+        self.started = true;
+        Ok(())
+    }
+}
+
+/// What was told of each key.
+pub(super) struct Told {
+    keys: HashMap<KeyBytes, ToldKey>,
+    round: u32,
+}
+
+struct ToldKey {
+    key: FlowKey,
+    first_seen_ns: u64,
+    connections: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    rtt: RttHistogram,
+    round: u32,
+}
+
+/// Whether a sighting is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sighting {
+    New,
+    /// Forgotten by the kernel and seen again.
+    Again,
+    Known,
+}
+
+impl Told {
+    pub(super) fn new() -> Self {
+        Self { keys: HashMap::new(), round: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Takes note of a key entered into the map at `first_seen_ns`.
+    pub(super) fn see(&mut self, bytes: KeyBytes, key: FlowKey, first_seen_ns: u64) -> Sighting {
+        let sighting = match self.keys.get(&bytes) {
+            None => Sighting::New,
+            Some(told) if told.first_seen_ns >= first_seen_ns => return Sighting::Known,
+            Some(_) => Sighting::Again,
+        };
+        let told = ToldKey {
+            key,
+            first_seen_ns,
+            connections: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rtt: RttHistogram::default(),
+            round: self.round,
+        };
+        self.keys.insert(bytes, told);
+        sighting
+    }
+
+    /// What a told key did since it was last asked for; None where nothing.
+    pub(super) fn traffic(
+        &mut self,
+        bytes: &KeyBytes,
+        now: &Counters,
+        clock: Clock,
+    ) -> Option<Traffic> {
+        let round = self.round;
+        let told = self.keys.get_mut(bytes)?;
+        told.round = round;
+        let mut rtt = RttHistogram::default();
+        for (delta, (now, before)) in rtt.0.iter_mut().zip(now.rtt.0.iter().zip(told.rtt.0)) {
+            *delta = now.wrapping_sub(before);
+        }
+        let traffic = Traffic {
+            key: told.key,
+            last_seen: clock.wall(now.last_seen_ns),
+            connections: now.connections.saturating_sub(told.connections),
+            bytes_sent: now.bytes_sent.saturating_sub(told.bytes_sent),
+            bytes_received: now.bytes_received.saturating_sub(told.bytes_received),
+            rtt,
+        };
+        told.connections = now.connections;
+        told.bytes_sent = now.bytes_sent;
+        told.bytes_received = now.bytes_received;
+        told.rtt = now.rtt;
+        let moved = traffic.connections != 0
+            || traffic.bytes_sent != 0
+            || traffic.bytes_received != 0
+            || traffic.rtt != RttHistogram::default();
+        moved.then_some(traffic)
+    }
+
+    /// Begins a round over the whole map: keys that it does not come by are gone.
+    pub(super) fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+    }
+
+    /// Ends the round: forgets and returns what is gone.
+    pub(super) fn end_round(&mut self) -> Vec<FlowKey> {
+        let round = self.round;
+        self.keys.extract_if(|_, told| told.round != round).map(|(_, told)| told.key).collect()
+    }
+
+    /// Forgets a key.
+    pub(super) fn remove(&mut self, bytes: &KeyBytes) {
+        self.keys.remove(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_core::flow::{Direction, Outcome, Protocol, Remote};
+    use monitor_core::ids::CgroupId;
+
+    use super::*;
+    use crate::capture::decode::key_bytes;
+
+    fn key(port: u16) -> FlowKey {
+        FlowKey {
+            cgroup: CgroupId(1),
+            direction: Direction::Outbound,
+            protocol: Protocol::Tcp,
+            remote: Remote::World,
+            local: None,
+            port,
+            outcome: Outcome::Established,
+            executable_id: 0,
+        }
+    }
+
+    #[test]
+    fn a_key_is_told_once_until_it_is_forgotten() {
+        let mut told = Told::new();
+        let bytes = key_bytes(&key(1));
+        assert_eq!(told.see(bytes, key(1), 10), Sighting::New);
+        assert_eq!(told.see(bytes, key(1), 10), Sighting::Known);
+        assert_eq!(told.see(bytes, key(1), 20), Sighting::Again);
+        // The ring's record of the first entry, read late.
+        assert_eq!(told.see(bytes, key(1), 10), Sighting::Known);
+        told.remove(&bytes);
+        assert_eq!(told.see(bytes, key(1), 30), Sighting::New);
+    }
+
+    #[test]
+    fn counters_are_told_as_differences() {
+        let mut told = Told::new();
+        let bytes = key_bytes(&key(1));
+        let clock = Clock::read();
+        let mut counters = Counters { connections: 3, bytes_sent: 100, ..Counters::default() };
+        assert_eq!(told.traffic(&bytes, &counters, clock), None, "never told");
+        told.see(bytes, key(1), 0);
+        let traffic = told.traffic(&bytes, &counters, clock).unwrap();
+        assert_eq!((traffic.connections, traffic.bytes_sent), (3, 100));
+        assert_eq!(told.traffic(&bytes, &counters, clock), None);
+        counters.rtt.0[2] += 1;
+        let traffic = told.traffic(&bytes, &counters, clock).unwrap();
+        assert_eq!((traffic.connections, traffic.rtt.0[2]), (0, 1));
+    }
+
+    #[test]
+    fn what_a_round_does_not_come_by_is_gone() {
+        let mut told = Told::new();
+        let (one, two) = (key_bytes(&key(1)), key_bytes(&key(2)));
+        told.see(one, key(1), 0);
+        told.see(two, key(2), 0);
+        told.begin_round();
+        told.traffic(&one, &Counters::default(), Clock::read());
+        assert_eq!(told.end_round(), [key(2)]);
+        assert_eq!(told.len(), 1);
+    }
+}

@@ -1,0 +1,271 @@
+//! What the kernel says, as observations in an order that can be relied on: a cgroup and the
+//! addresses of a network namespace are told before the first flow of it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, PerCpuArray};
+use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::ids::NetnsCookie;
+
+use super::cgroups::Cgroups;
+use super::clock::Clock;
+use super::config::Entries;
+use super::decode::{self, KeyBytes, Origin, Record, Undecodable};
+use super::executables::Executables;
+use super::namespaces;
+use super::seen::{SeenMap, Sighting, Told};
+use super::{CaptureError, Result, map_error};
+
+/// Everything needed to tell, and what is to be told.
+pub(super) struct Teller {
+    seen: SeenMap,
+    told: Told,
+    /// The kernel holds no more keys than this.
+    seen_entries: usize,
+    cgroups: Cgroups,
+    /// Whether the kernel tells of cgroups that come and go.
+    traces_cgroups: bool,
+    executables: Executables,
+    addresses: Addresses,
+    losses: Losses,
+    clock: Clock,
+    sweeps: u32,
+    pending: Vec<Observation>,
+}
+
+impl Teller {
+    /// Sweeps between two looks for addresses that changed.
+    const SWEEPS_PER_SURVEY: u32 = 6;
+
+    pub(super) fn new(
+        seen: SeenMap,
+        seen_entries: Entries,
+        lost: PerCpuArray<MapData, u64>,
+        cgroups: Cgroups,
+        executables: Executables,
+    ) -> Self {
+        Self {
+            seen,
+            told: Told::new(),
+            seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
+            cgroups,
+            traces_cgroups: false,
+            executables,
+            addresses: Addresses::default(),
+            losses: Losses::new(lost),
+            clock: Clock::read(),
+            sweeps: 0,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Tells of every cgroup there is; those that come from now on the kernel tells, if it does.
+    pub(super) fn begin_cgroups(&mut self, traces_cgroups: bool) {
+        self.traces_cgroups = traces_cgroups;
+        self.cgroups.walk(&mut self.pending);
+    }
+
+    /// What is to be told, in order.
+    pub(super) fn take(&mut self) -> Vec<Observation> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Begins reading records: they share one reading of the clocks.
+    pub(super) fn begin_batch(&mut self) {
+        self.clock = Clock::read();
+    }
+
+    /// Tells of one record of the ring.
+    pub(super) fn record(&mut self, bytes: &[u8]) {
+        match decode::record(bytes) {
+            Ok(Record::Flow { key, at_ns, origin }) => self.sighting(key, at_ns, &origin),
+            Ok(Record::CgroupCreated { id, path: Some(path) }) => {
+                self.cgroups.appeared(id, path, &mut self.pending);
+            }
+            // Too long to be told: the tree is walked when a flow comes from it.
+            Ok(Record::CgroupCreated { path: None, .. }) => {}
+            Ok(Record::CgroupRemoved { id }) => self.cgroups.vanished(id, &mut self.pending),
+            Err(Undecodable) => self.losses.undecodable += 1,
+        }
+    }
+
+    /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
+    /// only a look at the whole map says which.
+    pub(super) fn end_batch(&mut self) -> Result<()> {
+        if self.told.len() > self.seen_entries.saturating_mul(2) {
+            self.read_seen()?;
+        }
+        Ok(())
+    }
+
+    /// Tells of everything that the kernel does not say by itself.
+    pub(super) fn sweep(&mut self) -> Result<()> {
+        self.clock = Clock::read();
+        let ring_full = self.losses.read(&mut self.pending)?;
+        if ring_full || !self.traces_cgroups {
+            self.cgroups.walk(&mut self.pending);
+        }
+        self.sweeps = self.sweeps.wrapping_add(1);
+        if self.sweeps.is_multiple_of(Self::SWEEPS_PER_SURVEY) {
+            for namespace in namespaces::survey_addresses() {
+                self.addresses(namespace.0, namespace.1);
+            }
+        }
+        self.read_seen()
+    }
+
+    /// Tells the addresses of a namespace where they changed.
+    pub(super) fn addresses(&mut self, netns: NetnsCookie, addresses: Vec<IpAddr>) {
+        self.addresses.told(netns, addresses, &mut self.pending);
+    }
+
+    /// The kernel's id of what a process runs; 0 where it has none.
+    pub(super) fn executable_id(&self, pid: u32) -> u64 {
+        self.executables.id_of(pid)
+    }
+
+    /// Makes the kernel forget keys; what they did is told next.
+    pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
+        for key in keys {
+            let bytes = decode::key_bytes(key);
+            if let Some(stats) = self.seen.get(&bytes)
+                && let Ok((counters, _)) = decode::stats(&stats)
+            {
+                let traffic = self.told.traffic(&bytes, &counters, self.clock);
+                self.pending.extend(traffic.map(Observation::Traffic));
+            }
+            let removed = self.seen.remove(&bytes);
+            removed.map_err(|source| map_error(monitor_common::map::SEEN, source))?;
+            self.told.remove(&bytes);
+        }
+        Ok(())
+    }
+
+    /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
+    /// others did, and which are gone.
+    fn read_seen(&mut self) -> Result<()> {
+        let entries = self.seen.entries().map_err(CaptureError::Sweep)?;
+        self.told.begin_round();
+        for (bytes, stats) in entries {
+            let Ok((counters, origin)) = decode::stats(&stats) else {
+                self.losses.undecodable += 1;
+                continue;
+            };
+            self.sighting(bytes, counters.first_seen_ns, &origin);
+            let traffic = self.told.traffic(&bytes, &counters, self.clock);
+            self.pending.extend(traffic.map(Observation::Traffic));
+        }
+        let gone = self.told.end_round();
+        self.pending.extend(gone.into_iter().map(Observation::Forgotten));
+        Ok(())
+    }
+
+    /// Tells of a flow key, unless it was told.
+    fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
+        let Ok(key) = decode::key(&bytes) else {
+            self.losses.undecodable += 1;
+            return;
+        };
+        match self.told.see(bytes, key, at_ns) {
+            Sighting::Known => return,
+            Sighting::Again => self.pending.push(Observation::Forgotten(key)),
+            Sighting::New => {}
+        }
+        self.cgroups.ensure(key.cgroup, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, &mut self.pending);
+        }
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.addresses.ensure(origin.netns, pid, &mut self.pending);
+        let process = origin.process.as_ref().map(|process| Process {
+            executable: self.executables.path(process.pid, key.executable_id),
+            pid: process.pid,
+            uid: process.uid,
+            command: process.command.clone(),
+        });
+        self.pending.push(Observation::Flow(Flow {
+            key,
+            at: self.clock.wall(at_ns),
+            netns: origin.netns,
+            client: origin.client,
+            process,
+        }));
+    }
+}
+
+/// The addresses told, by namespace.
+#[derive(Default)]
+struct Addresses {
+    told: HashMap<NetnsCookie, Vec<IpAddr>>,
+    last_try: Option<Instant>,
+}
+
+impl Addresses {
+    /// Namespaces remembered; past this all are told anew.
+    const MAX: usize = 4096;
+    /// A namespace that could not be entered is tried again with a later flow, not with each.
+    const TRY_EVERY: Duration = Duration::from_millis(100);
+
+    fn told(&mut self, netns: NetnsCookie, addresses: Vec<IpAddr>, out: &mut Vec<Observation>) {
+        if self.told.get(&netns) == Some(&addresses) {
+            return;
+        }
+        if self.told.len() >= Self::MAX {
+            self.told.clear();
+        }
+        self.told.insert(netns, addresses.clone());
+        out.push(Observation::Addresses { netns, addresses });
+    }
+
+    fn ensure(&mut self, netns: NetnsCookie, pid: Option<u32>, out: &mut Vec<Observation>) {
+        let (Some(pid), false) = (pid, self.told.contains_key(&netns)) else {
+            return;
+        };
+        let due = self.last_try.is_none_or(|last| last.elapsed() >= Self::TRY_EVERY);
+        if netns == NetnsCookie(0) || !due {
+            return;
+        }
+        match namespaces::addresses_of(pid, netns) {
+            Ok(addresses) => self.told(netns, addresses, out),
+            // The process is gone, or elsewhere: its namespace is found with the next one.
+            Err(_gone) => self.last_try = Some(Instant::now()),
+        }
+    }
+}
+
+/// The kernel's loss counters, and our own.
+struct Losses {
+    map: PerCpuArray<MapData, u64>,
+    before: Vec<u64>,
+    undecodable: u64,
+}
+
+impl Losses {
+    fn new(map: PerCpuArray<MapData, u64>) -> Self {
+        Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
+    }
+
+    /// Tells what was lost since last time; true where the ring was full.
+    fn read(&mut self, out: &mut Vec<Observation>) -> Result<bool> {
+        let mut ring_full = false;
+        for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
+            let counts = self.map.get(&index, 0);
+            let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
+            let total = counts.iter().sum::<u64>();
+            let count = total.saturating_sub(*before);
+            *before = total;
+            if count != 0 {
+                ring_full |= loss == Loss::RingFull;
+                out.push(Observation::Lost { loss, count });
+            }
+        }
+        let count = std::mem::take(&mut self.undecodable);
+        if count != 0 {
+            let loss = Loss::Undecodable;
+            out.push(Observation::Lost { loss, count });
+        }
+        Ok(ring_full)
+    }
+}
