@@ -153,7 +153,7 @@ fn garbage_on_the_socket_disturbs_nobody() {
         long.as_bytes(),
     ];
     let mut open = Vec::new();
-    for piece in pieces.iter().cycle().take(60) {
+    for piece in pieces.iter().cycle().take(100) {
         let mut stream = UnixStream::connect(&agent.socket).expect("it listens");
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         // It may hang up before all is written, which is as good.
