@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
-use monitor_core::delivery::DeliveryId;
+use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::engine::{EdgeView, Engine, Input, Settings, Snapshot};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -24,7 +24,7 @@ use crate::capture::{Capture, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
-use crate::serve;
+use crate::serve::{self, Listener, Request, ServeError};
 use crate::store::Store;
 
 use self::files::Files;
@@ -47,6 +47,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const FILES_EVERY: Duration = Duration::from_secs(2);
 /// Verbs waiting for an answer; a further one waits in the socket.
 const REQUESTS: usize = 64;
+/// A delivery that ended.
+type Settled = (DeliveryId, Outcome);
+
 /// Deliveries that ended and were not taken in yet; a further one waits to say so.
 const OUTCOMES: usize = 64;
 
@@ -57,8 +60,8 @@ const OUTCOMES: usize = 64;
 pub async fn run(config: Config, show: Show) -> anyhow::Result<()> {
     let lines = Box::new(std::io::stdout());
     let notifier = Notifier::build(&config.notify, lines)?;
-    let files = Files::read(&config.baseline_files)?;
-    let door = serve::bind(&config.serve.socket)?;
+    let files = Files::read(&config.baseline_files, now()?.wall)?;
+    let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
     let capture = Capture::start(&config.capture, &config.detect.internal)?;
     let settings = settings(&config)?;
@@ -67,7 +70,7 @@ pub async fn run(config: Config, show: Show) -> anyhow::Result<()> {
     let (requests, asked) = mpsc::channel(REQUESTS);
     let stop = CancellationToken::new();
     let served = tokio::spawn(serve::serve(door, requests, stop.clone()));
-    let (outcomes, settled) = mpsc::channel(OUTCOMES);
+    let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
         performer: Performer::new(store, notifier, outcomes, show),
@@ -84,10 +87,10 @@ pub async fn run(config: Config, show: Show) -> anyhow::Result<()> {
     let written = agent.files.written();
     agent.step(Input::Files(written))?;
     announce(agent.capture.summary());
-    let ended = agent.live(asked, settled, served).await;
+    let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
-    agent.end(config.grace_period.get()).await?;
+    agent.end(config.grace_period.get(), settled).await?;
     ended
 }
 
@@ -141,9 +144,9 @@ impl Agent {
     /// The loop: one thing at a time, until somebody asks for the end or something broke.
     async fn live(
         &mut self,
-        mut asked: mpsc::Receiver<serve::Request>,
-        mut settled: mpsc::Receiver<(DeliveryId, monitor_core::delivery::Outcome)>,
-        mut served: tokio::task::JoinHandle<std::io::Result<()>>,
+        mut asked: mpsc::Receiver<Request>,
+        settled: &mut mpsc::Receiver<Settled>,
+        mut served: tokio::task::JoinHandle<Result<(), ServeError>>,
     ) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let mut sweep = every(SWEEP_EVERY);
@@ -204,13 +207,17 @@ impl Agent {
 
     /// What is left is taken in and saved; what is in flight gets `grace`. Dropping the capture
     /// detaches.
-    async fn end(mut self, grace: Duration) -> anyhow::Result<()> {
+    async fn end(
+        mut self,
+        grace: Duration,
+        settled: mpsc::Receiver<Settled>,
+    ) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.sweep()?;
         let changes = self.engine.save();
         self.performer.store(changes);
         drop(self.capture);
-        self.performer.finish(grace).await
+        self.performer.finish(grace, settled).await
     }
 }
 

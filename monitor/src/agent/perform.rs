@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
-use monitor_core::engine::{Change, CommandError, Effect, Reply};
+use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -131,9 +131,17 @@ impl Performer {
         }
     }
 
-    /// Why the state is not stored, if it is not.
-    pub(crate) fn refusal(&self) -> Option<&str> {
-        self.refusal.as_deref()
+    /// Who changed what: the newest `limit` entries.
+    pub(crate) fn audit_log(&mut self, limit: usize) -> anyhow::Result<Vec<serde_json::Value>> {
+        let entries = tokio::task::block_in_place(|| self.store.audit_log(limit))?;
+        let numbered = |(number, entry): (u64, AuditEntry)| {
+            let mut value = serde_json::to_value(entry)?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("number".to_owned(), number.into());
+            }
+            Ok(value)
+        };
+        entries.into_iter().map(numbered).collect()
     }
 
     fn reply(&mut self, ticket: u64, result: Decided) {
@@ -170,9 +178,7 @@ impl Performer {
         grace: Duration,
         mut settled: mpsc::Receiver<(DeliveryId, Outcome)>,
     ) -> anyhow::Result<()> {
-        let all = async {
-            while self.flying.join_next().await.is_some() {}
-        };
+        let all = async { while self.flying.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_err() {
             tracing::warn!("deliveries were still under way; they stay queued");
         }
