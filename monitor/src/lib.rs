@@ -1,1 +1,5 @@
-//! agent
+//! The agent: adapters around the pure core, their wiring, and the verbs. Modules in reading order;
+//! adapters never name one another.
+#![deny(unsafe_code)]
+
+pub mod store;
