@@ -3,3 +3,5 @@
 #![deny(unsafe_code)]
 
 pub mod store;
+pub mod serve;
+pub mod config;
