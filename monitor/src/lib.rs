@@ -5,3 +5,4 @@
 pub mod store;
 pub mod serve;
 pub mod config;
+pub mod baseline_file;
