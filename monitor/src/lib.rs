@@ -6,3 +6,4 @@ pub mod store;
 pub mod serve;
 pub mod config;
 pub mod baseline_file;
+pub mod client;
