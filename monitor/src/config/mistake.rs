@@ -19,11 +19,6 @@ impl ConfigError {
         let file = Some(path.to_string_lossy().into_owned());
         Self { file, line: None, what: format!("cannot be read: {error}") }
     }
-
-    /// A mistake in what the configuration names, not in itself.
-    pub(crate) const fn elsewhere(what: String) -> Self {
-        Self { file: None, line: None, what }
-    }
 }
 
 impl fmt::Display for ConfigError {
