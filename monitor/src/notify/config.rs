@@ -23,10 +23,10 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
     #[error(
-        "kind = {0:?} is not supported yet: this version delivers to \"webhook\" and \"stdout\""
+        "{0:?} is not supported yet: this version delivers to \"webhook\" and \"stdout\""
     )]
     NotYet(String),
-    #[error("kind = {0:?} is not known: write \"webhook\" or \"stdout\"")]
+    #[error("{0:?} is not known: write \"webhook\" or \"stdout\"")]
     Unknown(String),
 }
 
