@@ -126,6 +126,9 @@ mod tests {
         assert_eq!(Address::of_cgroup(u64::MAX - 7).cgroup(), u64::MAX - 7);
         let word = u32::from_ne_bytes([192, 0, 2, 7]);
         assert_eq!(Address::v4(word), address("192.0.2.7"));
-        assert_eq!(Address::from_bytes(address("fd00::1").bytes()), address("fd00::1"));
+        assert_eq!(
+            Address::from_bytes(address("fd00::1").bytes()),
+            address("fd00::1")
+        );
     }
 }

@@ -10,9 +10,7 @@ use monitor_common::{
     Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Process, Protocol,
 };
 
-use crate::connect::{
-    ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6,
-};
+use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::maps::BOUND;
 use crate::{owner, seen};
 

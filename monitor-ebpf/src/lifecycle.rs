@@ -82,9 +82,8 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
     let filename = text_at(ctx, EXEC_FILENAME)?;
     let mut path = [0_u8; EXECUTABLE_PATH_BYTES];
     // SAFETY: the helper writes no further than it is told.
-    let copied = unsafe {
-        bpf_probe_read_kernel_str(path.as_mut_ptr().cast(), path.len() as u32, filename)
-    };
+    let copied =
+        unsafe { bpf_probe_read_kernel_str(path.as_mut_ptr().cast(), path.len() as u32, filename) };
     if copied <= 0 {
         return Ok(0);
     }

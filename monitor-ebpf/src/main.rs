@@ -5,7 +5,10 @@
 #![no_main]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(unstable_features, reason = "the only way to an atomic add on this target"),
+    expect(
+        unstable_features,
+        reason = "the only way to an atomic add on this target"
+    ),
     feature(asm_experimental_arch)
 )]
 

@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, EXECUTABLE_PATH_BYTES, FlowKey, FlowStats, ListenKey, Listener, Loss,
-    Owner, Tracked,
+    Address, Bound, ClientKey, EXECUTABLE_PATH_BYTES, FlowKey, FlowStats, ListenKey, Listener,
+    Loss, Owner, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow; swept, and told again

@@ -15,9 +15,7 @@ use monitor_common::{
     Protocol, Tracked,
 };
 
-use crate::maps::{
-    BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES,
-};
+use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
 use crate::seen::Closed;
 use crate::{emit, owner, seen};
 
@@ -216,7 +214,11 @@ fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     }
     if outbound {
         // Not there any more: its place was needed.
-        _ = TUPLES.remove(client_key(tracked.netns_cookie, local(ctx), local_port(ctx)));
+        _ = TUPLES.remove(client_key(
+            tracked.netns_cookie,
+            local(ctx),
+            local_port(ctx),
+        ));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Loads the kernel programs and attaches them: which there are, where each goes, which of them can
 //! be done without. Nothing is pinned: what is attached goes with the process.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 
@@ -19,21 +20,24 @@ use super::tracefs;
 enum Hook {
     /// The root of the version-2 hierarchy.
     Cgroup,
-    Tracepoint { category: &'static str, name: &'static str },
+    Tracepoint {
+        category: &'static str,
+        name: &'static str,
+    },
 }
 
 pub(super) struct Spec {
     program: &'static str,
     hook: Hook,
-    /// What is not seen without it; the others are required.
-    without: Option<&'static str>,
+    /// What it is for where it can be done without; the others are required.
+    optional: Option<Extra>,
 }
 
 const fn cgroup(program: &'static str) -> Spec {
     Spec {
         program,
         hook: Hook::Cgroup,
-        without: None,
+        optional: None,
     }
 }
 
@@ -41,24 +45,47 @@ const fn tracepoint(
     program: &'static str,
     category: &'static str,
     name: &'static str,
-    without: &'static str,
+    extra: Extra,
 ) -> Spec {
     Spec {
         program,
         hook: Hook::Tracepoint { category, name },
-        without: Some(without),
+        optional: Some(extra),
     }
 }
 
-const CGROUP_NAMES: &str = "names of cgroups that live less than a second";
-const EXECUTABLES: &str = "executables of processes that are gone";
+/// What optional programs add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extra {
+    CgroupNames,
+    Executables,
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CgroupNames => "names of cgroups that live less than a second",
+            Self::Executables => "executables of processes that are gone",
+        })
+    }
+}
 
 /// Attached first: names before what is named, binds before what is received.
 pub(super) const NAMES_AND_BINDS: [Spec; 6] = [
-    tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", CGROUP_NAMES),
-    tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", CGROUP_NAMES),
-    tracepoint("process_fork", "sched", "sched_process_fork", EXECUTABLES),
-    tracepoint("process_exec", "sched", "sched_process_exec", EXECUTABLES),
+    tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", Extra::CgroupNames),
+    tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", Extra::CgroupNames),
+    tracepoint(
+        "process_fork",
+        "sched",
+        "sched_process_fork",
+        Extra::Executables,
+    ),
+    tracepoint(
+        "process_exec",
+        "sched",
+        "sched_process_exec",
+        Extra::Executables,
+    ),
     cgroup("post_bind4"),
     cgroup("post_bind6"),
 ];
@@ -79,10 +106,8 @@ pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     root: File,
     pub(super) programs: usize,
-    /// What is not seen, and why.
-    pub(super) missing: Vec<String>,
-    pub(super) traces_cgroups: bool,
-    pub(super) traces_processes: bool,
+    /// What is not had, and why.
+    missing: Vec<(Extra, String)>,
 }
 
 /// Creates maps and programs; nothing is attached yet.
@@ -129,8 +154,6 @@ pub(super) fn load(
         root,
         programs: 0,
         missing: Vec::new(),
-        traces_cgroups: true,
-        traces_processes: true,
     })
 }
 
@@ -150,18 +173,29 @@ impl Attached {
     /// Loads and attaches `programs`, the optional ones as far as they go.
     pub(super) fn attach(&mut self, programs: &[Spec]) -> Result<(), CaptureError> {
         for spec in programs {
-            match (self.attach_one(spec), spec.without) {
+            match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.programs += 1,
                 (Err(source), None) => return Err(refusal(spec.program, source)),
-                (Err(error), Some(without)) => {
-                    self.traces_cgroups &= without != CGROUP_NAMES;
-                    self.traces_processes &= without != EXECUTABLES;
-                    self.missing.push(format!("{without}: {}", brief(&error)));
-                }
+                (Err(error), Some(extra)) => self.missing.push((extra, brief(&error))),
             }
         }
-        self.missing.dedup();
         Ok(())
+    }
+
+    /// Whether every program of this kind is attached.
+    pub(super) fn has(&self, extra: Extra) -> bool {
+        self.missing.iter().all(|(missing, _)| *missing != extra)
+    }
+
+    /// What is not had, and why, for people.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self
+            .missing
+            .iter()
+            .map(|(extra, why)| format!("{extra}: {why}"))
+            .collect();
+        missing.dedup();
+        missing
     }
 
     fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {

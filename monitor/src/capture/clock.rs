@@ -40,6 +40,9 @@ mod tests {
             wall_minus_boot_ns: 1_000_000_000_000_000,
         };
         assert_eq!(clock.wall(5_000), WallTime(1_000_000_000_005));
-        assert_eq!(clock.wall(u64::MAX).0, 1_000_000_000_000 + 18_446_744_073_709_551);
+        assert_eq!(
+            clock.wall(u64::MAX).0,
+            1_000_000_000_000 + 18_446_744_073_709_551
+        );
     }
 }

@@ -174,7 +174,9 @@ impl Network {
             return Err(ConfigError::Network(format!("{address}/{prefix}")));
         }
         let bits = u128::from_be_bytes(network.mapped().0);
-        let host = u128::MAX.checked_shr(network.mapped().1.into()).unwrap_or(0);
+        let host = u128::MAX
+            .checked_shr(network.mapped().1.into())
+            .unwrap_or(0);
         if bits & host == 0 {
             Ok(network)
         } else {
@@ -185,7 +187,10 @@ impl Network {
     /// As an IPv6 network, IPv4 ones mapped: the kernel knows no other.
     pub(super) fn mapped(self) -> ([u8; 16], u8) {
         match self.address {
-            IpAddr::V4(address) => (address.to_ipv6_mapped().octets(), self.prefix.saturating_add(96)),
+            IpAddr::V4(address) => (
+                address.to_ipv6_mapped().octets(),
+                self.prefix.saturating_add(96),
+            ),
             IpAddr::V6(address) => (address.octets(), self.prefix),
         }
     }
@@ -196,7 +201,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError::Network(text.to_owned());
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(a, p)| (a, Some(p)));
         let address: IpAddr = address.parse().map_err(|_error| wrong())?;
         let prefix = match prefix {
             Some(prefix) => prefix.parse().map_err(|_error| wrong())?,
@@ -232,9 +239,7 @@ impl fmt::Display for Network {
 pub enum ConfigError {
     #[error("{0} is out of range: a number of entries is {min} to {max}", min = Entries::MIN, max = Entries::MAX)]
     Entries(u32),
-    #[error(
-        "{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\""
-    )]
+    #[error("{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"")]
     Ring(String),
     #[error("{0:?} is not a network: write one like 10.0.0.0/8 or fd00::/8")]
     Network(String),
@@ -252,18 +257,45 @@ mod tests {
         for (text, bytes) in good {
             assert_eq!(text.parse::<RingSize>().map(RingSize::bytes), Ok(bytes));
         }
-        for text in ["", "1", "1MB", "3MiB", "MiB", "1KiB", "512MiB", "99999999MiB", "-1MiB"] {
+        for text in [
+            "",
+            "1",
+            "1MB",
+            "3MiB",
+            "MiB",
+            "1KiB",
+            "512MiB",
+            "99999999MiB",
+            "-1MiB",
+        ] {
             assert!(text.parse::<RingSize>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn networks_are_read_strictly() {
-        for text in ["10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00::/8", "192.0.2.7/32"] {
+        for text in [
+            "10.0.0.0/8",
+            "0.0.0.0/0",
+            "::/0",
+            "fd00::/8",
+            "192.0.2.7/32",
+        ] {
             assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
         }
-        assert_eq!("192.0.2.7".parse::<Network>().unwrap().to_string(), "192.0.2.7/32");
-        for text in ["10.0.0.1/8", "10.0.0.0/33", "fd00::1/8", "::/129", "10/8", "x", "1.2.3.4/-1"] {
+        assert_eq!(
+            "192.0.2.7".parse::<Network>().unwrap().to_string(),
+            "192.0.2.7/32"
+        );
+        for text in [
+            "10.0.0.1/8",
+            "10.0.0.0/33",
+            "fd00::1/8",
+            "::/129",
+            "10/8",
+            "x",
+            "1.2.3.4/-1",
+        ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }
@@ -280,7 +312,13 @@ mod tests {
         let read = toml::from_str::<Config>;
         assert_eq!(read(""), Ok(Config::default()));
         assert_eq!(read("ring = \"2MiB\"\nseen = 64").unwrap().seen.get(), 64);
-        for text in ["sene = 64", "seen = 1", "seen = -1", "ring = 4096", "ring = \"5MiB\""] {
+        for text in [
+            "sene = 64",
+            "seen = 1",
+            "seen = -1",
+            "ring = 4096",
+            "ring = \"5MiB\"",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

@@ -370,12 +370,21 @@ mod tests {
 
     #[test]
     fn a_flow_record_is_read() {
-        let Ok(Record::Flow { key: bytes, at_ns, origin }) = record(&flow_record()) else {
+        let Ok(Record::Flow {
+            key: bytes,
+            at_ns,
+            origin,
+        }) = record(&flow_record())
+        else {
             panic!("not read");
         };
         assert_eq!((key(&bytes), at_ns), (Ok(flow_key()), 5));
         assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
-        let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned() };
+        let caller = Caller {
+            pid: 1,
+            uid: 2,
+            command: "curl".to_owned(),
+        };
         assert_eq!(origin.process, Some(caller));
     }
 
@@ -450,10 +459,10 @@ mod tests {
             }
             let length = [16, 128, 528, round % 600][round % 4];
             bytes[..4].copy_from_slice(&u32::to_ne_bytes(state.to_le_bytes()[0].into()));
-            _ = record(&bytes[..length]);
+            drop(record(&bytes[..length]));
             bytes[0] = state.to_le_bytes()[1] % 4;
             bytes[1..4].fill(0);
-            _ = record(&bytes[..length]);
+            drop(record(&bytes[..length]));
         }
     }
 }

@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn this_process_runs_this_test() {
         let path = read_link(std::process::id()).unwrap();
-        assert_eq!(std::env::current_exe().unwrap().to_str(), Some(path.as_str()));
+        assert_eq!(
+            std::env::current_exe().unwrap().to_str(),
+            Some(path.as_str())
+        );
         assert_eq!(read_link(u32::MAX), None);
     }
 }

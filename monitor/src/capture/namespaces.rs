@@ -48,7 +48,10 @@ fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> (Vec<T>, Ve
         let Ok(file) = File::open(&path) else {
             continue;
         };
-        if !file.metadata().is_ok_and(|metadata| seen.insert(metadata.ino())) {
+        if !file
+            .metadata()
+            .is_ok_and(|metadata| seen.insert(metadata.ino()))
+        {
             continue;
         }
         match inside(file, look) {
@@ -84,7 +87,10 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
         return holders;
     }
     for pid in pids() {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
         for file in files {
             let target = fs::read_link(file.path()).unwrap_or_default();
             let inode = target.to_str().and_then(socket_inode);
@@ -98,7 +104,10 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
 
 /// Of `socket:[123]`.
 fn socket_inode(link: &str) -> Option<u32> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    link.strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// Runs `look` in a namespace. The thread is not used again: it cannot be trusted to be back.
@@ -106,12 +115,16 @@ fn inside<T: Send + 'static>(
     namespace: File,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let thread = thread::Builder::new().name("namespace".to_owned()).spawn(move || {
-        let kind = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(namespace.as_fd(), kind)?;
-        look()
-    })?;
-    thread.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
+    let thread = thread::Builder::new()
+        .name("namespace".to_owned())
+        .spawn(move || {
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind)?;
+            look()
+        })?;
+    thread
+        .join()
+        .unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
 }
 
 fn look() -> io::Result<Namespace> {
@@ -130,7 +143,9 @@ fn look() -> io::Result<Namespace> {
 fn first_ephemeral_port() -> u16 {
     const DEFAULT: u16 = 32_768;
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let first = range.ok().and_then(|range| range.split_whitespace().next()?.parse().ok());
+    let first = range
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok());
     first.unwrap_or(DEFAULT)
 }
 

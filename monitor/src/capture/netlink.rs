@@ -273,12 +273,21 @@ mod tests {
         let two = [message(20, &[1, 2, 3, 4, 5]), vec![0; 3], message(21, &[])].concat();
         let mut take = |kind, payload: &[u8]| seen.push((kind, payload.len()));
         assert_eq!(each_message(&two, &mut take).unwrap(), Dump::More);
-        assert_eq!(each_message(&message(3, &[0; 4]), &mut take).unwrap(), Dump::Done);
+        assert_eq!(
+            each_message(&message(3, &[0; 4]), &mut take).unwrap(),
+            Dump::Done
+        );
         let denied = message(2, &(-libc::EPERM).to_ne_bytes());
         let error = each_message(&denied, &mut take).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        assert!(each_message(&[1; 20], &mut take).is_err(), "length beyond the datagram");
-        assert!(each_message(&[0; 16], &mut take).is_err(), "length of nothing");
+        assert!(
+            each_message(&[1; 20], &mut take).is_err(),
+            "length beyond the datagram"
+        );
+        assert!(
+            each_message(&[0; 16], &mut take).is_err(),
+            "length of nothing"
+        );
         assert_eq!(seen, [(20, 5), (21, 0)]);
     }
 
@@ -289,6 +298,11 @@ mod tests {
         // A kernel before 5.8 does not tell the cgroup: then there is nothing to find.
         let found = sockets(Protocol::Tcp).unwrap();
         assert!(found.is_empty() || found.iter().any(|socket| socket.local == local));
-        assert!(addresses().unwrap().iter().all(|address| !address.is_loopback()));
+        assert!(
+            addresses()
+                .unwrap()
+                .iter()
+                .all(|address| !address.is_loopback())
+        );
     }
 }

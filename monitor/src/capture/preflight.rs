@@ -169,16 +169,29 @@ mod tests {
 
     #[test]
     fn releases_are_read_whatever_follows_the_numbers() {
-        for release in ["5.10.0", "5.15", "6.1.0-28-amd64", "6.18.44-fc-v669", "7.0-rc1", "10.2+"] {
+        for release in [
+            "5.10.0",
+            "5.15",
+            "6.1.0-28-amd64",
+            "6.18.44-fc-v669",
+            "7.0-rc1",
+            "10.2+",
+        ] {
             assert!(check_kernel(release).is_ok(), "{release}");
         }
         for release in ["5.9.16-1", "4.19.0-27-amd64", "3.10.0-1160.el7"] {
             let refused = check_kernel(release).unwrap_err().to_string();
-            assert!(refused.contains(release) && refused.contains("5.10"), "{refused}");
+            assert!(
+                refused.contains(release) && refused.contains("5.10"),
+                "{refused}"
+            );
         }
         for release in ["", "6", "linux", "6.x", ".."] {
             assert!(
-                matches!(check_kernel(release), Err(CaptureError::KernelUnreadable(_))),
+                matches!(
+                    check_kernel(release),
+                    Err(CaptureError::KernelUnreadable(_))
+                ),
                 "{release}"
             );
         }
@@ -192,7 +205,12 @@ mod tests {
         };
         assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_BPF])).is_ok());
         assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_SYS_ADMIN])).is_ok());
-        for refused in [&[][..], &[CAP_BPF], &[CAP_NET_ADMIN], &[CAP_BPF, CAP_SYS_ADMIN]] {
+        for refused in [
+            &[][..],
+            &[CAP_BPF],
+            &[CAP_NET_ADMIN],
+            &[CAP_BPF, CAP_SYS_ADMIN],
+        ] {
             assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
         }
         assert!(check_privileges("").is_err());
@@ -210,9 +228,15 @@ mod tests {
         check(unified, Some(("/sys/fs/cgroup", Layout::Unified)));
         check(hybrid, Some(("/sys/fs/cgroup/unified", Layout::Hybrid)));
         check(escaped, Some(("/mnt/my groups\\", Layout::Unified)));
-        check(&format!("{part}\n{unified}"), Some(("/sys/fs/cgroup", Layout::Unified)));
+        check(
+            &format!("{part}\n{unified}"),
+            Some(("/sys/fs/cgroup", Layout::Unified)),
+        );
         check(part, None);
-        check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
+        check(
+            "31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu",
+            None,
+        );
         check("", None);
         check("garbage\n - \n1 2 - cgroup2", None);
     }
