@@ -4,7 +4,31 @@ use monitor_core::flow::*;
 use std::io::Write;
 use std::time::{Duration, Instant};
 fn main() {
-    prepare_mounts();
+    if std::env::args().nth(1).as_deref() == Some("list") {
+        println!(
+            "programs {:?}",
+            aya::programs::loaded_programs()
+                .flatten()
+                .map(|p| p.name_as_str().unwrap_or("").to_owned())
+                .collect::<Vec<_>>()
+        );
+        println!("links {}", aya::programs::loaded_links().count());
+        println!(
+            "maps {:?}",
+            aya::maps::loaded_maps()
+                .flatten()
+                .map(|m| (m.name_as_str().unwrap_or("").to_owned(), m.max_entries()))
+                .collect::<Vec<_>>()
+        );
+        return;
+    }
+    if std::env::args().nth(1).as_deref() == Some("preflight") {
+        println!("{:?}", preflight().map_err(|e| e.to_string()));
+        return;
+    }
+    if std::env::var("NOMOUNT").is_err() {
+        prepare_mounts();
+    }
     let secs: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
     let sweep: u64 = std::env::args().nth(2).map_or(1000, |s| s.parse().unwrap());
     let cfg: Config = std::env::args()

@@ -121,9 +121,23 @@ pub(super) fn load(
         path: path.clone(),
         source,
     })?;
+    let command_in_cgroup = u8::from(
+        may_call(
+            ProgramType::CgroupSock,
+            BpfHelper::BPF_FUNC_get_current_comm,
+        ) && may_call(
+            ProgramType::CgroupSockAddr,
+            BpfHelper::BPF_FUNC_get_current_comm,
+        ),
+    );
     let current_in_sock_ops = u8::from(
-        sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_cgroup_id)
-            && sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_pid_tgid),
+        may_call(
+            ProgramType::SockOps,
+            BpfHelper::BPF_FUNC_get_current_cgroup_id,
+        ) && may_call(
+            ProgramType::SockOps,
+            BpfHelper::BPF_FUNC_get_current_pid_tgid,
+        ),
     );
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
@@ -132,6 +146,7 @@ pub(super) fn load(
     let mut loader = EbpfLoader::new();
     loader
         .override_global(global::EXECUTABLE_SEED, &seed, true)
+        .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::CURRENT_IN_SOCK_OPS, &current_in_sock_ops, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
@@ -165,8 +180,8 @@ pub(super) fn netns_in_sock_ops(ground: &Ground) -> bool {
     ground.kernel.is_at_least(5, 15)
 }
 
-fn sock_ops_may_call(helper: BpfHelper) -> bool {
-    is_helper_supported(ProgramType::SockOps, helper).unwrap_or(false)
+fn may_call(program: ProgramType, helper: BpfHelper) -> bool {
+    is_helper_supported(program, helper).unwrap_or(false)
 }
 
 impl Attached {

@@ -28,24 +28,34 @@ pub(super) struct Namespace {
     pub(super) receivers: Vec<OldSocket>,
 }
 
-/// Looks into every namespace that a process is in. What cannot be entered is left out and named.
-pub(super) fn survey() -> (Vec<Namespace>, Vec<String>) {
+/// What a survey brought.
+pub(super) struct Survey<T> {
+    pub(super) found: Vec<T>,
+    /// Namespaces that could not be looked into, and why the first could not.
+    pub(super) refused: usize,
+    pub(super) reason: Option<io::Error>,
+}
+
+/// Looks into every namespace that a process is in.
+pub(super) fn survey() -> Survey<Namespace> {
     each_namespace(look)
 }
 
 /// Only the addresses of every namespace that a process is in.
 pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
-    each_namespace(|| Ok((own_cookie()?, netlink::addresses()?))).0
+    each_namespace(|| Ok((own_cookie()?, netlink::addresses()?))).found
 }
 
-fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> (Vec<T>, Vec<String>) {
+fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> Survey<T> {
     let mut seen = HashSet::new();
-    let mut found = Vec::new();
-    let mut refused = Vec::new();
+    let mut survey = Survey {
+        found: Vec::new(),
+        refused: 0,
+        reason: None,
+    };
     for pid in pids() {
-        let path = format!("/proc/{pid}/ns/net");
         // Gone meanwhile, or a kernel thread.
-        let Ok(file) = File::open(&path) else {
+        let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else {
             continue;
         };
         if !file
@@ -55,11 +65,14 @@ fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> (Vec<T>, Ve
             continue;
         }
         match inside(file, look) {
-            Ok(namespace) => found.push(namespace),
-            Err(error) => refused.push(format!("network namespace of process {pid}: {error}")),
+            Ok(namespace) => survey.found.push(namespace),
+            Err(error) => {
+                survey.refused += 1;
+                survey.reason.get_or_insert(error);
+            }
         }
     }
-    (found, refused)
+    survey
 }
 
 /// The addresses of a process's namespace, if it is still the one of this cookie.
