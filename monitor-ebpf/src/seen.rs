@@ -86,28 +86,15 @@ pub(crate) fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
     true
 }
 
-/// The bucket of a round-trip time: its power of two above 16 microseconds. No loop: the verifier
-/// would follow every round of it.
+/// The bucket of a round-trip time: its power of two above 16 microseconds. Without a branch: the
+/// verifier would follow each, and refuse an index made of several without CAP_PERFMON.
 #[inline(always)]
 fn rtt_bucket(rtt_us: u32) -> usize {
-    let mut rest = (rtt_us >> 4).min(0xffff);
-    let mut bucket = 0;
-    if rest >= 1 << 8 {
-        rest >>= 8;
-        bucket += 8;
-    }
-    if rest >= 1 << 4 {
-        rest >>= 4;
-        bucket += 4;
-    }
-    if rest >= 1 << 2 {
-        rest >>= 2;
-        bucket += 2;
-    }
-    if rest >= 1 << 1 {
-        bucket += 1;
-    }
-    bucket & (RTT_BUCKETS - 1)
+    let sixteenths = (rtt_us >> 4) | 1;
+    let power = 31 - sixteenths.leading_zeros();
+    // Above the last bucket (over half a second) the power of two has its fifth bit set.
+    let beyond = 0_u32.wrapping_sub(power >> 4);
+    ((power | beyond) as usize) & (RTT_BUCKETS - 1)
 }
 
 /// Adds to a counter that other CPUs add to as well.
