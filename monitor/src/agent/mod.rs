@@ -4,6 +4,7 @@
 mod answer;
 mod files;
 mod perform;
+mod preflight;
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +30,8 @@ use crate::store::Store;
 
 use self::files::Files;
 use self::perform::Performer;
+
+pub use self::preflight::{Preflight, preflight, prepare};
 
 /// What a running agent shows to whoever watches it.
 #[derive(Debug)]
