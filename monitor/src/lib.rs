@@ -7,3 +7,6 @@ pub mod serve;
 pub mod config;
 pub mod baseline_file;
 pub mod client;
+pub mod render;
+pub mod agent;
+pub mod cli;
