@@ -9,3 +9,6 @@ pub mod config;
 pub mod baseline_file;
 pub mod agent;
 pub mod client;
+pub mod render;
+pub mod agent;
+pub mod cli;
