@@ -10,5 +10,4 @@ pub mod baseline_file;
 pub mod agent;
 pub mod client;
 pub mod render;
-pub mod agent;
 pub mod cli;

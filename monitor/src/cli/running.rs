@@ -8,13 +8,13 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, RunOptions, Tell, Told, WatchOptions};
-use crate::baseline_file;
 use crate::cli::args::{Check, Format, Run, Watch};
-use crate::cli::{Ending, Failure, Out, baseline, output};
+use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
 use crate::render::{self, Colour};
 
 pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
+    agent::prepare();
     let mut config = Config::load(run.config.as_deref())?;
     config.mode = run.mode.unwrap_or(config.mode);
     config.state_dir = run.state_dir.unwrap_or(config.state_dir);
@@ -26,6 +26,7 @@ pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending,
 }
 
 pub(crate) fn watch(watch: Watch, out: Out) -> Result<Ending, Failure> {
+    agent::prepare();
     let config = Config::load(watch.config.as_deref())?;
     log("warn", out);
     let duration = watch.duration.map(crate::config::Period::get);
@@ -36,23 +37,31 @@ pub(crate) fn watch(watch: Watch, out: Out) -> Result<Ending, Failure> {
 /// Everything that can be known without starting anything.
 pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
     let config = Config::load(check.config.as_deref())?;
-    config.check_secrets()?;
-    let files = baseline_file::read_all(&config.baseline_files, baseline::now())?;
-    // SEAM: what the kernel offers is checked here once `capture` can tell it.
-    let receivers = config.notify.len();
+    let found = agent::preflight(&config)?;
     match out.format {
         Format::Json => out.json(&serde_json::json!({
             "mode": config.mode,
-            "receivers": receivers,
-            "baseline_files": files.len(),
+            "kernel": found.kernel,
+            "cgroup": found.cgroup,
+            "receivers": found.receivers,
+            "guarded_by_files": found.written,
         }))?,
         Format::Table => out.text(&format!(
-            "ok    configuration: mode {}, {receivers} receivers, {} baseline files\n",
+            "ok    configuration: mode {}, {}, {} guarded by baseline files\n\
+             ok    kernel {}\nok    cgroup v2 at {}\n",
             config.mode,
-            files.len(),
+            counted(found.receivers.len(), "receiver"),
+            counted(found.written, "service"),
+            found.kernel,
+            found.cgroup
         ))?,
     }
     Ok(Ending::Done)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
