@@ -32,6 +32,8 @@ pub mod map {
 pub mod global {
     /// `[u64; 2]`, random at every start: what [`crate::executable_id`] is keyed with.
     pub const EXECUTABLE_SEED: &str = "EXECUTABLE_SEED";
+    /// `u8`, 1 where cgroup programs may ask for the name of the current command.
+    pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
     /// `u8`, 1 where `sock_ops` programs may ask for the current task.
     pub const CURRENT_IN_SOCK_OPS: &str = "CURRENT_IN_SOCK_OPS";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.

@@ -287,10 +287,12 @@ fn executable_of(sighting: &Sighting) -> Option<String> {
 fn forbidden_text(since: WallTime, grounds: &crate::baseline::Grounds) -> String {
     let by = grounds.approver.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
     let why = grounds.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    // To the second: nobody reads microseconds.
+    let since = WallTime(since.0 - since.0.rem_euclid(1_000_000));
     format!("forbidden{by} since {since}{why}")
 }
 
-/// "no edge to X in 6 days of learning: 412 exchanges on 3 known edges".
+/// "no edge to X; web has 3 known edges, watched for 6 d".
 fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: &str) -> String {
     let peer = if way == "to" { &edge.server } else { &edge.client };
     let known = context.baseline.allowed_edges(service, context.wall).count();
@@ -299,12 +301,19 @@ fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: 
     if attempted {
         return format!("{peer} was dialled before but never answered; now it did");
     }
-    match context.baseline.services.get(service) {
-        Some(record) if record.observations > 0 => format!(
-            "no edge {way} {peer} in the {known} known {edges} of {service}, watched since {}",
-            record.first_seen
-        ),
-        _ => format!("no edge {way} {peer} in the {known} known {edges} of {service}"),
+    let watched = context.baseline.services.get(service).map_or_else(String::new, |record| {
+        format!(", watched for {}", span(context.wall.seconds_since(record.first_seen)))
+    });
+    format!("no edge {way} {peer}; {service} has {known} known {edges}{watched}")
+}
+
+/// A length of time in its largest whole unit: `41 s`, `12 min`, `5 h`, `6 d`.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -98,6 +98,8 @@ pub(crate) static OWNERS: OwnerStorage = OwnerStorage {
 #[unsafe(no_mangle)]
 pub(crate) static EXECUTABLE_SEED: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
+pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static CURRENT_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);

@@ -11,14 +11,16 @@ use aya_ebpf::helpers::{
 };
 use monitor_common::{Address, ClientKey, ListenKey, Owner, Process, RemoteKind};
 
-use crate::maps::{EXECUTABLES, INTERNAL, LISTENERS, OWNERS, TUPLES};
+use crate::maps::{COMMAND_IN_CGROUP, EXECUTABLES, INTERNAL, LISTENERS, OWNERS, TUPLES};
 
 /// The task that makes the call: right in process context only.
 #[inline(always)]
 pub(crate) fn caller() -> Owner {
     let mut owner = current();
     owner.process.uid = bpf_get_current_uid_gid() as u32;
-    owner.process.comm = bpf_get_current_comm().unwrap_or_default();
+    if COMMAND_IN_CGROUP.load() != 0 {
+        owner.process.comm = bpf_get_current_comm().unwrap_or_default();
+    }
     owner
 }
 

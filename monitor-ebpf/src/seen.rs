@@ -86,16 +86,15 @@ pub(crate) fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
     true
 }
 
-/// The bucket of a round-trip time: its power of two above 16 microseconds.
+/// The bucket of a round-trip time: its power of two above 16 microseconds. Without a branch: the
+/// verifier would follow each, and refuse an index made of several without CAP_PERFMON.
 #[inline(always)]
 fn rtt_bucket(rtt_us: u32) -> usize {
-    let mut rest = rtt_us >> 5;
-    let mut bucket = 0;
-    while rest != 0 && bucket < RTT_BUCKETS - 1 {
-        rest >>= 1;
-        bucket += 1;
-    }
-    bucket & (RTT_BUCKETS - 1)
+    let sixteenths = (rtt_us >> 4) | 1;
+    let power = 31 - sixteenths.leading_zeros();
+    // Above the last bucket (over half a second) the power of two has its fifth bit set.
+    let beyond = 0_u32.wrapping_sub(power >> 4);
+    ((power | beyond) as usize) & (RTT_BUCKETS - 1)
 }
 
 /// Adds to a counter that other CPUs add to as well.

@@ -2,4 +2,12 @@
 
 pub mod capture;
 pub mod identity;
+pub mod store;
 pub mod notify;
+pub mod serve;
+pub mod config;
+pub mod baseline_file;
+pub mod agent;
+pub mod client;
+pub mod render;
+pub mod cli;

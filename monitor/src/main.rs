@@ -1,2 +1,7 @@
-//! The program.
-fn main() {}
+//! The program `edgewatch`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    monitor::cli::main()
+}

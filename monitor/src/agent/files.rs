@@ -3,20 +3,23 @@
 
 use monitor_core::baseline::Written;
 use monitor_core::baseline::document::{Parsed, written};
+use monitor_core::ids::WallTime;
 
 use crate::baseline_file;
 
 pub(crate) struct Files {
     patterns: Vec<String>,
+    /// What stands in the files counts as said when they were first read.
+    at: WallTime,
     parsed: Vec<Parsed>,
     /// What the last look found wrong: told once.
     mistake: Option<String>,
 }
 
 impl Files {
-    pub(crate) fn read(patterns: &[String]) -> anyhow::Result<Self> {
-        let parsed = baseline_file::read_all(patterns)?;
-        Ok(Self { patterns: patterns.to_vec(), parsed, mistake: None })
+    pub(crate) fn read(patterns: &[String], at: WallTime) -> anyhow::Result<Self> {
+        let parsed = baseline_file::read_all(patterns, at)?;
+        Ok(Self { patterns: patterns.to_vec(), at, parsed, mistake: None })
     }
 
     pub(crate) fn written(&self) -> Written {
@@ -25,7 +28,7 @@ impl Files {
 
     /// What the files say, if that is something else than before.
     pub(crate) fn changed(&mut self) -> Option<Written> {
-        match baseline_file::read_all(&self.patterns) {
+        match baseline_file::read_all(&self.patterns, self.at) {
             Ok(parsed) => {
                 self.mistake = None;
                 if parsed == self.parsed {

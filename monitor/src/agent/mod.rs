@@ -4,14 +4,15 @@
 mod answer;
 mod files;
 mod perform;
+mod preflight;
 
-use std::path::Path;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
-use monitor_core::delivery::DeliveryId;
-use monitor_core::engine::{EdgeView, Engine, Input, Settings, Snapshot};
+use monitor_core::delivery::{DeliveryId, Outcome};
+use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -24,22 +25,45 @@ use crate::capture::{Capture, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
-use crate::serve;
+use crate::serve::{self, Listener, Request, ServeError};
 use crate::store::Store;
 
 use self::files::Files;
 use self::perform::Performer;
 
-/// What a running agent shows to whoever watches it.
+pub use self::preflight::{Preflight, preflight, prepare};
+/// What `run` and `check` refuse a receiver's configuration with.
+pub use crate::notify::NotifyError;
+
+/// What a running agent tells whoever watches it.
 #[derive(Debug)]
-pub enum Shown<'a> {
-    Started { summary: &'a Summary, mode: Mode, socket: Option<&'a Path>, state: Option<&'a Path> },
-    Edge(&'a EdgeView),
-    Alert(&'a Alert),
+pub enum Told {
+    /// It is ready: what it runs on and what it does, for people, in one or more lines.
+    Ready(String),
+    /// An edge that is new to the map.
+    Edge(Box<EdgeView>),
+    /// A message was accepted.
+    Alert(Box<Alert>),
+    /// Something a person should know, that stops nothing.
+    Warning(String),
 }
 
-/// Takes what is shown; the agent itself prints nothing.
-pub type Show = Box<dyn FnMut(&Shown<'_>) + Send>;
+/// Takes what is told; `Break` asks the agent to end, because nobody listens any more.
+pub type Tell = Box<dyn FnMut(Told) -> ControlFlow<()> + Send>;
+
+/// How `run` differs from the configuration's words.
+#[derive(Default)]
+pub struct RunOptions {
+    /// With `--show`: who watches.
+    pub tell: Option<Tell>,
+}
+
+/// What `watch` is to do.
+pub struct WatchOptions {
+    /// Ends by itself after this time.
+    pub duration: Option<Duration>,
+    pub tell: Tell,
+}
 
 /// Known keys are asked for their counters this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -47,85 +71,85 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const FILES_EVERY: Duration = Duration::from_secs(2);
 /// Verbs waiting for an answer; a further one waits in the socket.
 const REQUESTS: usize = 64;
+/// A delivery that ended.
+type Settled = (DeliveryId, Outcome);
+
 /// Deliveries that ended and were not taken in yet; a further one waits to say so.
 const OUTCOMES: usize = 64;
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is asked to end.
 ///
 /// # Errors
 /// Something it needs is not there, or broke while it ran.
-pub async fn run(config: Config, show: Show) -> anyhow::Result<()> {
-    let lines = Box::new(std::io::stdout());
-    let notifier = Notifier::build(&config.notify, lines)?;
-    let files = Files::read(&config.baseline_files)?;
-    let door = serve::bind(&config.serve.socket)?;
+pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
+    let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
+    let files = Files::read(&config.baseline_files, now()?.wall)?;
+    let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
     let capture = Capture::start(&config.capture, &config.detect.internal)?;
-    let settings = settings(&config)?;
-    let engine = Engine::restore(settings, snapshot);
+    let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
     let stop = CancellationToken::new();
     let served = tokio::spawn(serve::serve(door, requests, stop.clone()));
-    let (outcomes, settled) = mpsc::channel(OUTCOMES);
+    let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
-        performer: Performer::new(store, notifier, outcomes, show),
+        performer: Performer::new(store, notifier, outcomes, options.tell),
         engine,
         capture,
         files,
     };
-    agent.performer.show(&Shown::Started {
-        summary: agent.capture.summary(),
-        mode: config.mode,
-        socket: Some(&config.serve.socket),
-        state: Some(&config.state_dir),
-    });
     let written = agent.files.written();
     agent.step(Input::Files(written))?;
     announce(agent.capture.summary());
-    let ended = agent.live(asked, settled, served).await;
+    agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &agent.engine)));
+    let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
-    agent.end(config.grace_period.get()).await?;
+    agent.end(config.grace_period.get(), settled).await?;
     ended
 }
 
-/// Shows the edges of this machine as they appear, for `period` or until it is told to stop: no
-/// state, no configuration needed, nothing left behind.
+/// Tells the edges of this machine as they appear; keeps no state and leaves nothing behind.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn watch(config: Config, period: Option<Duration>, mut show: Show) -> anyhow::Result<()> {
+pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
+    let WatchOptions { duration, mut tell } = options;
     let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
-    show(&Shown::Started {
-        summary: capture.summary(),
-        mode: Mode::Learn,
-        socket: None,
-        state: None,
-    });
-    let end = period.map(|period| Instant::now() + period);
+    let mut heard_out = tell(Told::Ready(format!(
+        "{} · watching, nothing is kept · Ctrl-C stops and detaches",
+        ground(capture.summary())
+    )));
+    let end = duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
-    loop {
+    let mut sweep = every(SWEEP_EVERY);
+    while heard_out.is_continue() {
         let tick = until(engine.next_tick());
         let observations = tokio::select! {
-            () = signals.any() => return Ok(()),
-            () = sleep_until(end) => return Ok(()),
+            () = signals.any() => break,
+            () = sleep_until(end) => break,
             () = sleep_until(tick) => Vec::new(),
             heard = capture.next() => heard?,
+            // What a full ring kept from us.
+            _ = sweep.tick() => capture.sweep()?,
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
             for effect in engine.step(now()?, input) {
-                if let monitor_core::engine::Effect::Appeared(edge) = effect {
-                    show(&Shown::Edge(&edge));
+                if let Effect::Appeared(edge) = effect
+                    && heard_out.is_continue()
+                {
+                    heard_out = tell(Told::Edge(edge));
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// Everything the loop owns.
@@ -141,9 +165,9 @@ impl Agent {
     /// The loop: one thing at a time, until somebody asks for the end or something broke.
     async fn live(
         &mut self,
-        mut asked: mpsc::Receiver<serve::Request>,
-        mut settled: mpsc::Receiver<(DeliveryId, monitor_core::delivery::Outcome)>,
-        mut served: tokio::task::JoinHandle<std::io::Result<()>>,
+        mut asked: mpsc::Receiver<Request>,
+        settled: &mut mpsc::Receiver<Settled>,
+        mut served: tokio::task::JoinHandle<Result<(), ServeError>>,
     ) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let mut sweep = every(SWEEP_EVERY);
@@ -152,6 +176,7 @@ impl Agent {
             let tick = until(self.next_tick());
             tokio::select! {
                 () = signals.any() => return Ok(()),
+                () = self.performer.unheard() => return Ok(()),
                 ended = &mut served => {
                     ended.context("the socket's task broke")?.context("serve the socket")?;
                     anyhow::bail!("the socket was closed");
@@ -204,13 +229,17 @@ impl Agent {
 
     /// What is left is taken in and saved; what is in flight gets `grace`. Dropping the capture
     /// detaches.
-    async fn end(mut self, grace: Duration) -> anyhow::Result<()> {
+    async fn end(
+        mut self,
+        grace: Duration,
+        settled: mpsc::Receiver<Settled>,
+    ) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.sweep()?;
         let changes = self.engine.save();
         self.performer.store(changes);
         drop(self.capture);
-        self.performer.finish(grace).await
+        self.performer.finish(grace, settled).await
     }
 }
 
@@ -300,6 +329,33 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// What is watched, in a line for people.
+fn ground(summary: &Summary) -> String {
+    format!(
+        "kernel {} · cgroup v2 at {} ({}) · {} programs attached",
+        summary.kernel,
+        summary.cgroup.path.display(),
+        summary.cgroup.layout,
+        summary.programs
+    )
+}
+
+/// What the agent does here, for people.
+fn ready(config: &Config, summary: &Summary, engine: &Engine) -> String {
+    let status = engine.status();
+    let baseline = match (status.guarded, status.services) {
+        (_, 0) => "no baseline yet".to_owned(),
+        (guarded, services) => format!("{services} services known, {guarded} guarded"),
+    };
+    format!(
+        "{} · mode {} ({baseline})\nsocket {} · state {} · Ctrl-C stops and detaches",
+        ground(summary),
+        config.mode,
+        config.serve.socket.display(),
+        config.state_dir.display()
+    )
 }
 
 /// Says that the agent is ready: in the log, and to systemd where it asked for that.

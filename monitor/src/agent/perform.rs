@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
-use monitor_core::engine::{Change, CommandError, Effect, Reply};
+use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Show, Shown};
+use crate::agent::{Tell, Told};
 use crate::capture::Capture;
 use crate::notify::{self, Notifier};
 use crate::store::Store;
@@ -25,7 +26,9 @@ pub(crate) struct Performer {
     notifier: Arc<Notifier>,
     outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
     flying: JoinSet<()>,
-    show: Show,
+    tell: Option<Tell>,
+    /// Cancelled once nobody listens any more.
+    unheard: CancellationToken,
     /// Changes that the disk did not take yet.
     unstored: Vec<Change>,
     /// Why it did not, as last told.
@@ -42,14 +45,15 @@ impl Performer {
         store: Store,
         notifier: Notifier,
         outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
-        show: Show,
+        tell: Option<Tell>,
     ) -> Self {
         Self {
             store,
             notifier: Arc::new(notifier),
             outcomes,
             flying: JoinSet::new(),
-            show,
+            tell,
+            unheard: CancellationToken::new(),
             unstored: Vec::new(),
             refusal: None,
             waiting: BTreeMap::new(),
@@ -57,8 +61,19 @@ impl Performer {
         }
     }
 
-    pub(crate) fn show(&mut self, shown: &Shown<'_>) {
-        (self.show)(shown);
+    /// Tells whoever watches, if anybody does.
+    pub(crate) fn tell(&mut self, told: Told) {
+        if let Some(tell) = &mut self.tell
+            && tell(told).is_break()
+        {
+            self.tell = None;
+            self.unheard.cancel();
+        }
+    }
+
+    /// Ends when somebody watched and no longer does.
+    pub(crate) async fn unheard(&self) {
+        self.unheard.cancelled().await;
     }
 
     /// A ticket for a decision; the answer comes through the receiver.
@@ -91,13 +106,13 @@ impl Performer {
                     capture.rearm(&keys).context("re-arm the kernel's tables")?;
                 }
                 Effect::Deliver(delivery) => self.deliver(*delivery),
-                Effect::Appeared(edge) => self.show(&Shown::Edge(&edge)),
+                Effect::Appeared(edge) => self.tell(Told::Edge(edge)),
                 Effect::Alerted(alert) => {
                     tracing::info!(
                         id = alert.id, revision = alert.revision, severity = %alert.severity,
                         "{}", alert.title
                     );
-                    self.show(&Shown::Alert(&alert));
+                    self.tell(Told::Alert(alert));
                 }
                 Effect::Reply { ticket, result } => self.reply(ticket, result),
             }
@@ -131,9 +146,17 @@ impl Performer {
         }
     }
 
-    /// Why the state is not stored, if it is not.
-    pub(crate) fn refusal(&self) -> Option<&str> {
-        self.refusal.as_deref()
+    /// Who changed what: the newest `limit` entries.
+    pub(crate) fn audit_log(&mut self, limit: usize) -> anyhow::Result<Vec<serde_json::Value>> {
+        let entries = tokio::task::block_in_place(|| self.store.audit_log(limit))?;
+        let numbered = |(number, entry): (u64, AuditEntry)| {
+            let mut value = serde_json::to_value(entry)?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("number".to_owned(), number.into());
+            }
+            Ok(value)
+        };
+        entries.into_iter().map(numbered).collect()
     }
 
     fn reply(&mut self, ticket: u64, result: Decided) {
@@ -170,9 +193,7 @@ impl Performer {
         grace: Duration,
         mut settled: mpsc::Receiver<(DeliveryId, Outcome)>,
     ) -> anyhow::Result<()> {
-        let all = async {
-            while self.flying.join_next().await.is_some() {}
-        };
+        let all = async { while self.flying.join_next().await.is_some() {} };
         if tokio::time::timeout(grace, all).await.is_err() {
             tracing::warn!("deliveries were still under way; they stay queued");
         }

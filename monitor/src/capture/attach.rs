@@ -1,6 +1,7 @@
 //! Loads the kernel programs and attaches them: which there are, where each goes, which of them can
 //! be done without. Nothing is pinned: what is attached goes with the process.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 
@@ -28,32 +29,45 @@ enum Hook {
 pub(super) struct Spec {
     program: &'static str,
     hook: Hook,
-    /// What is not seen without it; the others are required.
-    without: Option<&'static str>,
+    /// What it is for where it can be done without; the others are required.
+    optional: Option<Extra>,
 }
 
 const fn cgroup(program: &'static str) -> Spec {
-    Spec { program, hook: Hook::Cgroup, without: None }
+    Spec { program, hook: Hook::Cgroup, optional: None }
 }
 
 const fn tracepoint(
     program: &'static str,
     category: &'static str,
     name: &'static str,
-    without: &'static str,
+    extra: Extra,
 ) -> Spec {
-    Spec { program, hook: Hook::Tracepoint { category, name }, without: Some(without) }
+    Spec { program, hook: Hook::Tracepoint { category, name }, optional: Some(extra) }
 }
 
-const CGROUP_NAMES: &str = "names of cgroups that live less than a second";
-const EXECUTABLES: &str = "executables of processes that are gone";
+/// What optional programs add.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extra {
+    CgroupNames,
+    Executables,
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CgroupNames => "names of cgroups that live less than a second",
+            Self::Executables => "executables of processes that are gone",
+        })
+    }
+}
 
 /// Attached first: names before what is named, binds before what is received.
 pub(super) const NAMES_AND_BINDS: [Spec; 6] = [
-    tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", CGROUP_NAMES),
-    tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", CGROUP_NAMES),
-    tracepoint("process_fork", "sched", "sched_process_fork", EXECUTABLES),
-    tracepoint("process_exec", "sched", "sched_process_exec", EXECUTABLES),
+    tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", Extra::CgroupNames),
+    tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", Extra::CgroupNames),
+    tracepoint("process_fork", "sched", "sched_process_fork", Extra::Executables),
+    tracepoint("process_exec", "sched", "sched_process_exec", Extra::Executables),
     cgroup("post_bind4"),
     cgroup("post_bind6"),
 ];
@@ -74,10 +88,8 @@ pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     root: File,
     pub(super) programs: usize,
-    /// What is not seen, and why.
-    pub(super) missing: Vec<String>,
-    pub(super) traces_cgroups: bool,
-    pub(super) traces_processes: bool,
+    /// What is not had, and why.
+    missing: Vec<(Extra, String)>,
 }
 
 /// Creates maps and programs; nothing is attached yet.
@@ -89,9 +101,13 @@ pub(super) fn load(
     let path = &ground.cgroup.path;
     let root = File::open(path)
         .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
+    let command_in_cgroup = u8::from(
+        may_call(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_get_current_comm)
+            && may_call(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_comm),
+    );
     let current_in_sock_ops = u8::from(
-        sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_cgroup_id)
-            && sock_ops_may_call(BpfHelper::BPF_FUNC_get_current_pid_tgid),
+        may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_cgroup_id)
+            && may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_pid_tgid),
     );
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
@@ -100,6 +116,7 @@ pub(super) fn load(
     let mut loader = EbpfLoader::new();
     loader
         .override_global(global::EXECUTABLE_SEED, &seed, true)
+        .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::CURRENT_IN_SOCK_OPS, &current_in_sock_ops, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
@@ -114,14 +131,7 @@ pub(super) fn load(
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    Ok(Attached {
-        ebpf,
-        root,
-        programs: 0,
-        missing: Vec::new(),
-        traces_cgroups: true,
-        traces_processes: true,
-    })
+    Ok(Attached { ebpf, root, programs: 0, missing: Vec::new() })
 }
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
@@ -132,26 +142,34 @@ pub(super) fn netns_in_sock_ops(ground: &Ground) -> bool {
     ground.kernel.is_at_least(5, 15)
 }
 
-fn sock_ops_may_call(helper: BpfHelper) -> bool {
-    is_helper_supported(ProgramType::SockOps, helper).unwrap_or(false)
+fn may_call(program: ProgramType, helper: BpfHelper) -> bool {
+    is_helper_supported(program, helper).unwrap_or(false)
 }
 
 impl Attached {
     /// Loads and attaches `programs`, the optional ones as far as they go.
     pub(super) fn attach(&mut self, programs: &[Spec]) -> Result<(), CaptureError> {
         for spec in programs {
-            match (self.attach_one(spec), spec.without) {
+            match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.programs += 1,
                 (Err(source), None) => return Err(refusal(spec.program, source)),
-                (Err(error), Some(without)) => {
-                    self.traces_cgroups &= without != CGROUP_NAMES;
-                    self.traces_processes &= without != EXECUTABLES;
-                    self.missing.push(format!("{without}: {}", brief(&error)));
-                }
+                (Err(error), Some(extra)) => self.missing.push((extra, brief(&error))),
             }
         }
-        self.missing.dedup();
         Ok(())
+    }
+
+    /// Whether every program of this kind is attached.
+    pub(super) fn has(&self, extra: Extra) -> bool {
+        self.missing.iter().all(|(missing, _)| *missing != extra)
+    }
+
+    /// What is not had, and why, for people.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> =
+            self.missing.iter().map(|(extra, why)| format!("{extra}: {why}")).collect();
+        missing.dedup();
+        missing
     }
 
     fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {

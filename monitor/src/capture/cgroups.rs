@@ -10,9 +10,19 @@ use std::time::{Duration, Instant};
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
+/// How cgroups that come and go are learned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CgroupNews {
+    /// The kernel tells.
+    Told,
+    /// Each sweep looks.
+    Looked,
+}
+
 /// The cgroups told so far.
 pub(super) struct Cgroups {
     root: PathBuf,
+    news: CgroupNews,
     known: HashMap<CgroupId, Presence>,
     /// Removed, oldest first: flows of them may still come.
     gone: VecDeque<CgroupId>,
@@ -34,14 +44,20 @@ impl Cgroups {
     /// A flow of an unknown cgroup has the tree walked, at most this often.
     const WALK_EVERY: Duration = Duration::from_secs(1);
 
-    pub(super) fn new(root: &Path) -> Self {
+    pub(super) fn new(root: &Path, news: CgroupNews) -> Self {
         Self {
             root: root.to_owned(),
+            news,
             known: HashMap::new(),
             gone: VecDeque::new(),
             walks: 0,
             last_walk: None,
         }
+    }
+
+    /// Whether nobody tells of them unasked.
+    pub(super) fn are_looked_for(&self) -> bool {
+        self.news == CgroupNews::Looked
     }
 
     /// Tells of a cgroup, once.
@@ -136,7 +152,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("a.slice/b.service")).unwrap();
         fs::write(root.path().join("a.slice/cgroup.procs"), "").unwrap();
-        let mut cgroups = Cgroups::new(root.path());
+        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
         let mut out = Vec::new();
         cgroups.walk(&mut out);
         assert_eq!(paths(&out), ["/", "/a.slice", "/a.slice/b.service"]);
@@ -157,7 +173,7 @@ mod tests {
     #[test]
     fn a_flow_of_an_unknown_cgroup_has_the_tree_walked_but_not_each_time() {
         let root = tempfile::tempdir().unwrap();
-        let mut cgroups = Cgroups::new(root.path());
+        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
         let mut out = Vec::new();
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
         assert_eq!(paths(&out), ["/"]);
@@ -171,7 +187,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("a")).unwrap();
         let id = CgroupId(fs::metadata(root.path().join("a")).unwrap().ino());
-        let mut cgroups = Cgroups::new(root.path());
+        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
         let mut out = Vec::new();
         cgroups.appeared(id, "/a".to_owned(), &mut out);
         cgroups.appeared(id, "/a".to_owned(), &mut out);

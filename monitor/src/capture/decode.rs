@@ -432,10 +432,10 @@ mod tests {
             }
             let length = [16, 128, 528, round % 600][round % 4];
             bytes[..4].copy_from_slice(&u32::to_ne_bytes(state.to_le_bytes()[0].into()));
-            _ = record(&bytes[..length]);
+            drop(record(&bytes[..length]));
             bytes[0] = state.to_le_bytes()[1] % 4;
             bytes[1..4].fill(0);
-            _ = record(&bytes[..length]);
+            drop(record(&bytes[..length]));
         }
     }
 }

@@ -35,7 +35,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use self::cgroups::Cgroups;
+use self::attach::Extra;
+use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::older::OlderSockets;
 use self::seen::SeenMap;
@@ -142,17 +143,19 @@ impl Capture {
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
         attached.attach(&attach::NAMES_AND_BINDS)?;
-        if attached.traces_processes {
+        let cgroup_news =
+            if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
+        if attached.has(Extra::Executables) {
             executables.fill();
         }
-        let cgroups = Cgroups::new(&ground.cgroup.path);
+        let cgroups = Cgroups::new(&ground.cgroup.path, cgroup_news);
         let mut teller = Teller::new(seen, config.seen, lost, cgroups, executables);
-        teller.begin_cgroups(attached.traces_cgroups);
+        teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
-        let mut missing = attached.missing;
+        let mut missing = attached.missing();
         missing.extend(refused);
         Ok(Self {
             ring,

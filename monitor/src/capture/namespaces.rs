@@ -28,35 +28,44 @@ pub(super) struct Namespace {
     pub(super) receivers: Vec<OldSocket>,
 }
 
-/// Looks into every namespace that a process is in. What cannot be entered is left out and named.
-pub(super) fn survey() -> (Vec<Namespace>, Vec<String>) {
+/// What a survey brought.
+pub(super) struct Survey<T> {
+    pub(super) found: Vec<T>,
+    /// Namespaces that could not be looked into, and why the first could not.
+    pub(super) refused: usize,
+    pub(super) reason: Option<io::Error>,
+}
+
+/// Looks into every namespace that a process is in.
+pub(super) fn survey() -> Survey<Namespace> {
     each_namespace(look)
 }
 
 /// Only the addresses of every namespace that a process is in.
 pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
-    each_namespace(|| Ok((own_cookie()?, netlink::addresses()?))).0
+    each_namespace(|| Ok((own_cookie()?, netlink::addresses()?))).found
 }
 
-fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> (Vec<T>, Vec<String>) {
+fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> Survey<T> {
     let mut seen = HashSet::new();
-    let mut found = Vec::new();
-    let mut refused = Vec::new();
+    let mut survey = Survey { found: Vec::new(), refused: 0, reason: None };
     for pid in pids() {
-        let path = format!("/proc/{pid}/ns/net");
         // Gone meanwhile, or a kernel thread.
-        let Ok(file) = File::open(&path) else {
+        let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else {
             continue;
         };
         if !file.metadata().is_ok_and(|metadata| seen.insert(metadata.ino())) {
             continue;
         }
         match inside(file, look) {
-            Ok(namespace) => found.push(namespace),
-            Err(error) => refused.push(format!("network namespace of process {pid}: {error}")),
+            Ok(namespace) => survey.found.push(namespace),
+            Err(error) => {
+                survey.refused += 1;
+                survey.reason.get_or_insert(error);
+            }
         }
     }
-    (found, refused)
+    survey
 }
 
 /// The addresses of a process's namespace, if it is still the one of this cookie.
@@ -101,11 +110,16 @@ fn socket_inode(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Runs `look` in a namespace. The thread is not used again: it cannot be trusted to be back.
+/// Runs `look` in a namespace. A thread that went there is not used again: it cannot be trusted to
+/// be back. To look at home needs neither thread nor privilege.
 fn inside<T: Send + 'static>(
     namespace: File,
     look: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    let home = fs::metadata("/proc/self/ns/net")?.ino();
+    if namespace.metadata()?.ino() == home {
+        return look();
+    }
     let thread = thread::Builder::new().name("namespace".to_owned()).spawn(move || {
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(namespace.as_fd(), kind)?;

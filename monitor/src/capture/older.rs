@@ -29,16 +29,17 @@ impl OlderSockets {
         })
     }
 
-    /// Enters every socket that can be found; returns what could not be looked into.
-    pub(super) fn enter(&mut self, teller: &mut Teller) -> Vec<String> {
-        let (surveyed, refused) = namespaces::survey();
-        let inodes = surveyed
+    /// Enters every socket that can be found; says what could not be looked into.
+    pub(super) fn enter(&mut self, teller: &mut Teller) -> Option<String> {
+        let survey = namespaces::survey();
+        let inodes = survey
+            .found
             .iter()
             .flat_map(|namespace| namespace.listeners.iter().chain(&namespace.receivers))
             .map(|socket| socket.inode)
             .collect();
         let holders = namespaces::holders(&inodes);
-        for namespace in surveyed {
+        for namespace in survey.found {
             self.enter_namespace(&namespace, |socket| {
                 let pid = holders.get(&socket.inode).copied().unwrap_or(0);
                 SocketOwner {
@@ -50,7 +51,10 @@ impl OlderSockets {
             });
             teller.addresses(namespace.cookie, namespace.addresses);
         }
-        refused
+        let refused = survey.refused;
+        survey.reason.map(|reason| {
+            format!("sockets older than this in {refused} network namespaces: {reason}")
+        })
     }
 
     /// What is there already was written by the kernel, and is right. What finds no room is counted

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
-use monitor_core::flow::{FlowKey, RttHistogram, Traffic};
+use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
 use super::clock::Clock;
 use super::decode::{Counters, KeyBytes, StatsBytes};
@@ -41,7 +41,7 @@ impl SeenMap {
         let map = self.0.map().fd().as_fd();
         let mut batch = Batch::new();
         let mut entries = Vec::new();
-        while !batch.done {
+        while batch.cursor != Cursor::End {
             batch.read(map)?;
             let count = batch.count;
             entries.extend(
@@ -55,12 +55,18 @@ impl SeenMap {
 /// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
 /// bucket, where a walk key by key starts over whenever its key is forgotten.
 struct Batch {
-    cursor: u32,
-    started: bool,
-    done: bool,
+    cursor: Cursor,
     count: usize,
     keys: Vec<KeyBytes>,
     values: Vec<StatsBytes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cursor {
+    Start,
+    /// The kernel's own mark of where to go on.
+    At(u32),
+    End,
 }
 
 /// The part of `union bpf_attr` that this command reads.
@@ -83,9 +89,7 @@ impl Batch {
 
     fn new() -> Self {
         Self {
-            cursor: 0,
-            started: false,
-            done: false,
+            cursor: Cursor::Start,
             count: 0,
             keys: vec![[0; size_of::<KeyBytes>()]; Self::SIZE],
             values: vec![[0; size_of::<StatsBytes>()]; Self::SIZE],
@@ -94,13 +98,17 @@ impl Batch {
 
     fn read(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
         let mut next: u32 = 0;
+        let cursor = match &self.cursor {
+            Cursor::At(cursor) => std::ptr::from_ref(cursor).addr() as u64,
+            Cursor::Start | Cursor::End => 0,
+        };
         let mut attr = BatchAttr {
-            in_batch: if self.started { (&raw const self.cursor).addr() as u64 } else { 0 },
+            in_batch: cursor,
             out_batch: (&raw mut next).addr() as u64,
             keys: self.keys.as_mut_ptr().addr() as u64,
             values: self.values.as_mut_ptr().addr() as u64,
             count: u32::try_from(self.keys.len()).unwrap_or(0),
-            map_fd: u32::try_from(map.as_raw_fd()).unwrap_or(u32::MAX),
+            map_fd: map.as_raw_fd().cast_unsigned(),
             elem_flags: 0,
             flags: 0,
         };
@@ -108,29 +116,25 @@ impl Batch {
         // `count` keys and values of the sizes that the map was checked to have when it was opened,
         // and a hash map's cursor is a `u32`.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
+            let size = size_of::<BatchAttr>();
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size)
         };
         // Read before anything else can set it.
         let error = io::Error::last_os_error();
         self.count = 0;
-        if result == 0 || error.raw_os_error() == Some(libc::ENOENT) {
-            self.done = result != 0;
-            self.count = attr.count as usize;
-        } else if error.raw_os_error() == Some(libc::ENOSPC) {
-            // A bucket of more than fit: as good as never, but no reason to give up.
-            self.keys.resize(self.keys.len() * 2, [0; size_of::<KeyBytes>()]);
-            self.values.resize(self.values.len() * 2, [0; size_of::<StatsBytes>()]);
-            return Ok(());
-        } else {
-            return Err(error);
+        match error.raw_os_error() {
+            _ if result == 0 => self.cursor = Cursor::At(next),
+            Some(libc::ENOENT) => self.cursor = Cursor::End,
+            Some(libc::ENOSPC) => {
+                // A bucket of more than fit: as good as never, but no reason to give up.
+                let room = self.keys.len() * 2;
+                self.keys.resize(room, [0; size_of::<KeyBytes>()]);
+                self.values.resize(room, [0; size_of::<StatsBytes>()]);
+                return Ok(());
+            }
+            _ => return Err(error),
         }
-        self.cursor = next;
-        self.started = true;
+        self.count = attr.count as usize;
         Ok(())
     }
 }
@@ -149,6 +153,19 @@ struct ToldKey {
     bytes_received: u64,
     rtt: RttHistogram,
     round: u32,
+}
+
+impl ToldKey {
+    fn seen_once(&self, clock: Clock) -> Traffic {
+        Traffic {
+            key: self.key,
+            last_seen: clock.wall(self.first_seen_ns),
+            connections: 1,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rtt: RttHistogram::default(),
+        }
+    }
 }
 
 /// Whether a sighting is to be told.
@@ -227,10 +244,16 @@ impl Told {
         self.round = self.round.wrapping_add(1);
     }
 
-    /// Ends the round: forgets and returns what is gone.
-    pub(super) fn end_round(&mut self) -> Vec<FlowKey> {
+    /// Ends the round: forgets what is gone and tells so. What a key did since it was last asked for
+    /// went with it, but that it was seen once is known.
+    pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
-        self.keys.extract_if(|_, told| told.round != round).map(|(_, told)| told.key).collect()
+        for (_, told) in self.keys.extract_if(|_, told| told.round != round) {
+            if told.connections == 0 {
+                out.push(Observation::Traffic(told.seen_once(clock)));
+            }
+            out.push(Observation::Forgotten(told.key));
+        }
     }
 
     /// Forgets a key.
@@ -297,7 +320,12 @@ mod tests {
         told.see(two, key(2), 0);
         told.begin_round();
         told.traffic(&one, &Counters::default(), Clock::read());
-        assert_eq!(told.end_round(), [key(2)]);
+        let mut out = Vec::new();
+        told.end_round(Clock::read(), &mut out);
+        let [Observation::Traffic(traffic), Observation::Forgotten(gone)] = &out[..] else {
+            panic!("{out:?}");
+        };
+        assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));
         assert_eq!(told.len(), 1);
     }
 }

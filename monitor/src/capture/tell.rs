@@ -2,7 +2,9 @@
 //! addresses of a network namespace are told before the first flow of it.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -12,7 +14,7 @@ use monitor_core::ids::NetnsCookie;
 use super::cgroups::Cgroups;
 use super::clock::Clock;
 use super::config::Entries;
-use super::decode::{self, KeyBytes, Origin, Record, Undecodable};
+use super::decode::{self, Caller, KeyBytes, Origin, Record, Undecodable};
 use super::executables::Executables;
 use super::namespaces;
 use super::seen::{SeenMap, Sighting, Told};
@@ -25,8 +27,6 @@ pub(super) struct Teller {
     /// The kernel holds no more keys than this.
     seen_entries: usize,
     cgroups: Cgroups,
-    /// Whether the kernel tells of cgroups that come and go.
-    traces_cgroups: bool,
     executables: Executables,
     addresses: Addresses,
     losses: Losses,
@@ -51,7 +51,6 @@ impl Teller {
             told: Told::new(),
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
-            traces_cgroups: false,
             executables,
             addresses: Addresses::default(),
             losses: Losses::new(lost),
@@ -61,9 +60,8 @@ impl Teller {
         }
     }
 
-    /// Tells of every cgroup there is; those that come from now on the kernel tells, if it does.
-    pub(super) fn begin_cgroups(&mut self, traces_cgroups: bool) {
-        self.traces_cgroups = traces_cgroups;
+    /// Tells of every cgroup there is.
+    pub(super) fn walk_cgroups(&mut self) {
         self.cgroups.walk(&mut self.pending);
     }
 
@@ -104,7 +102,7 @@ impl Teller {
     pub(super) fn sweep(&mut self) -> Result<()> {
         self.clock = Clock::read();
         let ring_full = self.losses.read(&mut self.pending)?;
-        if ring_full || !self.traces_cgroups {
+        if ring_full || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
         self.sweeps = self.sweeps.wrapping_add(1);
@@ -157,8 +155,7 @@ impl Teller {
             let traffic = self.told.traffic(&bytes, &counters, self.clock);
             self.pending.extend(traffic.map(Observation::Traffic));
         }
-        let gone = self.told.end_round();
-        self.pending.extend(gone.into_iter().map(Observation::Forgotten));
+        self.told.end_round(self.clock, &mut self.pending);
         Ok(())
     }
 
@@ -179,12 +176,7 @@ impl Teller {
         }
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let process = origin.process.as_ref().map(|process| Process {
-            executable: self.executables.path(process.pid, key.executable_id),
-            pid: process.pid,
-            uid: process.uid,
-            command: process.command.clone(),
-        });
+        let process = origin.process.as_ref().map(|caller| self.process(caller, key.executable_id));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -192,6 +184,31 @@ impl Teller {
             client: origin.client,
             process,
         }));
+    }
+
+    fn process(&mut self, caller: &Caller, executable_id: u64) -> Process {
+        let mut process = Process {
+            executable: self.executables.path(caller.pid, executable_id),
+            pid: caller.pid,
+            uid: caller.uid,
+            command: caller.command.clone(),
+        };
+        if process.command.is_empty() {
+            complete(&mut process);
+        }
+        process
+    }
+}
+
+/// A process that the kernel named by its id alone: where it listens without having bound, or is
+/// older than the kernel programs.
+fn complete(process: &mut Process) {
+    let directory = format!("/proc/{}", process.pid);
+    if let Ok(metadata) = fs::metadata(&directory)
+        && let Ok(command) = fs::read_to_string(directory + "/comm")
+    {
+        process.uid = metadata.uid();
+        process.command = command.trim_end().to_owned();
     }
 }
 

@@ -22,11 +22,9 @@ pub enum Kind {
 /// Why a receiver's kind was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
-    #[error(
-        "kind = {0:?} is not supported yet: this version delivers to \"webhook\" and \"stdout\""
-    )]
+    #[error("{0:?} is not supported yet: this version delivers to \"webhook\" and \"stdout\"")]
     NotYet(String),
-    #[error("kind = {0:?} is not known: write \"webhook\" or \"stdout\"")]
+    #[error("{0:?} is not known: write \"webhook\" or \"stdout\"")]
     Unknown(String),
 }
 

@@ -1,0 +1,79 @@
+//! What the verbs ask, answered from the engine. A decision is a step of the engine; its author hears
+//! of it once it is stored and the kernel knows.
+
+use monitor_core::engine::{CommandError, Input};
+
+use crate::agent::{Agent, now};
+use crate::serve::{Query, Refusal, Request};
+
+impl Agent {
+    pub(crate) fn answer(&mut self, request: Request) -> anyhow::Result<()> {
+        let now = now()?;
+        // Fresh counters for whoever looks at them.
+        if matches!(request.query, Query::Map | Query::Services | Query::Baseline) {
+            self.sweep()?;
+        }
+        match request.query.clone() {
+            Query::Ready => request.answer(Ok(true)),
+            Query::Status => request.answer(Ok(self.engine.status())),
+            Query::Map => request.answer(Ok(self.engine.map(now.wall))),
+            Query::Services => request.answer(Ok(self.engine.services())),
+            Query::Alerts => request.answer(Ok(self.engine.alerts())),
+            Query::Alert(id) => {
+                let alert = self.engine.alerts().into_iter().find(|alert| alert.id == id);
+                let missing = || {
+                    Refusal::Missing(format!(
+                        "no alert has the id {id:?}: `edgewatch alerts` lists them"
+                    ))
+                };
+                request.answer(alert.ok_or_else(missing));
+            }
+            Query::Baseline => request.answer(Ok(self.engine.baseline_rows(now))),
+            Query::Undecided => request.answer(Ok(self.engine.undecided())),
+            Query::Document { selection, figures } => {
+                let document = self.engine.export(now.wall, &selection, figures);
+                request.answer(document.map_err(refused));
+            }
+            Query::DifferenceTo(document) => {
+                let difference = self.engine.difference_to(&document);
+                request.answer(difference.map_err(|error| Refusal::Invalid(error.to_string())));
+            }
+            Query::Command(command) => return self.decide(command, request),
+            Query::Audit { limit } => {
+                let log = self.performer.audit_log(limit);
+                request.answer(log.map_err(|error| Refusal::Failed(format!("{error:#}"))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine answers within the step, so the answer is there when the step is performed.
+    fn decide(
+        &mut self,
+        command: monitor_core::engine::Command,
+        request: Request,
+    ) -> anyhow::Result<()> {
+        let (ticket, mut decided) = self.performer.ticket();
+        let actor = request.actor.clone();
+        self.step(Input::Command { ticket, actor, command })?;
+        match decided.try_recv() {
+            Ok(result) => request.answer(result.map_err(refused)),
+            Err(_) => {
+                request.answer(Err::<(), _>(Refusal::Failed("no answer was given".to_owned())))
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who must act on a decision that was not carried out.
+fn refused(error: CommandError) -> Refusal {
+    let text = error.to_string();
+    match error {
+        CommandError::NoSuchService(_) => Refusal::Missing(text),
+        CommandError::Document(_) => Refusal::Invalid(text),
+        CommandError::Provisional(_) | CommandError::InFile(_) | CommandError::NotGuarded(_) => {
+            Refusal::Conflict(text)
+        }
+    }
+}

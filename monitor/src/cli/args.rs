@@ -1,0 +1,234 @@
+//! The command line. These comments are the manual: `edgewatch help VERB` prints them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use monitor_core::baseline::Mode;
+use monitor_core::edge::EdgeWith;
+use monitor_core::engine::Selection;
+use monitor_core::pattern::Pattern;
+
+use crate::config::Period;
+
+/// Where the agent listens when nobody names another socket.
+pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
+
+/// Who talks to whom on this node, and who is new.
+///
+/// `watch` shows the edges of this machine at once and keeps nothing; `run` is the agent, which
+/// learns what is normal and alerts on what is not. The other verbs talk to a running agent through
+/// its Unix socket.
+///
+/// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty); 64 the command
+/// line, the configuration or a named file is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "edgewatch", version, max_term_width = 100)]
+pub struct Cli {
+    /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
+    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// For people or for programs: JSON is one document, or one line each where it follows
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Colours; `auto` means on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto)]
+    pub(crate) color: When,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+/// When colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the agent: learn, judge, alert
+    ///
+    /// It is ready when it logs `ready` and `GET /readyz` answers 200. SIGTERM and Ctrl-C end it.
+    /// EDGEWATCH_LOG sets what is logged, like `info` or `monitor=debug`.
+    Run(Run),
+    /// Show the edges of this machine as they appear; keeps no state and leaves nothing behind
+    Watch(Watch),
+    /// Every edge seen, with its evidence
+    Map,
+    /// Every service seen
+    Services,
+    /// What was alerted
+    Alerts(Alerts),
+    /// The agent at a glance
+    Status,
+    /// Check the configuration, its secrets and its baseline files without starting anything
+    Check(Check),
+    /// Who changed what: approvals, prohibitions, phases, imports
+    Audit(Audit),
+    /// What is normal: how far learning is, and the decisions about it
+    Baseline {
+        #[command(subcommand)]
+        verb: Baseline,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What to do with services that are not guarded, whatever the configuration says
+    #[arg(long, value_parser = mode, value_name = "learn|auto|guard")]
+    pub(crate) mode: Option<Mode>,
+    /// Where the state is kept, whatever the configuration says
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print edges and alerts as they appear
+    #[arg(long)]
+    pub(crate) show: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// End after this time, like 30s or 5m
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) duration: Option<Period>,
+    /// Take sizes and networks from this configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// At most this many entries, the newest
+    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Alerts {
+    #[command(subcommand)]
+    pub(crate) verb: Option<AlertsVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsVerb {
+    /// Every alert, open ones first (what plain `alerts` does)
+    List,
+    /// One alert in full
+    Show {
+        /// Its id, or the beginning of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Baseline {
+    /// How far each service's learning is, and what it still needs
+    Status,
+    /// Print the baseline, as it would be exported
+    Show {
+        /// Services or patterns like compose:shop/*; all without
+        #[arg(value_name = "SERVICE")]
+        services: Vec<Pattern>,
+    },
+    /// What waits for a decision, or how FILE differs from what the agent holds; exits 2 if anything
+    Diff {
+        /// A baseline file: `+` is what importing it would add, `-` what it would remove
+        file: Option<PathBuf>,
+    },
+    /// Allow an edge
+    ///
+    /// Its incident is resolved. In a pending edge's alert stands the whole command.
+    Approve(Decide),
+    /// Forbid an edge, whatever was learned: it alerts as critical
+    Forbid(Decide),
+    /// Guard services: from now on only people and baseline files add to their baselines
+    Guard(Which),
+    /// Send services back to learning; with --for open guarded ones for a rollout
+    Learn {
+        #[command(flatten)]
+        which: Which,
+        /// Keep them guarded, but for this long let new edges wait for review without an alert
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Option<Period>,
+    },
+    /// Write the baseline as a file to review and keep in git
+    Export {
+        /// Services or patterns like compose:shop/*; all without
+        #[arg(value_name = "SERVICE")]
+        services: Vec<Pattern>,
+        /// Also when and how often each edge was seen: figures that change with every export
+        #[arg(long)]
+        with_evidence: bool,
+        /// Write to this file, all at once, instead of printing
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take over a baseline file: replaces the services it names, touches no other
+    Import {
+        file: PathBuf,
+        /// Guard them at once, instead of proposing them
+        #[arg(long)]
+        guard: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Decide {
+    /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and the map write it
+    pub(crate) edge: EdgeWith,
+    /// Only for this long, like 7d
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Period>,
+    /// Who decides [default: you]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) approver: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Change this baseline file instead of the agent: its order is kept, comments below its head
+    /// are lost
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Services or patterns like compose:shop/*
+    #[arg(value_name = "SERVICE", required_unless_present = "all", conflicts_with = "all")]
+    services: Vec<Pattern>,
+    /// All whose name is known for good
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    pub(crate) fn selection(self) -> Selection {
+        if self.all { Selection::All } else { Selection::Matching(self.services) }
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "learn" => Ok(Mode::Learn),
+        "auto" => Ok(Mode::Auto),
+        "guard" => Ok(Mode::Guard),
+        _ => Err("a mode is one of learn, auto, guard".to_owned()),
+    }
+}

@@ -1,0 +1,178 @@
+//! `edgewatch baseline`: the decisions, and the files they are reviewed in.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use monitor_core::baseline::Grounds;
+use monitor_core::baseline::document::Document;
+use monitor_core::engine::{BaselineRow, Command, Difference, Guarding, Reply};
+use monitor_core::ids::WallTime;
+use monitor_core::pattern::Pattern;
+
+use crate::baseline_file::{self, Decision, Edit};
+use crate::cli::args::{Baseline, Decide, Format};
+use crate::cli::asking::ask;
+use crate::cli::{Ending, Failure, Out, output};
+use crate::client::Client;
+use crate::render;
+
+const COMMANDS: &str = "/api/v1/commands";
+
+pub(crate) async fn carry_out(
+    verb: Baseline,
+    client: &Client,
+    out: &mut Out,
+) -> Result<Ending, Failure> {
+    match verb {
+        Baseline::Status => {
+            let table = |screen, rows: &Vec<BaselineRow>| render::baseline_rows(screen, rows);
+            ask(client, "/api/v1/baseline", out, table).await?;
+        }
+        Baseline::Show { services } => {
+            let text = |_, document: &Document| baseline_file::to_text(document);
+            ask(client, &document_path(&services), out, text).await?;
+        }
+        Baseline::Diff { file: None } => return undecided(client, out).await,
+        Baseline::Diff { file: Some(file) } => return difference(&file, client, out).await,
+        Baseline::Approve(decide) => approve(decide, client, out).await?,
+        Baseline::Forbid(decide) => forbid(decide, client, out).await?,
+        Baseline::Guard(which) => {
+            let command = Command::Guard { services: which.selection() };
+            decided("guarded", &command, client, out).await?;
+        }
+        Baseline::Learn { which, duration } => {
+            let for_s = duration.map(|it| it.get().as_secs());
+            let verb = if for_s.is_some() { "opened" } else { "back to learning:" };
+            let command = Command::Learn { services: which.selection(), for_s };
+            decided(verb, &command, client, out).await?;
+        }
+        Baseline::Export { services, with_evidence, output } => {
+            let evidence = if with_evidence { "evidence=true" } else { "" };
+            let path = format!("{}{evidence}", document_path(&services));
+            export(&path, output.as_deref(), client, out).await?;
+        }
+        Baseline::Import { file, guard } => {
+            let document = baseline_file::read(&file)?;
+            let guard = if guard { Guarding::Guarded } else { Guarding::Proposed };
+            let verb = match guard {
+                Guarding::Guarded => "imported and guarded",
+                Guarding::Proposed => "imported and proposed",
+            };
+            decided(verb, &Command::Import { document, guard }, client, out).await?;
+        }
+    }
+    Ok(Ending::Done)
+}
+
+/// `/api/v1/baseline/document?service=A&service=B&`: names are safe text but for `%` and `+`.
+fn document_path(services: &[Pattern]) -> String {
+    let mut path = String::from("/api/v1/baseline/document?");
+    for service in services {
+        let encoded = service.to_string().replace('%', "%25").replace('+', "%2B");
+        path.push_str(&format!("service={encoded}&"));
+    }
+    path
+}
+
+async fn undecided(client: &Client, out: &mut Out) -> Result<Ending, Failure> {
+    let table = |screen, it: &Vec<Difference>| render::undecided(screen, it);
+    let found = ask(client, "/api/v1/baseline/undecided", out, table).await?;
+    Ok(if found.is_empty() { Ending::Done } else { Ending::Found })
+}
+
+async fn difference(file: &Path, client: &Client, out: &mut Out) -> Result<Ending, Failure> {
+    let document = baseline_file::read(file)?;
+    let answer = client.post("/api/v1/baseline/difference", &document).await?;
+    let reply: Reply = client.read(answer.clone())?;
+    match out.format {
+        Format::Json => out.json(&answer)?,
+        Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
+    }
+    let same = reply.added.is_empty() && reply.removed.is_empty();
+    Ok(if same { Ending::Done } else { Ending::Found })
+}
+
+async fn export(
+    path: &str,
+    output: Option<&Path>,
+    client: &Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let Some(file) = output else {
+        let text = |_, document: &Document| baseline_file::to_text(document);
+        ask(client, path, out, text).await?;
+        return Ok(());
+    };
+    let document: Document = client.read(client.get(path).await?)?;
+    // Here the file is the product: if it cannot be written, the verb failed.
+    baseline_file::write(file, &document).map_err(|error| Failure::Failed(error.into()))?;
+    Ok(())
+}
+
+async fn approve(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
+    if let Some(file) = &decide.file {
+        return edit(file, Decision::Approve, &decide);
+    }
+    let (ttl_s, grounds) = (decide.ttl.map(|it| it.get().as_secs()), grounds(&decide));
+    let command = Command::Approve { edge: decide.edge, ttl_s, grounds };
+    decided("", &command, client, out).await
+}
+
+async fn forbid(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
+    if let Some(file) = &decide.file {
+        return edit(file, Decision::Forbid, &decide);
+    }
+    if decide.edge.executable.is_some() {
+        let what = "an edge is forbidden with every executable: leave out `with`";
+        return Err(Failure::Usage(anyhow::anyhow!(what)));
+    }
+    let (ttl_s, grounds) = (decide.ttl.map(|it| it.get().as_secs()), grounds(&decide));
+    let edge = decide.edge.edge;
+    let forbidden = format!("forbidden: {edge}\n");
+    let command = Command::Forbid { edge, ttl_s, grounds };
+    decided("", &command, client, out).await?;
+    if out.format == Format::Table { out.text(&forbidden) } else { Ok(()) }
+}
+
+/// Who and why, as far as the command line or the environment says.
+fn grounds(decide: &Decide) -> Grounds {
+    let user = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    let approver = decide.approver.clone().or_else(|| user("SUDO_USER")).or_else(|| user("USER"));
+    Grounds { until: None, approver, reason: decide.reason.clone() }
+}
+
+fn edit(file: &Path, decision: Decision, decide: &Decide) -> Result<(), Failure> {
+    let ttl = decide.ttl.map(|it| i64::try_from(it.get().as_secs()).unwrap_or(i64::MAX));
+    let grounds = Grounds { until: ttl.map(|ttl| now().plus_seconds(ttl)), ..grounds(decide) };
+    let edit = Edit { decision, edge: decide.edge.clone(), grounds };
+    let edited = baseline_file::edit(file, &edit)?;
+    if edited.comments_lost > 0 {
+        let lost = edited.comments_lost;
+        let file = file.display();
+        output::say(&format!("note: {lost} lines of {file} had comments, which are lost"));
+    }
+    Ok(())
+}
+
+/// Sends a decision and prints what it changed.
+async fn decided(
+    verb: &str,
+    command: &Command,
+    client: &Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let answer = client.post(COMMANDS, command).await?;
+    match out.format {
+        Format::Json => out.json(&answer),
+        Format::Table => {
+            let reply: Reply = client.read(answer)?;
+            out.text(&render::reply(out.screen, verb, &reply))
+        }
+    }
+}
+
+/// The time, to the second: what is written into files is read by people.
+pub(crate) fn now() -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime(0).plus_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

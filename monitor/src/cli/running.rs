@@ -1,0 +1,129 @@
+//! The verbs that become the agent, or check whether it could run.
+
+use std::io::{self, IsTerminal as _};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::{self, RunOptions, Tell, Told, WatchOptions};
+use crate::cli::args::{Check, Format, Run, Watch};
+use crate::cli::{Ending, Failure, Out, output};
+use crate::config::Config;
+use crate::render::{self, Colour};
+
+pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
+    agent::prepare();
+    let mut config = Config::load(run.config.as_deref())?;
+    config.mode = run.mode.unwrap_or(config.mode);
+    config.state_dir = run.state_dir.unwrap_or(config.state_dir);
+    config.serve.socket = socket.unwrap_or(config.serve.socket);
+    log(if run.show { "warn" } else { "info" }, out);
+    let options = RunOptions { tell: run.show.then(|| tell(out)) };
+    runtime()?.block_on(agent::run(config, options))?;
+    Ok(Ending::Done)
+}
+
+pub(crate) fn watch(watch: Watch, out: Out) -> Result<Ending, Failure> {
+    agent::prepare();
+    let config = Config::load(watch.config.as_deref())?;
+    log("warn", out);
+    let duration = watch.duration.map(crate::config::Period::get);
+    runtime()?.block_on(agent::watch(config, WatchOptions { duration, tell: tell(out) }))?;
+    Ok(Ending::Done)
+}
+
+/// Everything that can be known without starting anything.
+pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
+    let config = Config::load(check.config.as_deref())?;
+    let found = agent::preflight(&config)?;
+    match out.format {
+        Format::Json => out.json(&serde_json::json!({
+            "mode": config.mode,
+            "kernel": found.kernel,
+            "cgroup": found.cgroup,
+            "receivers": found.receivers,
+            "guarded_by_files": found.written,
+        }))?,
+        Format::Table => out.text(&format!(
+            "ok    configuration: mode {}, {}, {} guarded by baseline files\n\
+             ok    kernel {}\nok    cgroup v2 at {}\n",
+            config.mode,
+            counted(found.receivers.len(), "receiver"),
+            counted(found.written, "service"),
+            found.kernel,
+            found.cgroup
+        ))?,
+    }
+    Ok(Ending::Done)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build()
+}
+
+/// Logs go to stderr, as events for an operator.
+fn log(level: &str, out: Out) {
+    let filter = EnvFilter::try_from_env("EDGEWATCH_LOG").unwrap_or_else(|_| level.into());
+    let colours = io::stderr().is_terminal() && out.screen.colour == Colour::On;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours);
+    // Fails only where a test has set one already.
+    drop(subscriber.try_init());
+}
+
+/// Prints what the agent tells, as it tells it. When nobody reads any more, asks it to end.
+fn tell(out: Out) -> Tell {
+    let mut headed = false;
+    Box::new(move |told| {
+        let printed = match out.format {
+            Format::Json => tell_program(out, told),
+            Format::Table => tell_person(out, told, &mut headed),
+        };
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })
+}
+
+fn tell_program(out: Out, told: Told) -> Result<(), Failure> {
+    match told {
+        Told::Ready(_) => Ok(()),
+        Told::Edge(view) => {
+            let mut line = serde_json::to_value(view)?;
+            // Whether it is allowed is a question to a baseline; here it is only seen.
+            if let Value::Object(fields) = &mut line {
+                fields.remove("standing");
+            }
+            out.json_line(&line)
+        }
+        Told::Alert(alert) => out.json_line(&alert),
+        Told::Warning(text) => {
+            output::say(&format!("edgewatch: {text}"));
+            Ok(())
+        }
+    }
+}
+
+fn tell_person(out: Out, told: Told, headed: &mut bool) -> Result<(), Failure> {
+    match told {
+        Told::Ready(text) => out.text(&format!("edgewatch: {}\n\n", text.trim_end())),
+        Told::Edge(view) => {
+            if !std::mem::replace(headed, true) {
+                out.text(&format!("{}\n", render::edge_head(out.screen)))?;
+            }
+            out.text(&format!("{}\n", render::edge_line(out.screen, &view)))
+        }
+        Told::Alert(alert) => out.text(&format!("\n{}\n", render::alert(out.screen, &alert))),
+        Told::Warning(text) => {
+            output::say(&format!("edgewatch: {text}"));
+            Ok(())
+        }
+    }
+}

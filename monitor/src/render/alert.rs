@@ -1,0 +1,142 @@
+//! An alert as a chat would show it, and the list of them.
+
+use monitor_core::detect::Severity;
+use monitor_core::edge::Port;
+use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
+
+use crate::render::table::{self, Cell, Column, Kind};
+use crate::render::text::{clock, counted, date, safe};
+use crate::render::{Screen, Tone};
+
+/// Findings beside the leading one that are shown.
+const ALSO: usize = 5;
+
+/// One alert: what happened, with what, why it is odd, and what to do about it.
+#[must_use]
+pub fn alert(screen: Screen, alert: &Alert) -> String {
+    let tone = tone_of(alert.severity, alert.state);
+    let headline = format!("{} · {}", capitalised(alert.severity), safe(&alert.title));
+    let mut lines = vec![screen.colour.paint(tone, &headline)];
+    let Some(lead) = lead(alert) else {
+        return lines.join("\n") + "\n";
+    };
+    lines.push(format!(
+        "{} · {}, {} · node {} · {} UTC",
+        edge_text(&lead.edge),
+        counted(alert.count, "connection"),
+        lead.outcome,
+        safe(&alert.node),
+        clock(alert.last_seen)
+    ));
+    lines.extend(with(lead).map(|with| format!("with {with}")));
+    let why: Vec<String> = lead.reasons.iter().map(|reason| safe(&reason.text)).collect();
+    let nearest = lead.nearest.as_ref().map(|edge| format!("nearest known edge: {}", safe(edge)));
+    let why: Vec<String> = why.into_iter().chain(nearest).collect();
+    if !why.is_empty() {
+        lines.push(format!("Why: {}", why.join(" · ")));
+    }
+    if !lead.attack.is_empty() {
+        lines.push(format!("ATT&CK: {}", lead.attack.join(", ")));
+    }
+    if let Some(owner) = &alert.owner {
+        lines.push(format!("Owner: {}", safe(owner)));
+    }
+    if alert.state != State::Resolved {
+        lines.extend(alert.inspect.as_ref().map(|command| format!("Look: {}", safe(command))));
+        lines.push(format!("Expected? {}", safe(&alert.allow)));
+    }
+    lines.extend(also(alert, lead));
+    lines.join("\n") + "\n"
+}
+
+/// The weightiest finding: the one the title is about.
+fn lead(alert: &Alert) -> Option<&AlertFinding> {
+    alert.findings.iter().reduce(|best, next| if next.score > best.score { next } else { best })
+}
+
+fn edge_text(edge: &AlertEdge) -> String {
+    let port = Port { number: edge.port, protocol: edge.protocol };
+    format!("{} → {} {port}", edge.client, edge.server)
+}
+
+fn with(finding: &AlertFinding) -> Option<String> {
+    let process = finding.process.as_ref()?;
+    let name = process.executable.as_deref().unwrap_or(&process.command);
+    Some(format!("{} (pid {}, uid {})", safe(name), process.pid, process.uid))
+}
+
+/// The other findings of the incident, each with the command that allows it.
+fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
+    let others: Vec<&AlertFinding> =
+        alert.findings.iter().filter(|it| !std::ptr::eq(*it, lead)).collect();
+    let total = others.len() as u64 + alert.more;
+    if total == 0 {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("{} more in this incident:", counted(total, "finding"))];
+    for finding in others.iter().take(ALSO) {
+        let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
+        let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
+        let (edge, outcome) = (edge_text(&finding.edge), finding.outcome);
+        lines.push(format!("  {}: {edge}{with} · {outcome}", finding.kind));
+    }
+    let hidden = total.saturating_sub(ALSO as u64);
+    if hidden > 0 {
+        lines.push(format!("  … and {hidden} more"));
+    }
+    lines
+}
+
+fn capitalised(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Low => "Low",
+        Severity::Medium => "Medium",
+        Severity::High => "High",
+        Severity::Critical => "Critical",
+    }
+}
+
+const fn tone_of(severity: Severity, state: State) -> Tone {
+    match (state, severity) {
+        (State::Resolved, _) => Tone::Faint,
+        (_, Severity::Low) => Tone::Plain,
+        (_, Severity::Medium) => Tone::Doubtful,
+        (_, Severity::High | Severity::Critical) => Tone::Bad,
+    }
+}
+
+const ALERTS: [Column; 6] = [
+    Column { title: "last seen", kind: Kind::Left },
+    Column { title: "severity", kind: Kind::Left },
+    Column { title: "state", kind: Kind::Left },
+    Column { title: "times", kind: Kind::Right },
+    Column { title: "id", kind: Kind::Left },
+    Column { title: "what", kind: Kind::Gives },
+];
+
+/// The list of alerts.
+#[must_use]
+pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
+    if alerts.is_empty() {
+        return "no alert\n".to_owned();
+    }
+    let rows: Vec<[Cell; 6]> = alerts
+        .iter()
+        .map(|alert| {
+            let tone = tone_of(alert.severity, alert.state);
+            let state = match alert.state {
+                State::Firing | State::Updated => "open",
+                State::Resolved => "resolved",
+            };
+            [
+                (date(alert.last_seen), Tone::Faint),
+                (alert.severity.to_string(), tone),
+                (state.to_owned(), Tone::Plain),
+                (alert.count.to_string(), Tone::Plain),
+                (alert.id.clone(), Tone::Plain),
+                (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
+            ]
+        })
+        .collect();
+    table::table(screen, &ALERTS, &rows)
+}

@@ -1,0 +1,348 @@
+//! What must outlive the agent: one file, `state.redb`, in the state directory. Every commit is one
+//! durable transaction, so that after `kill -9` or a power cut the state is that of an acknowledged
+//! commit. This module knows the database and nothing of what the values mean.
+//!
+//! Format 1. Tables, all values JSON as the core writes it (readable with any tool, and fields can be
+//! added without a new format):
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | `format`, `program` | a number, the version that last opened it |
+//! | `services` | the service's name | `ServiceRecord` |
+//! | `edges` | the edge's text | `EdgeRecord` |
+//! | `incidents` | the incident's id | `Incident` |
+//! | `deliveries` | position in the queue | `Delivery` |
+//! | `audit` | number of the entry | `AuditEntry`, the newest [`Store::AUDIT`] of them |
+//!
+//! A file that this program cannot read, because it is damaged or newer, is refused and not changed
+//! by a single byte: it is examined through a [`Shadow`] before it is opened for writing.
+
+mod error;
+mod shadow;
+mod table;
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+use monitor_core::engine::{AuditEntry, Change, Snapshot};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend};
+
+pub use self::error::StoreError;
+use self::shadow::Shadow;
+use self::table::{Name, TABLES};
+
+/// The open state file. Held by one agent at a time.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    /// None after a failed commit: the database is opened again with the next one.
+    database: Option<Database>,
+    backend: Backend,
+    /// Held as long as the store lives; the kernel releases it with the process.
+    _lock: File,
+}
+
+/// How the file is reached; tests put a disk in between that fills up.
+type Backend = fn(File) -> Result<Box<dyn StorageBackend>, redb::Error>;
+
+impl Store {
+    /// The format this program writes and reads.
+    pub const FORMAT: u32 = 1;
+    /// Audit entries kept.
+    pub const AUDIT: u64 = 100_000;
+    const FILE: &str = "state.redb";
+    const LOCK: &str = "state.lock";
+    /// Pages kept in memory: what is read often lives in the engine anyway.
+    const CACHE_BYTES: usize = 8 << 20;
+
+    /// Opens the state in `dir`, creating both where there is none, and reads all of it.
+    ///
+    /// # Errors
+    /// The file is damaged, newer than this program or held by another agent, or the system refused.
+    /// Nothing was changed then.
+    pub fn open(dir: &Path) -> Result<(Self, Snapshot), StoreError> {
+        Self::open_through(dir, |file| Ok(Box::new(FileBackend::new(file)?)))
+    }
+
+    fn open_through(dir: &Path, backend: Backend) -> Result<(Self, Snapshot), StoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| StoreError::io("create the state directory", dir, source))?;
+        let lock = lock(dir)?;
+        let path = dir.join(Self::FILE);
+        // A file of no bytes holds nothing that could be lost: a crash before the first write.
+        let fresh = match path.metadata() {
+            Ok(metadata) => metadata.len() == 0,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(source) => return Err(StoreError::io("read", &path, source)),
+        };
+        if fresh {
+            create(&path)?;
+        }
+        let snapshot = examine(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+            .map_err(|source| StoreError::io("restrict the permissions of", &path, source))?;
+        let mut store = Self { path, database: None, backend, _lock: lock };
+        store.reopen()?;
+        store.sign()?;
+        Ok((store, snapshot))
+    }
+
+    /// Stores all of `changes` in one durable transaction, or none of them. After an error the same
+    /// changes can be given again: storing twice what was stored once changes nothing.
+    ///
+    /// # Errors
+    /// The system refused, for example because the disk is full.
+    pub fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let stored = self.reopen()?.write(|transaction| {
+            for change in changes {
+                table::apply(transaction, change)?;
+            }
+            Ok(())
+        });
+        stored.map_err(|source| {
+            // After a failed write the database refuses everything until it is opened again.
+            self.database = None;
+            StoreError::Commit { path, changes: changes.len(), source: Box::new(source) }
+        })
+    }
+
+    /// Who changed what: the newest `limit` entries, oldest first, with their numbers.
+    ///
+    /// # Errors
+    /// The system refused, or an entry cannot be read.
+    pub fn audit_log(&mut self, limit: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
+        let path = self.path.clone();
+        let read = |source: redb::Error| StoreError::read(&path, source);
+        let transaction =
+            self.reopen()?.begin_read().map_err(|error| read(redb::Error::from(error)))?;
+        let table = transaction.open_table(table::AUDIT).map_err(|error| read(error.into()))?;
+        let mut entries = Vec::new();
+        for row in table.iter().map_err(|error| read(error.into()))?.rev().take(limit) {
+            let (number, value) = row.map_err(|error| read(error.into()))?;
+            let number = number.value();
+            let entry = serde_json::from_slice(value.value())
+                .map_err(|error| StoreError::record(&path, Name::Audit, number, error))?;
+            entries.push((number, entry));
+        }
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// The database, opened again if a failure closed it.
+    fn reopen(&mut self) -> Result<&mut Database, StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => {
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(&self.path)
+                    .map_err(|source| StoreError::io("open", &self.path, source))?;
+                let read = |source| StoreError::read(&self.path, source);
+                let backend = (self.backend)(file).map_err(read)?;
+                Database::builder()
+                    .set_cache_size(Self::CACHE_BYTES)
+                    .create_with_backend(Boxed(backend))
+                    .map_err(|error| StoreError::read(&self.path, error.into()))?
+            }
+        };
+        Ok(self.database.insert(database))
+    }
+
+    /// Notes which version of the program opened the file last, where that changed.
+    fn sign(&mut self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let failed = |source| StoreError::read(&path, source);
+        let database = self.reopen()?;
+        if read_meta(database, table::PROGRAM).map_err(failed)?.as_deref() == Some(VERSION) {
+            return Ok(());
+        }
+        let signed = database.write(|transaction| {
+            transaction.open_table(table::META)?.insert(table::PROGRAM, VERSION)?;
+            Ok(())
+        });
+        signed.map_err(|source| StoreError::Commit { path, changes: 1, source: Box::new(source) })
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// One transaction of the whole of `change`, durable when this returns.
+trait Write {
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error>;
+}
+
+impl Write for Database {
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let mut transaction = self.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        change(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+}
+
+/// Takes the directory for this process. The lock is the kernel's, so a killed agent leaves none.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(Store::LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| StoreError::io("open", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = file.read_to_string(&mut holder);
+            let pid = read.ok().and_then(|_| holder.trim().parse().ok());
+            return Err(StoreError::Held { dir: dir.to_owned(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path, source)),
+    }
+    let signed = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()));
+    signed.map_err(|source| StoreError::io("write", &path, source))?;
+    Ok(file)
+}
+
+/// Makes a state file with no state in it. It gets its name only once it is whole.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let new = path.with_extension("redb.new");
+    let failed = |source| StoreError::read(&new, source);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(|source| StoreError::io("create", &new, source))?;
+    let backend = FileBackend::new(file).map_err(|error| failed(error.into()))?;
+    let database =
+        Database::builder().create_with_backend(backend).map_err(|error| failed(error.into()))?;
+    let format = Store::FORMAT.to_string();
+    let written = database.write(|transaction| {
+        let mut meta = transaction.open_table(table::META)?;
+        meta.insert(table::FORMAT, format.as_str())?;
+        meta.insert(table::PROGRAM, VERSION)?;
+        drop(meta);
+        table::create_all(transaction)
+    });
+    written.map_err(failed)?;
+    drop(database);
+    std::fs::rename(&new, path).map_err(|source| StoreError::io("rename", &new, source))?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| StoreError::io("sync", dir, source))
+}
+
+/// Reads everything, changing nothing: whatever the database would repair or write is written to
+/// memory.
+fn examine(path: &Path) -> Result<Snapshot, StoreError> {
+    let file = File::open(path).map_err(|source| StoreError::io("open", path, source))?;
+    // On bytes that no database wrote, the database may panic instead of returning.
+    let examined = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let shadow = Shadow::of(file).map_err(|source| StoreError::io("read", path, source))?;
+        let database = Database::builder()
+            .set_cache_size(Store::CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(shadow)
+            .map_err(|error| StoreError::read(path, error.into()))?;
+        check_format(path, &database)?;
+        snapshot(path, &database)
+    }));
+    examined.unwrap_or_else(|_panic| {
+        Err(StoreError::Damaged {
+            path: path.to_owned(),
+            why: "its pages contradict each other".to_owned(),
+        })
+    })
+}
+
+fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
+    let damaged = |why: String| StoreError::Damaged { path: path.to_owned(), why };
+    let format = read_meta(database, table::FORMAT)
+        .map_err(|source| StoreError::read(path, source))?
+        .ok_or_else(|| damaged("it says no format, so this program did not write it".to_owned()))?;
+    match format.parse::<u32>() {
+        Ok(Store::FORMAT) => Ok(()),
+        Ok(found) if found > Store::FORMAT => {
+            Err(StoreError::Newer { path: path.to_owned(), found, known: Store::FORMAT })
+        }
+        _ => Err(damaged(format!("its format is {format:?}"))),
+    }
+}
+
+fn read_meta(database: &Database, key: &str) -> Result<Option<String>, redb::Error> {
+    let meta = match database.begin_read()?.open_table(table::META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(meta.get(key)?.map(|value| value.value().to_owned()))
+}
+
+fn snapshot(path: &Path, database: &Database) -> Result<Snapshot, StoreError> {
+    let transaction =
+        database.begin_read().map_err(|error| StoreError::read(path, error.into()))?;
+    let mut snapshot = Snapshot::default();
+    for table in TABLES {
+        table::load(path, &transaction, table, &mut snapshot)?;
+    }
+    Ok(snapshot)
+}
+
+/// A backend whose kind is only known at run time.
+#[derive(Debug)]
+struct Boxed(Box<dyn StorageBackend>);
+
+impl StorageBackend for Boxed {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.0.close()
+    }
+}
+
+#[cfg(test)]
+mod tests;

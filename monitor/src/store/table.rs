@@ -1,0 +1,179 @@
+//! The tables: how a change becomes a row and how rows become the snapshot again.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use monitor_core::edge::Edge;
+use monitor_core::engine::{Change, Snapshot};
+use monitor_core::ids::ServiceName;
+use redb::{Key, ReadTransaction, ReadableTable as _, Table, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::{Store, StoreError};
+
+pub(crate) const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
+pub(crate) const FORMAT: &str = "format";
+pub(crate) const PROGRAM: &str = "program";
+
+const SERVICES: Texts = TableDefinition::new("services");
+const EDGES: Texts = TableDefinition::new("edges");
+const INCIDENTS: Texts = TableDefinition::new("incidents");
+const DELIVERIES: Numbers = TableDefinition::new("deliveries");
+pub(crate) const AUDIT: Numbers = TableDefinition::new("audit");
+
+type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
+type Numbers = TableDefinition<'static, u64, &'static [u8]>;
+
+/// The tables that hold the state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Name {
+    Services,
+    Edges,
+    Incidents,
+    Deliveries,
+    Audit,
+}
+
+pub(crate) const TABLES: [Name; 5] =
+    [Name::Services, Name::Edges, Name::Incidents, Name::Deliveries, Name::Audit];
+
+impl Name {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Edges => "edges",
+            Self::Incidents => "incidents",
+            Self::Deliveries => "deliveries",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// Makes every table, so that reading never has to ask whether there is one.
+pub(crate) fn create_all(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    for texts in [SERVICES, EDGES, INCIDENTS] {
+        transaction.open_table(texts)?;
+    }
+    for numbers in [DELIVERIES, AUDIT] {
+        transaction.open_table(numbers)?;
+    }
+    Ok(())
+}
+
+/// Writes one change into the transaction.
+pub(crate) fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), redb::Error> {
+    match change {
+        Change::Service(name, record) => {
+            put(&mut transaction.open_table(SERVICES)?, name.as_str(), Some(record))
+        }
+        Change::Edge(edge, record) => {
+            let key = edge.to_string();
+            put(&mut transaction.open_table(EDGES)?, key.as_str(), record.as_ref())
+        }
+        Change::Incident(id, incident) => {
+            put(&mut transaction.open_table(INCIDENTS)?, id.as_str(), incident.as_ref())
+        }
+        Change::Delivery(id, delivery) => {
+            put(&mut transaction.open_table(DELIVERIES)?, *id, delivery.as_ref())
+        }
+        Change::Audit(number, entry) => {
+            let mut table = transaction.open_table(AUDIT)?;
+            put(&mut table, *number, Some(entry))?;
+            if let Some(oldest) = number.checked_sub(Store::AUDIT) {
+                table.remove(oldest)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn put<'k, K: Key + 'static>(
+    table: &mut Table<K, &'static [u8]>,
+    key: K::SelfType<'k>,
+    value: Option<&impl Serialize>,
+) -> Result<(), redb::Error> {
+    match value {
+        Some(value) => {
+            let json = serde_json::to_vec(value)
+                .map_err(|error| redb::Error::Io(std::io::Error::other(error)))?;
+            table.insert(key, json.as_slice())?;
+        }
+        None => {
+            table.remove(key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one table into its part of the snapshot.
+pub(crate) fn load(
+    path: &Path,
+    transaction: &ReadTransaction,
+    table: Name,
+    snapshot: &mut Snapshot,
+) -> Result<(), StoreError> {
+    let read = |error: redb::Error| StoreError::read(path, error);
+    match table {
+        Name::Services => texts(path, transaction, SERVICES, |key, value| {
+            let name = parse::<ServiceName>(path, table, key)?;
+            snapshot.services.push((name, decode(path, table, key, value)?));
+            Ok(())
+        }),
+        Name::Edges => texts(path, transaction, EDGES, |key, value| {
+            let edge = parse::<Edge>(path, table, key)?;
+            snapshot.edges.push((edge, decode(path, table, key, value)?));
+            Ok(())
+        }),
+        Name::Incidents => texts(path, transaction, INCIDENTS, |key, value| {
+            snapshot.incidents.push(decode(path, table, key, value)?);
+            Ok(())
+        }),
+        Name::Deliveries => {
+            let rows = transaction.open_table(DELIVERIES).map_err(|error| read(error.into()))?;
+            for row in rows.iter().map_err(|error| read(error.into()))? {
+                let (id, value) = row.map_err(|error| read(error.into()))?;
+                let key = id.value().to_string();
+                snapshot.deliveries.push(decode(path, table, &key, value.value())?);
+            }
+            Ok(())
+        }
+        Name::Audit => {
+            let rows = transaction.open_table(AUDIT).map_err(|error| read(error.into()))?;
+            let last = rows.last().map_err(|error| read(error.into()))?;
+            snapshot.next_audit = last.map_or(0, |(number, _)| number.value() + 1);
+            Ok(())
+        }
+    }
+}
+
+fn texts(
+    path: &Path,
+    transaction: &ReadTransaction,
+    definition: Texts,
+    mut take: impl FnMut(&str, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let read = |error: redb::Error| StoreError::read(path, error);
+    let rows = transaction.open_table(definition).map_err(|error| read(error.into()))?;
+    for row in rows.iter().map_err(|error| read(error.into()))? {
+        let (key, value) = row.map_err(|error| read(error.into()))?;
+        take(key.value(), value.value())?;
+    }
+    Ok(())
+}
+
+fn parse<T: FromStr>(path: &Path, table: Name, key: &str) -> Result<T, StoreError>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    key.parse().map_err(|error: T::Err| StoreError::record(path, table, key, error))
+}
+
+fn decode<T: DeserializeOwned>(
+    path: &Path,
+    table: Name,
+    key: &str,
+    value: &[u8],
+) -> Result<T, StoreError> {
+    serde_json::from_slice(value).map_err(|error| StoreError::record(path, table, key, error))
+}

@@ -1,0 +1,275 @@
+//! The real database on a real file system: what was acknowledged is there, what cannot be read is
+//! left alone.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use monitor_core::baseline::{EdgeRecord, ServiceRecord};
+use monitor_core::engine::Actor;
+use monitor_core::ids::{ServiceName, WallTime};
+
+use super::*;
+
+fn service(number: u64) -> Change {
+    let name = ServiceName::new("compose", &format!("shop/web{number}"));
+    Change::Service(name, Box::new(ServiceRecord::new(WallTime(1_000_000))))
+}
+
+fn edge(number: u16) -> Change {
+    let edge = format!("systemd:a.service -> ip:192.0.2.1 {number}/tcp").parse().unwrap();
+    Change::Edge(edge, Some(Box::new(EdgeRecord::default())))
+}
+
+fn audit(number: u64) -> Change {
+    let entry = AuditEntry {
+        at: WallTime(number.cast_signed()),
+        actor: Actor { uid: 1000, pid: 7, executable: Some("/usr/bin/edgewatch".to_owned()) },
+        what: format!("change {number}"),
+    };
+    Change::Audit(number, entry)
+}
+
+fn written(changes: &[Change]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    store.commit(changes).unwrap();
+    dir
+}
+
+fn file(dir: &tempfile::TempDir) -> PathBuf {
+    dir.path().join("state.redb")
+}
+
+/// Opens the database behind the store's back.
+fn tamper(dir: &tempfile::TempDir, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = Database::open(file(dir)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
+/// Opening is refused with `expected` in the message, and not one byte of the file changes.
+#[track_caller]
+fn refused(dir: &tempfile::TempDir, expected: &str) {
+    let before = std::fs::read(file(dir)).unwrap();
+    let error = Store::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains("nothing was changed"), "{error}");
+    assert!(std::fs::read(file(dir)).unwrap() == before, "the file was changed");
+}
+
+#[test]
+fn what_was_committed_is_there_again() {
+    let dir = written(&[service(1), service(2), edge(80), edge(443), audit(0), audit(1)]);
+    let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!(snapshot.services.len(), 2);
+    assert_eq!(snapshot.edges.len(), 2);
+    assert_eq!(snapshot.next_audit, 2);
+    let Change::Edge(gone, _) = edge(80) else { panic!() };
+    store.commit(&[Change::Edge(gone, None)]).unwrap();
+    let log = store.audit_log(1).unwrap();
+    assert_eq!(log.len(), 1);
+    assert_eq!((log[0].0, log[0].1.what.as_str()), (1, "change 1"));
+    drop(store);
+    let (_store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!(snapshot.edges[0].0.to_string(), "systemd:a.service -> ip:192.0.2.1 443/tcp");
+}
+
+#[test]
+fn the_audit_log_is_bounded() {
+    let dir = written(&[audit(0), audit(1)]);
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    store.commit(&[audit(Store::AUDIT)]).unwrap();
+    let kept: Vec<u64> = store.audit_log(9).unwrap().into_iter().map(|(n, _)| n).collect();
+    assert_eq!(kept, [1, Store::AUDIT]);
+}
+
+#[test]
+fn only_the_owner_can_read_the_state() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("a/b");
+    drop(Store::open(&dir).unwrap());
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    assert_eq!(mode(&dir.join("state.redb")), 0o600);
+}
+
+#[test]
+fn a_file_of_no_bytes_is_a_fresh_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(file(&dir), b"").unwrap();
+    let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+    assert!(snapshot.services.is_empty());
+    store.commit(&[service(1)]).unwrap();
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let dir = written(&[service(1)]);
+    tamper(&dir, |it| {
+        it.open_table(table::META).unwrap().insert(table::FORMAT, "3").unwrap();
+    });
+    refused(
+        &dir,
+        "state.redb was written by a newer version (format 3, this program knows 1): upgrade, or start with another state_dir",
+    );
+}
+
+#[test]
+fn what_is_no_state_is_left_alone() {
+    let texts: [&[u8]; 4] = [b"x", b"not a database at all", &[0; 8192], &[0xff; 100_000]];
+    for bytes in texts {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(file(&dir), bytes).unwrap();
+        refused(&dir, "is damaged");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    drop(Database::create(file(&dir)).unwrap());
+    refused(&dir, "it says no format");
+}
+
+#[test]
+fn a_shortened_file_is_left_alone() {
+    let whole = written(&(0..300).map(service).collect::<Vec<_>>());
+    let bytes = std::fs::read(file(&whole)).unwrap();
+    for len in [1, 64, 4095, 4096, 20_000, bytes.len() / 2, bytes.len() - 4096, bytes.len() - 1] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(file(&dir), &bytes[..len]).unwrap();
+        refused(&dir, "is damaged");
+    }
+}
+
+#[test]
+fn flipped_bytes_are_found_or_harmless() {
+    let whole = written(&(0..300).map(service).collect::<Vec<_>>());
+    let bytes = std::fs::read(file(&whole)).unwrap();
+    for at in (0..bytes.len()).step_by(bytes.len() / 61) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut changed = bytes.clone();
+        changed[at] ^= 0x55;
+        std::fs::write(file(&dir), &changed).unwrap();
+        match Store::open(dir.path()) {
+            Ok((_, snapshot)) => assert_eq!(snapshot.services.len(), 300, "byte {at}"),
+            Err(_) => refused(&dir, "is damaged"),
+        }
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named() {
+    let dir = written(&[edge(80)]);
+    tamper(&dir, |it| {
+        let texts: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("services");
+        it.open_table(texts).unwrap().insert("systemd:a.service", b"{}".as_slice()).unwrap();
+    });
+    refused(&dir, "table services, key \"systemd:a.service\": missing field `phase`");
+}
+
+#[test]
+fn a_second_agent_is_told_who_holds_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _) = Store::open(dir.path()).unwrap();
+    let error = Store::open(dir.path()).unwrap_err().to_string();
+    let pid = std::process::id();
+    assert_eq!(
+        error,
+        format!(
+            "another agent (pid {pid}) holds {}: stop it, or start with another state_dir",
+            dir.path().display()
+        )
+    );
+}
+
+static FULL: AtomicBool = AtomicBool::new(false);
+
+/// A disk that has no room while [`FULL`] says so.
+#[derive(Debug)]
+struct Filling(FileBackend);
+
+impl StorageBackend for Filling {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        room().and_then(|()| self.0.set_len(len))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        room().and_then(|()| self.0.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        room().and_then(|()| self.0.write(offset, data))
+    }
+}
+
+fn room() -> std::io::Result<()> {
+    if FULL.load(Ordering::SeqCst) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+}
+
+#[test]
+fn what_a_full_disk_refused_can_be_stored_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let filling: Backend = |file| Ok(Box::new(Filling(FileBackend::new(file)?)));
+    let (mut store, _) = Store::open_through(dir.path(), filling).unwrap();
+    store.commit(&[service(1)]).unwrap();
+    let changes = [service(2), edge(80)];
+    FULL.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(store.commit(&changes).is_err());
+    }
+    FULL.store(false, Ordering::SeqCst);
+    store.commit(&changes).unwrap();
+    drop(store);
+    let (_store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!((snapshot.services.len(), snapshot.edges.len()), (2, 1));
+}
+
+const CHILD: &str = "EDGEWATCH_TEST_STORE";
+
+/// Commits for ever, telling each acknowledged commit: run by the test below in a process to kill.
+#[test]
+fn commits_until_killed() {
+    let Some(dir) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let (mut store, snapshot) = Store::open(Path::new(&dir)).unwrap();
+    for number in snapshot.next_audit.. {
+        store.commit(&[service(number), audit(number)]).unwrap();
+        println!("\nstored {number}");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stored = None;
+    for round in 1..=5_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::commits_until_killed", "--nocapture"])
+            .env(CHILD, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = 0;
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            if let Some(number) = line.unwrap().strip_prefix("stored ") {
+                stored = Some(number.parse::<u64>().unwrap());
+                told += 1;
+                if told == 20 * round {
+                    child.kill().unwrap();
+                }
+            }
+        }
+        child.wait().unwrap();
+        let (_store, snapshot) = Store::open(dir.path()).unwrap();
+        assert!(snapshot.next_audit > stored.unwrap(), "round {round}");
+        assert_eq!(snapshot.services.len() as u64, snapshot.next_audit, "one transaction, not two");
+    }
+}
