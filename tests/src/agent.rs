@@ -1,6 +1,7 @@
 //! The program under test, as an operator runs it: configured by a file, asked through its verbs,
 //! ended by signals. Nothing of it is linked in here.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -292,15 +293,16 @@ impl Agent {
         })
     }
 
-    /// The edges of the map that touch `service`, in order.
+    /// Checks that the edges of the map that touch `service` are `edges` and no others.
     #[track_caller]
-    #[must_use]
-    pub fn edges_of(&self, service: &Service) -> Vec<String> {
+    pub fn has_only(&self, service: &Service, edges: &[String]) {
         let map = self.json(&["map"]);
-        let edges = map.as_array().into_iter().flatten().map(edge_of);
-        let mut edges: Vec<String> = edges.filter(|it| it.contains(&service.name)).collect();
-        edges.sort();
-        edges
+        let views = map.as_array().into_iter().flatten();
+        let touching: Vec<&Value> =
+            views.filter(|it| edge_of(it).contains(&service.name)).collect();
+        let found: BTreeSet<String> = touching.iter().map(|it| edge_of(it)).collect();
+        let expected: BTreeSet<String> = edges.iter().cloned().collect();
+        assert_eq!(found, expected, "{touching:#?}");
     }
 
     /// Waits until the agent knows each of `services`, and guards them.

@@ -157,6 +157,9 @@ impl Lab {
         }
         // Addresses nobody owns, beyond the server, which forwards nothing: silence.
         batch(&client.name, &format!("route add {SILENCE}/24 via {}", server.v4));
+        for end in [&client, &server] {
+            carries(&end.name);
+        }
         Wire { client, server }
     }
 
@@ -272,6 +275,17 @@ fn batch(namespace: &str, lines: &str) {
     }
     let output = child.wait_with_output().expect("it was started");
     assert!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Waits until the wire's end in `namespace` carries: the kernel notices that some time after both
+/// ends were set up, and what is sent by IPv6 before is sent again a second later.
+#[track_caller]
+fn carries(namespace: &str) {
+    eventually(Duration::from_secs(10), "the wire carries", || {
+        let mut ip = Command::new("ip");
+        let said = finish(ip.args(["-n", namespace, "-oneline", "link", "show", "wire"])).done();
+        if said.contains(" state UP ") { Ok(()) } else { Err(said) }
+    });
 }
 
 #[track_caller]
