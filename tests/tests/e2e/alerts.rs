@@ -169,10 +169,10 @@ fn an_approval_that_ran_out_is_loud_again() {
     shop.web.reaches(&db);
     shop.agent.sees(&edge);
     shop.was_silent(0);
-    assert!(shop.agent.text(&["baseline", "export"]).contains("5432/tcp"));
+    assert!(shop.exported().contains("5432/tcp"));
 
     eventually(SOON * 3, "the end of the approval", || {
-        let text = shop.agent.text(&["baseline", "export"]);
+        let text = shop.exported();
         if text.contains("5432/tcp") { Err(text) } else { Ok(()) }
     });
     shop.web.reaches(&db);

@@ -14,8 +14,7 @@ use crate::shop::{Shop, kinds};
 fn taken_elsewhere_it_judges_the_same() {
     let mut shop = Shop::guarded();
     let document = shop.lab.path("shop.yaml");
-    let exported = shop.agent.text(&["baseline", "export"]);
-    fs::write(&document, &exported).expect("the place is ours");
+    fs::write(&document, shop.exported()).expect("the place is ours");
     let file = document.display().to_string();
 
     shop.agent.end(Signal::TERM);
@@ -48,10 +47,11 @@ fn an_import_may_guard_at_once() {
     agent.text(&["baseline", "import", &file, "--guard"]);
     assert_eq!(phase(&agent, &web.name).as_deref(), Ok("guarded"));
     // What is exported can be imported again and changes nothing.
-    let first = agent.text(&["baseline", "export"]);
+    let exported = || agent.text(&["baseline", "export", &web.name]);
+    let first = exported();
     fs::write(&file, &first).expect("the place is ours");
     agent.text(&["baseline", "import", &file, "--guard"]);
-    assert_eq!(agent.text(&["baseline", "export"]), first);
+    assert_eq!(exported(), first);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_file_guards_as_written_and_is_read_again() {
         ),
     );
     eventually(SOON, "the new line is in force", || {
-        let text = shop.agent.text(&["baseline", "export"]);
+        let text = shop.exported();
         if text.contains("6379/tcp") { Ok(()) } else { Err(text) }
     });
     shop.web.reaches(&cache);

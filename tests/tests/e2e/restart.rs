@@ -29,12 +29,12 @@ fn check_goes_on(ends: impl FnOnce(&mut Shop)) {
     shop.web.reaches(&db);
     let pending = db.edge_from(&shop.web.service);
     let before = shop.alert_about(&pending);
-    let exported = shop.agent.text(&["baseline", "export"]);
+    let exported = shop.exported();
     let phases = phases(&shop);
 
     ends(&mut shop);
     shop.agent.start();
-    assert_eq!(shop.agent.text(&["baseline", "export"]), exported);
+    assert_eq!(shop.exported(), exported);
     assert_eq!(self::phases(&shop), phases);
 
     shop.web.reaches(&shop.api);

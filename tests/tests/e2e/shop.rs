@@ -62,6 +62,15 @@ impl Shop {
         SocketAddr::new(self.wire.server.v4, port)
     }
 
+    /// The baselines of the shop's first services as a file. Other tests are on the same machine, so
+    /// no more than these is asked for.
+    #[track_caller]
+    pub(crate) fn exported(&self) -> String {
+        let [web, api, lookout] =
+            [&self.web.service, &self.api.service, &self.lookout.service].map(|it| &*it.name);
+        self.agent.text(&["baseline", "export", web, api, lookout])
+    }
+
     /// Another server beside the API.
     #[track_caller]
     pub(crate) fn server(&self, name: &str, port: u16) -> Server {
