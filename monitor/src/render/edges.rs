@@ -6,7 +6,7 @@ use monitor_core::edge::{Peer, Port};
 use monitor_core::engine::{EdgeView, Standing};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, date, grouped, micros, outcome, program, safe};
+use crate::render::text::{clock, day, grouped, micros, outcome, program, safe};
 use crate::render::{Screen, Tone};
 
 const LIVE: [Column; 6] = [
@@ -126,6 +126,6 @@ fn row(view: &EdgeView, client: String) -> [Cell; 9] {
         (times.map(|times| format!("×{}", grouped(times))).unwrap_or_default(), Tone::Plain),
         (rtt.map(|rtt| micros(rtt.p50)).unwrap_or_default(), Tone::Faint),
         (standing.to_owned(), tone_of(view.standing)),
-        (date(last), Tone::Faint),
+        (day(last), Tone::Faint),
     ]
 }
