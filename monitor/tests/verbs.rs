@@ -181,6 +181,15 @@ fn decisions_reach_the_agent_with_who_made_them() {
     );
     let ran = agent.run(&["baseline", "guard", "compose:shop/*"]);
     assert!(ran.stdout.starts_with("guarded 1 service: compose:shop/web\n"), "{}", ran.stdout);
+    agent.asked.recv().unwrap();
+    agent.file("web.yaml", DOCUMENT);
+    let ran = agent.run(&["baseline", "import", "web.yaml", "--guard"]);
+    assert!(ran.stdout.starts_with("imported and guarded 1 service: "), "{}", ran.stdout);
+    let Query::Command(command) = agent.asked.recv().unwrap() else { panic!("no command") };
+    assert_eq!(
+        serde_json::to_value(command).unwrap()["document"]["services"],
+        json!({"compose:shop/web": {"inbound": [{"from": "world", "ports": ["443/tcp"]}]}})
+    );
     let ran = agent.run(&["baseline", "forbid", &format!("{edge} with /bin/sh")]);
     assert_eq!(ran.code, 64, "{}", ran.stderr);
 }

@@ -21,14 +21,16 @@ const LIVE: [Column; 6] = [
 /// Widths of the live columns: they cannot wait for what comes, so they are fixed. A terminal's
 /// spare room goes to the two names.
 fn live_widths(screen: Screen) -> [usize; 6] {
-    let (with, rest) = (16, 12 + 9 + 16 + 11 + 2 * 5);
-    match screen.width {
-        Some(width) => {
-            let names = width.saturating_sub(rest).clamp(24, 100);
-            [12, names / 2, names - names / 2, 9, with, 11]
-        }
-        None => [12, 26, 30, 9, with, 11],
-    }
+    const TIME: usize = 12;
+    const PORT: usize = 9;
+    const OUTCOME: usize = 11;
+    const GAPS: usize = 10;
+    let Some(width) = screen.width else {
+        return [TIME, 26, 30, PORT, 16, OUTCOME];
+    };
+    let with = if width < 100 { 10 } else { 16 };
+    let names = width.saturating_sub(TIME + PORT + with + OUTCOME + GAPS).clamp(20, 100);
+    [TIME, names / 2, names - names / 2, PORT, with, OUTCOME]
 }
 
 /// The head above the live lines.

@@ -59,7 +59,7 @@ fn live_lines_stand_under_their_head() {
         )
     );
     let narrow = lines(wide(80));
-    assert!(narrow.lines().all(|line| line.chars().count() <= 84), "{narrow}");
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
     assert!(lines(Screen::PLAIN).contains("k8s:production/Deployment/checkout"));
 }
 
