@@ -56,6 +56,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     if !seen::is_known(&tracked.key) {
         let origin = Origin {
             netns_cookie: tracked.netns_cookie,
+            executable_id: caller.executable_id,
             client: Address::ZERO,
             process: caller.process,
             client_port: 0,

@@ -6,9 +6,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use monitor_common::{
-    Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Process, Protocol,
-};
+use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Protocol};
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::maps::BOUND;
@@ -65,7 +63,7 @@ pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome:
     {
         return;
     }
-    seen::observe(&key, &origin(ctx, caller.process, None), now_ns);
+    seen::observe(&key, &origin(ctx, &caller, None), now_ns);
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
@@ -88,7 +86,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     if has_asked(&caller, &remote, port) {
         return;
     }
-    let origin = origin(ctx, caller.process, Some((remote, port)));
+    let origin = origin(ctx, &caller, Some((remote, port)));
     seen::observe(&key, &origin, now_ns);
 }
 
@@ -131,12 +129,13 @@ fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
 }
 
 #[inline(always)]
-fn origin(ctx: *mut bpf_sock_addr, process: Process, client: Option<(Address, u16)>) -> Origin {
+fn origin(ctx: *mut bpf_sock_addr, caller: &Owner, client: Option<(Address, u16)>) -> Origin {
     let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
     Origin {
         netns_cookie: netns_cookie(ctx),
+        executable_id: caller.executable_id,
         client,
-        process,
+        process: caller.process,
         client_port,
         _reserved: [0; 6],
     }

@@ -68,6 +68,7 @@ fn dialled(ctx: &SockOpsContext) {
     let client = local(ctx);
     let origin = Origin {
         netns_cookie: tracked.netns_cookie,
+        executable_id: tracked.key.executable_id,
         client,
         process: tracked.process,
         client_port: local_port(ctx),
@@ -91,6 +92,7 @@ fn accepted(ctx: &SockOpsContext) {
     let client = remote(ctx);
     let origin = Origin {
         netns_cookie,
+        executable_id: owner.executable_id,
         client,
         process: owner.process,
         client_port: remote_port(ctx),
@@ -180,6 +182,7 @@ fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     };
     let origin = Origin {
         netns_cookie: tracked.netns_cookie,
+        executable_id: tracked.key.executable_id,
         client: local(ctx),
         process: tracked.process,
         client_port: local_port(ctx),

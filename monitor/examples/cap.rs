@@ -12,7 +12,16 @@ fn main() {
                 .map(|p| p.name_as_str().unwrap_or("").to_owned())
                 .collect::<Vec<_>>()
         );
-        for p in aya::programs::loaded_programs().flatten() { println!("  {} {:?} runs={} {} ns/run jited={:?}", p.name_as_str().unwrap_or(""), p.run_time(), p.run_count(), p.run_time().as_nanos() as u64 / p.run_count().max(1), p.size_jitted()); }
+        for p in aya::programs::loaded_programs().flatten() {
+            println!(
+                "  {} {:?} runs={} {} ns/run jited={:?}",
+                p.name_as_str().unwrap_or(""),
+                p.run_time(),
+                p.run_count(),
+                p.run_time().as_nanos() as u64 / p.run_count().max(1),
+                p.size_jitted()
+            );
+        }
         println!("links {}", aya::programs::loaded_links().count());
         println!(
             "maps {:?}",

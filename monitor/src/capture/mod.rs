@@ -40,7 +40,7 @@ use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::older::OlderSockets;
 use self::seen::SeenMap;
-use self::tell::Teller;
+use self::tell::{Accepts, Teller};
 
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
 pub use self::preflight::{CgroupRoot, Ground, KernelRelease, Layout, preflight};
@@ -113,6 +113,7 @@ pub struct Summary {
 pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
+    older: OlderSockets,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
@@ -176,6 +177,7 @@ impl Capture {
         Ok(Self {
             ring,
             teller,
+            older,
             summary: Summary {
                 kernel: ground.kernel,
                 cgroup: ground.cgroup,
@@ -246,7 +248,9 @@ impl Capture {
     /// ten seconds or so.
     pub fn sweep(&mut self) -> Result<Vec<Observation>> {
         while self.hear()? {}
-        self.teller.sweep()?;
+        if self.teller.sweep()? == Accepts::SomeUnattributed {
+            self.older.enter_again(&mut self.teller);
+        }
         Ok(self.teller.take())
     }
 

@@ -35,6 +35,13 @@ pub(super) struct Teller {
     pending: Vec<Observation>,
 }
 
+/// Whether every connection accepted since the last sweep had an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepts {
+    AllAttributed,
+    SomeUnattributed,
+}
+
 impl Teller {
     /// Sweeps between two looks for addresses that changed.
     const SWEEPS_PER_SURVEY: u32 = 6;
@@ -102,10 +109,10 @@ impl Teller {
     }
 
     /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self) -> Result<()> {
+    pub(super) fn sweep(&mut self) -> Result<Accepts> {
         self.clock = Clock::read();
-        let ring_full = self.losses.read(&mut self.pending)?;
-        if ring_full || self.cgroups.are_looked_for() {
+        let lost = self.losses.read(&mut self.pending)?;
+        if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
         self.sweeps = self.sweeps.wrapping_add(1);
@@ -114,7 +121,12 @@ impl Teller {
                 self.addresses(namespace.0, namespace.1);
             }
         }
-        self.read_seen()
+        self.read_seen()?;
+        Ok(if lost.contains(&Loss::Unattributed) {
+            Accepts::SomeUnattributed
+        } else {
+            Accepts::AllAttributed
+        })
     }
 
     /// Tells the addresses of a namespace where they changed.
@@ -154,6 +166,10 @@ impl Teller {
                 self.losses.undecodable += 1;
                 continue;
             };
+            if counters.first_seen_ns == 0 {
+                // Being entered at this moment: told by the ring, or the next time.
+                continue;
+            }
             self.sighting(bytes, counters.first_seen_ns, &origin);
             let traffic = self.told.traffic(&bytes, &counters, self.clock);
             self.pending.extend(traffic.map(Observation::Traffic));
@@ -179,10 +195,7 @@ impl Teller {
         }
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let process = origin
-            .process
-            .as_ref()
-            .map(|caller| self.process(caller, key.executable_id));
+        let process = origin.process.as_ref().map(|caller| self.process(caller));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -192,9 +205,9 @@ impl Teller {
         }));
     }
 
-    fn process(&mut self, caller: &Caller, executable_id: u64) -> Process {
+    fn process(&mut self, caller: &Caller) -> Process {
         let mut process = Process {
-            executable: self.executables.path(caller.pid, executable_id),
+            executable: self.executables.path(caller.pid, caller.executable_id),
             pid: caller.pid,
             uid: caller.uid,
             command: caller.command.clone(),
@@ -276,9 +289,9 @@ impl Losses {
         }
     }
 
-    /// Tells what was lost since last time; true where the ring was full.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<bool> {
-        let mut ring_full = false;
+    /// Tells what was lost since last time, and returns what it was.
+    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
+        let mut lost = Vec::new();
         for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
             let counts = self.map.get(&index, 0);
             let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
@@ -286,7 +299,7 @@ impl Losses {
             let count = total.saturating_sub(*before);
             *before = total;
             if count != 0 {
-                ring_full |= loss == Loss::RingFull;
+                lost.push(loss);
                 out.push(Observation::Lost { loss, count });
             }
         }
@@ -295,6 +308,6 @@ impl Losses {
             let loss = Loss::Undecodable;
             out.push(Observation::Lost { loss, count });
         }
-        Ok(ring_full)
+        Ok(lost)
     }
 }
