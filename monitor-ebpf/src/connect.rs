@@ -10,6 +10,7 @@ use monitor_common::{
 };
 
 use crate::maps::SOCKETS;
+use crate::note::note;
 use crate::{datagram, emit, owner, seen};
 
 pub(crate) const ALLOW: i32 = 1;
@@ -18,6 +19,7 @@ pub(crate) const ALLOW: i32 = 1;
 // dialler; `user_ip4` may have been rewritten by a program that ran before.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "connect4");
     try_connect(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -25,6 +27,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
 // connect6, since 4.17, process context, as connect4; IPv4-mapped addresses arrive here.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "connect6");
     try_connect(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }

@@ -10,12 +10,14 @@ use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner,
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::maps::BOUND;
+use crate::note::note;
 use crate::{owner, seen};
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
 // clients too.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "sendmsg4");
     try_send(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -23,6 +25,7 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 // sendmsg6, since 4.18, process context: as sendmsg4.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "sendmsg6");
     try_send(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -30,6 +33,7 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
 // recvmsg4, since 5.2, process context: only where the receiver asks for the sender's address.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "recvmsg4");
     try_receive(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -37,6 +41,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
 // recvmsg6, since 5.2, process context: as recvmsg4; IPv4 clients of `::` sockets arrive here.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "recvmsg6");
     try_receive(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }

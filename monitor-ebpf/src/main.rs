@@ -12,6 +12,8 @@
     feature(asm_experimental_arch)
 )]
 
+mod note;
+
 mod maps;
 
 mod emit;

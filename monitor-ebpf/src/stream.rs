@@ -16,16 +16,18 @@ use monitor_common::{
 };
 
 use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::note::note;
 use crate::seen::Closed;
 use crate::{emit, owner, seen};
 
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;
 
-// sock_ops, since 4.13 (state 4.16, listen 4.19, socket storage 5.8?): softirq or process context;
-// connect and listen are always in the caller's.
+// sock_ops, since 4.13 (state 4.16, listen 4.19, `sk` 5.3; the namespace 5.15, the current task after
+// 6.1): softirq or anybody's process context; connect and listen are always in the caller's.
 #[sock_ops]
 fn stream(ctx: SockOpsContext) -> u32 {
+    note!(&ctx, "stream {}", ctx.op());
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);

@@ -18,6 +18,7 @@ mod seen;
 mod tell;
 
 mod attach;
+mod kernel_log;
 mod older;
 
 use std::fs::File;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 use self::attach::Extra;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::kernel_log::KernelLog;
 use self::older::OlderSockets;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
@@ -114,6 +116,7 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
@@ -145,6 +148,7 @@ impl Capture {
         let seed = random_seed()?;
         let mut attached = attach::load(config, &ground, seed)?;
         let ebpf = &mut attached.ebpf;
+        let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
         let mut executables = Executables::new(
@@ -172,12 +176,14 @@ impl Capture {
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
-        let mut missing = attached.missing();
+        let mut missing = ground.hidden;
+        missing.extend(attached.missing());
         missing.extend(refused);
         Ok(Self {
             ring,
             teller,
             older,
+            kernel_log,
             summary: Summary {
                 kernel: ground.kernel,
                 cgroup: ground.cgroup,
@@ -241,6 +247,7 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.kernel_log.flush();
         Ok(records != 0)
     }
 

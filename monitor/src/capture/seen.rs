@@ -35,29 +35,13 @@ impl SeenMap {
             result => result,
         }
     }
-
-    /// Every entry there is; one that stays in the map throughout is never left out.
-    pub(super) fn entries(&self) -> io::Result<Vec<(KeyBytes, StatsBytes)>> {
-        let map = self.0.map().fd().as_fd();
-        let mut batch = Batch::new();
-        let mut entries = Vec::new();
-        while batch.cursor != Cursor::End {
-            batch.read(map)?;
-            let count = batch.count;
-            entries.extend(
-                batch.keys[..count]
-                    .iter()
-                    .copied()
-                    .zip(batch.values[..count].iter().copied()),
-            );
-        }
-        Ok(entries)
-    }
 }
 
+/// A walk over every entry there is; one that stays in the map throughout is never left out.
+///
 /// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
 /// bucket, where a walk key by key starts over whenever its key is forgotten.
-struct Batch {
+pub(super) struct Batch {
     cursor: Cursor,
     count: usize,
     keys: Vec<KeyBytes>,
@@ -90,7 +74,7 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 impl Batch {
     const SIZE: usize = 1024;
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             cursor: Cursor::Start,
             count: 0,
@@ -99,7 +83,21 @@ impl Batch {
         }
     }
 
-    fn read(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
+    /// Reads on; false when all was read.
+    pub(super) fn read(&mut self, map: &SeenMap) -> io::Result<bool> {
+        if self.cursor != Cursor::End {
+            self.read_on(map.0.map().fd().as_fd())?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What was read last.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&KeyBytes, &StatsBytes)> {
+        self.keys.iter().zip(&self.values).take(self.count)
+    }
+
+    fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
         let mut next: u32 = 0;
         let cursor = match &self.cursor {
             Cursor::At(cursor) => std::ptr::from_ref(cursor).addr() as u64,

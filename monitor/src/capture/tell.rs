@@ -14,10 +14,10 @@ use monitor_core::ids::NetnsCookie;
 use super::cgroups::Cgroups;
 use super::clock::Clock;
 use super::config::Entries;
-use super::decode::{self, Caller, KeyBytes, Origin, Record, Undecodable};
+use super::decode::{self, Caller, KeyBytes, Origin, Record, StatsBytes, Undecodable};
 use super::executables::Executables;
 use super::namespaces;
-use super::seen::{SeenMap, Sighting, Told};
+use super::seen::{Batch, SeenMap, Sighting, Told};
 use super::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
@@ -159,23 +159,28 @@ impl Teller {
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     fn read_seen(&mut self) -> Result<()> {
-        let entries = self.seen.entries().map_err(CaptureError::Sweep)?;
         self.told.begin_round();
-        for (bytes, stats) in entries {
-            let Ok((counters, origin)) = decode::stats(&stats) else {
-                self.losses.undecodable += 1;
-                continue;
-            };
-            if counters.first_seen_ns == 0 {
-                // Being entered at this moment: told by the ring, or the next time.
-                continue;
+        let mut batch = Batch::new();
+        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+            for (bytes, stats) in batch.entries() {
+                self.read_entry(bytes, stats);
             }
-            self.sighting(bytes, counters.first_seen_ns, &origin);
-            let traffic = self.told.traffic(&bytes, &counters, self.clock);
-            self.pending.extend(traffic.map(Observation::Traffic));
         }
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
+    }
+
+    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes) {
+        match decode::stats(stats) {
+            // Being entered at this moment: told by the ring, or the next time.
+            Ok((counters, _)) if counters.first_seen_ns == 0 => {}
+            Ok((counters, origin)) => {
+                self.sighting(*bytes, counters.first_seen_ns, &origin);
+                let traffic = self.told.traffic(bytes, &counters, self.clock);
+                self.pending.extend(traffic.map(Observation::Traffic));
+            }
+            Err(Undecodable) => self.losses.undecodable += 1,
+        }
     }
 
     /// Tells of a flow key, unless it was told.
