@@ -57,16 +57,15 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         received_at_fin: 0,
     };
     if !seen::is_known(&tracked.key) {
-        let origin = Origin {
+        tracked.key.outcome = Outcome::Attempted;
+        seen::observe(&tracked.key, seen::now_ns(), || Origin {
             netns_cookie: tracked.netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
             process: caller.process,
             client_port: 0,
             _reserved: [0; 6],
-        };
-        tracked.key.outcome = Outcome::Attempted;
-        seen::observe(&tracked.key, &origin, seen::now_ns());
+        });
         tracked.key.outcome = Outcome::Established;
     }
     // SAFETY: `ctx` is this hook's context.

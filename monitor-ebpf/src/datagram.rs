@@ -68,7 +68,7 @@ pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome:
     {
         return;
     }
-    seen::observe(&key, &origin(ctx, &caller, None), now_ns);
+    seen::enter(&key, &origin(ctx, &caller, None), now_ns);
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
@@ -92,7 +92,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     }
     let origin = origin(ctx, &caller, Some((remote, port)));
-    seen::observe(&key, &origin, now_ns);
+    seen::enter(&key, &origin, now_ns);
 }
 
 /// Whether the caller sent to this peer of its own accord. A call, for its room on the stack.

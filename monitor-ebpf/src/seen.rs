@@ -35,12 +35,17 @@ pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
     true
 }
 
-/// Counts a flow, and tells of it where its key is new.
-#[inline(never)]
-pub(crate) fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
-    if count(key, now_ns) {
-        return;
+/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for.
+#[inline(always)]
+pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) {
+    if !count(key, now_ns) {
+        enter(key, &origin(), now_ns);
     }
+}
+
+/// Enters a key that was not known a moment ago, and tells of it.
+#[inline(never)]
+pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) {
     if SEEN.insert(key, &ONCE, u64::from(BPF_NOEXIST)).is_err() {
         // Another CPU was first, or there is no room; what does not fit is told all the same.
         if count(key, now_ns) {

@@ -175,7 +175,9 @@ impl Teller {
             // Being entered at this moment: told by the ring, or the next time.
             Ok((counters, _)) if counters.first_seen_ns == 0 => {}
             Ok((counters, origin)) => {
-                self.sighting(*bytes, counters.first_seen_ns, &origin);
+                if !self.told.knows(bytes, counters.first_seen_ns) {
+                    self.sighting(*bytes, counters.first_seen_ns, &origin);
+                }
                 let traffic = self.told.traffic(bytes, &counters, self.clock);
                 self.pending.extend(traffic.map(Observation::Traffic));
             }
@@ -189,7 +191,7 @@ impl Teller {
             self.losses.undecodable += 1;
             return;
         };
-        match self.told.see(bytes, key, at_ns) {
+        match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
