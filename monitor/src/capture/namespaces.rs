@@ -15,7 +15,7 @@ use monitor_core::ids::NetnsCookie;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::netlink::{self, OldSocket};
+use crate::capture::netlink::{self, OldSocket};
 
 /// What was found in one network namespace.
 #[derive(Debug)]

@@ -8,12 +8,12 @@ use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
 use monitor_core::ids::NetnsCookie;
 
-use super::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
-use super::namespaces::{self, OldSockets};
-use super::netlink::OldSocket;
-use super::preflight::Ground;
-use super::tell::Teller;
-use super::{Result, attach, take};
+use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
+use crate::capture::namespaces::{self, OldSockets};
+use crate::capture::netlink::OldSocket;
+use crate::capture::preflight::Ground;
+use crate::capture::tell::Teller;
+use crate::capture::{Result, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {

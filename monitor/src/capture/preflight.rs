@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::CaptureError;
+use crate::capture::CaptureError;
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

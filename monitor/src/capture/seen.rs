@@ -8,8 +8,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
-use super::clock::Clock;
-use super::decode::{self, Counters, KeyBytes, StatsBytes};
+use crate::capture::clock::Clock;
+use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
 
 /// The map itself.
 pub(super) struct SeenMap(BpfHashMap<MapData, KeyBytes, StatsBytes>);

@@ -11,14 +11,14 @@ use aya::maps::{MapData, PerCpuArray};
 use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
-use super::cgroups::Cgroups;
-use super::clock::Clock;
-use super::config::Entries;
-use super::decode::{self, Caller, KeyBytes, Origin, Record, StatsBytes, Undecodable};
-use super::executables::Executables;
-use super::namespaces;
-use super::seen::{Batch, SeenMap, Sighting, Told};
-use super::{CaptureError, Result, map_error};
+use crate::capture::cgroups::Cgroups;
+use crate::capture::clock::Clock;
+use crate::capture::config::Entries;
+use crate::capture::decode::{self, Caller, KeyBytes, Origin, Record, StatsBytes, Undecodable};
+use crate::capture::executables::Executables;
+use crate::capture::namespaces;
+use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
