@@ -10,10 +10,10 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::{global, map};
 
-use super::CaptureError;
-use super::config::Config;
-use super::preflight::Ground;
-use super::tracefs;
+use crate::capture::CaptureError;
+use crate::capture::config::Config;
+use crate::capture::preflight::Ground;
+use crate::capture::tracefs;
 
 /// Where a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
