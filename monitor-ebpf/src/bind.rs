@@ -7,9 +7,10 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use monitor_common::{Address, Bound, Loss, Protocol};
 
+use crate::emit;
 use crate::maps::BOUND;
 use crate::note::note;
-use crate::{emit, owner};
+use crate::owner;
 
 const ALLOW: i32 = 1;
 

@@ -9,9 +9,12 @@ use monitor_common::{
     Address, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, Tracked,
 };
 
+use crate::datagram;
+use crate::emit;
 use crate::maps::SOCKETS;
 use crate::note::note;
-use crate::{datagram, emit, owner, seen};
+use crate::owner;
+use crate::seen;
 
 pub(crate) const ALLOW: i32 = 1;
 

@@ -11,7 +11,8 @@ use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner,
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::maps::BOUND;
 use crate::note::note;
-use crate::{owner, seen};
+use crate::owner;
+use crate::seen;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
 // clients too.

@@ -10,9 +10,10 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use monitor_common::{CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Loss, executable_id};
 
+use crate::emit;
 use crate::maps::{EXECUTABLE_PATHS, EXECUTABLE_SEED, EXECUTABLES, FORK_CHILD_PID_AT};
 use crate::note::note;
-use crate::{emit, seen};
+use crate::seen;
 
 /// Where the fields of a cgroup event lie, unchanged since its id has 64 bits (5.5).
 mod cgroup {

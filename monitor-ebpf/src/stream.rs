@@ -15,10 +15,12 @@ use monitor_common::{
     Protocol, Tracked,
 };
 
+use crate::emit;
 use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
 use crate::note::note;
+use crate::owner;
+use crate::seen;
 use crate::seen::Closed;
-use crate::{emit, owner, seen};
 
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;

@@ -65,6 +65,8 @@ pub enum CaptureError {
     NoCgroup2,
     #[error("read {path}")]
     Read { path: &'static str, source: io::Error },
+    #[error("capture.cgroup is {}, which is not below {}, where cgroup v2 is mounted", path.display(), hierarchy.display())]
+    NotInHierarchy { path: PathBuf, hierarchy: PathBuf },
     #[error("open the cgroup hierarchy {}", path.display())]
     OpenCgroup { path: PathBuf, source: io::Error },
     #[error("create the kernel programs")]
