@@ -149,6 +149,8 @@ impl Owner {
 #[repr(C)]
 pub struct Origin {
     pub netns_cookie: u64,
+    /// Of `process`; 0 where unknown.
+    pub executable_id: u64,
     /// The client's own address; zero where it is not known.
     pub client: Address,
     pub process: Process,
@@ -156,12 +158,24 @@ pub struct Origin {
     pub client_port: u16,
     pub _reserved: [u8; 6],
 }
-const _: () = assert!(size_of::<Origin>() == 56);
+const _: () = assert!(size_of::<Origin>() == 64);
+
+impl Origin {
+    const NONE: Self = Self {
+        netns_cookie: 0,
+        executable_id: 0,
+        client: Address::ZERO,
+        process: Process::UNKNOWN,
+        client_port: 0,
+        _reserved: [0; 6],
+    };
+}
 
 /// Value of `SEEN`: counters since the key was entered, never reset.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowStats {
+    /// Written last: 0 in an entry whose writer is still at it.
     pub first_seen_ns: u64,
     pub last_seen_ns: u64,
     /// Dials, accepts or datagrams.
@@ -173,7 +187,20 @@ pub struct FlowStats {
     pub origin: Origin,
     pub rtt: [u32; RTT_BUCKETS],
 }
-const _: () = assert!(size_of::<FlowStats>() == 160);
+const _: () = assert!(size_of::<FlowStats>() == 168);
+
+impl FlowStats {
+    /// What an entry starts from: seen once, the rest to be filled in.
+    pub const ONCE: Self = Self {
+        first_seen_ns: 0,
+        last_seen_ns: 0,
+        connections: 1,
+        bytes_sent: 0,
+        bytes_received: 0,
+        origin: Origin::NONE,
+        rtt: [0; RTT_BUCKETS],
+    };
+}
 
 /// Value of `SOCKETS`, keyed by the socket's cookie (`u64`): a TCP connection under way.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +293,7 @@ pub struct FlowRecord {
     pub key: FlowKey,
     pub origin: Origin,
 }
-const _: () = assert!(size_of::<FlowRecord>() == 128);
+const _: () = assert!(size_of::<FlowRecord>() == 136);
 
 /// A cgroup of the version-2 hierarchy was created.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,17 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use monitor_common::{Address, Bound, Loss, Protocol};
 
+use crate::emit;
 use crate::maps::BOUND;
-use crate::{emit, owner};
+use crate::note::note;
+use crate::owner;
 
 const ALLOW: i32 = 1;
 
 // post_bind4, since 4.17, process context: `src_ip4` and `src_port` are final.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
+    note!(&ctx, "post_bind4");
     // SAFETY: a field of the context that this hook may read.
     let address = unsafe { (&raw const (*ctx.sock).src_ip4).read_volatile() };
     try_bind(ctx.sock, Address::v4(address));
@@ -24,6 +27,7 @@ fn post_bind4(ctx: SockContext) -> i32 {
 // post_bind6, since 4.17, process context: `src_ip6` and `src_port` are final; `src_ip4` is refused.
 #[cgroup_sock(post_bind6)]
 fn post_bind6(ctx: SockContext) -> i32 {
+    note!(&ctx, "post_bind6");
     // SAFETY: fields of the context that this hook may read.
     let address = unsafe {
         [

@@ -9,8 +9,12 @@ use monitor_common::{
     Address, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, Tracked,
 };
 
+use crate::datagram;
+use crate::emit;
 use crate::maps::SOCKETS;
-use crate::{datagram, emit, owner, seen};
+use crate::note::note;
+use crate::owner;
+use crate::seen;
 
 pub(crate) const ALLOW: i32 = 1;
 
@@ -18,6 +22,7 @@ pub(crate) const ALLOW: i32 = 1;
 // dialler; `user_ip4` may have been rewritten by a program that ran before.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "connect4");
     try_connect(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -25,6 +30,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
 // connect6, since 4.17, process context, as connect4; IPv4-mapped addresses arrive here.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "connect6");
     try_connect(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -54,15 +60,15 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         received_at_fin: 0,
     };
     if !seen::is_known(&tracked.key) {
-        let origin = Origin {
+        tracked.key.outcome = Outcome::Attempted;
+        seen::observe(&tracked.key, seen::now_ns(), || Origin {
             netns_cookie: tracked.netns_cookie,
+            executable_id: caller.executable_id,
             client: Address::ZERO,
             process: caller.process,
             client_port: 0,
             _reserved: [0; 6],
-        };
-        tracked.key.outcome = Outcome::Attempted;
-        seen::observe(&tracked.key, &origin, seen::now_ns());
+        });
         tracked.key.outcome = Outcome::Established;
     }
     // SAFETY: `ctx` is this hook's context.

@@ -6,18 +6,19 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use monitor_common::{
-    Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Process, Protocol,
-};
+use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Protocol};
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::maps::BOUND;
-use crate::{owner, seen};
+use crate::note::note;
+use crate::owner;
+use crate::seen;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
 // clients too.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "sendmsg4");
     try_send(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -25,6 +26,7 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 // sendmsg6, since 4.18, process context: as sendmsg4.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "sendmsg6");
     try_send(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -32,6 +34,7 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
 // recvmsg4, since 5.2, process context: only where the receiver asks for the sender's address.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "recvmsg4");
     try_receive(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
@@ -39,6 +42,7 @@ fn recvmsg4(ctx: SockAddrContext) -> i32 {
 // recvmsg6, since 5.2, process context: as recvmsg4; IPv4 clients of `::` sockets arrive here.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    note!(&ctx, "recvmsg6");
     try_receive(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
@@ -65,7 +69,7 @@ pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome:
     {
         return;
     }
-    seen::observe(&key, &origin(ctx, caller.process, None), now_ns);
+    seen::enter(&key, &origin(ctx, &caller, None), now_ns);
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
@@ -88,8 +92,8 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     if has_asked(&caller, &remote, port) {
         return;
     }
-    let origin = origin(ctx, caller.process, Some((remote, port)));
-    seen::observe(&key, &origin, now_ns);
+    let origin = origin(ctx, &caller, Some((remote, port)));
+    seen::enter(&key, &origin, now_ns);
 }
 
 /// Whether the caller sent to this peer of its own accord. A call, for its room on the stack.
@@ -131,7 +135,14 @@ fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
 }
 
 #[inline(always)]
-fn origin(ctx: *mut bpf_sock_addr, process: Process, client: Option<(Address, u16)>) -> Origin {
+fn origin(ctx: *mut bpf_sock_addr, caller: &Owner, client: Option<(Address, u16)>) -> Origin {
     let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
-    Origin { netns_cookie: netns_cookie(ctx), client, process, client_port, _reserved: [0; 6] }
+    Origin {
+        netns_cookie: netns_cookie(ctx),
+        executable_id: caller.executable_id,
+        client,
+        process: caller.process,
+        client_port,
+        _reserved: [0; 6],
+    }
 }

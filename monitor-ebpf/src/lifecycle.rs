@@ -10,8 +10,10 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use monitor_common::{CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Loss, executable_id};
 
+use crate::emit;
 use crate::maps::{EXECUTABLE_PATHS, EXECUTABLE_SEED, EXECUTABLES, FORK_CHILD_PID_AT};
-use crate::{emit, seen};
+use crate::note::note;
+use crate::seen;
 
 /// Where the fields of a cgroup event lie, unchanged since its id has 64 bits (5.5).
 mod cgroup {
@@ -28,18 +30,21 @@ const EXEC_FILENAME: usize = 8;
 // cgroup:cgroup_mkdir, since 4.13 (64-bit id 5.5), process context: `root` 0 is the version-2 hierarchy.
 #[tracepoint]
 fn cgroup_mkdir(ctx: TracePointContext) -> u32 {
+    note!(&ctx, "cgroup_mkdir");
     try_cgroup_mkdir(&ctx).unwrap_or_default()
 }
 
 // cgroup:cgroup_rmdir, since 4.13 (64-bit id 5.5), process context: as cgroup_mkdir.
 #[tracepoint]
 fn cgroup_rmdir(ctx: TracePointContext) -> u32 {
+    note!(&ctx, "cgroup_rmdir");
     try_cgroup_rmdir(&ctx).unwrap_or_default()
 }
 
 // sched:sched_process_exec, since 3.4, process context: the name is the one given to execve.
 #[tracepoint]
 fn process_exec(ctx: TracePointContext) -> u32 {
+    note!(&ctx, "process_exec");
     try_process_exec(&ctx).unwrap_or_default()
 }
 
@@ -47,6 +52,7 @@ fn process_exec(ctx: TracePointContext) -> u32 {
 // differs between kernels, so the agent looks it up.
 #[tracepoint]
 fn process_fork(ctx: TracePointContext) -> u32 {
+    note!(&ctx, "process_fork");
     try_process_fork(&ctx).unwrap_or_default()
 }
 

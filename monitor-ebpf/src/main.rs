@@ -9,6 +9,8 @@
     feature(asm_experimental_arch)
 )]
 
+mod note;
+
 mod maps;
 
 mod emit;

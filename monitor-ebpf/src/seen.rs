@@ -35,30 +35,36 @@ pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
     true
 }
 
-/// Counts a flow, and tells of it where its key is new.
-#[inline(never)]
-pub(crate) fn observe(key: &FlowKey, origin: &Origin, now_ns: u64) {
-    if count(key, now_ns) {
-        return;
+/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for.
+#[inline(always)]
+pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) {
+    if !count(key, now_ns) {
+        enter(key, &origin(), now_ns);
     }
-    let stats = FlowStats {
-        first_seen_ns: now_ns,
-        last_seen_ns: now_ns,
-        connections: 1,
-        bytes_sent: 0,
-        bytes_received: 0,
-        origin: *origin,
-        rtt: [0; RTT_BUCKETS],
-    };
-    if SEEN.insert(key, &stats, u64::from(BPF_NOEXIST)).is_err() {
+}
+
+/// Enters a key that was not known a moment ago, and tells of it.
+#[inline(never)]
+pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) {
+    if SEEN.insert(key, &ONCE, u64::from(BPF_NOEXIST)).is_err() {
         // Another CPU was first, or there is no room; what does not fit is told all the same.
         if count(key, now_ns) {
             return;
         }
         emit::lost(Loss::MapFull);
+    } else if let Some(stats) = SEEN.get_ptr_mut(key) {
+        // SAFETY: a valid map value, as in `count`.
+        unsafe {
+            (*stats).last_seen_ns = now_ns;
+            (*stats).origin = *origin;
+            (&raw mut (*stats).first_seen_ns).write_volatile(now_ns);
+        }
     }
     emit::flow(key, origin, now_ns);
 }
+
+/// Entered from read-only data and then filled in: there is no room for it on the stack.
+static ONCE: FlowStats = FlowStats::ONCE;
 
 /// What a closed connection carried.
 pub(crate) struct Closed {

@@ -15,17 +15,21 @@ use monitor_common::{
     Protocol, Tracked,
 };
 
+use crate::emit;
 use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::note::note;
+use crate::owner;
+use crate::seen;
 use crate::seen::Closed;
-use crate::{emit, owner, seen};
 
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;
 
-// sock_ops, since 4.13 (state 4.16, listen 4.19, socket storage 5.8?): softirq or process context;
-// connect and listen are always in the caller's.
+// sock_ops, since 4.13 (state 4.16, listen 4.19, `sk` 5.3; the namespace 5.15, the current task after
+// 6.1): softirq or anybody's process context; connect and listen are always in the caller's.
 #[sock_ops]
 fn stream(ctx: SockOpsContext) -> u32 {
+    note!(&ctx, "stream {}", ctx.op());
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
@@ -66,17 +70,23 @@ fn dialled(ctx: &SockOpsContext) {
     let tracked = unsafe { &mut *tracked };
     tracked.flags |= Tracked::ESTABLISHED;
     let client = local(ctx);
-    let origin = Origin {
-        netns_cookie: tracked.netns_cookie,
-        client,
-        process: tracked.process,
-        client_port: local_port(ctx),
-        _reserved: [0; 6],
-    };
-    seen::observe(&tracked.key, &origin, seen::now_ns());
-    let tuple = client_key(origin.netns_cookie, client, origin.client_port);
+    let client_port = local_port(ctx);
+    seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
+    let tuple = client_key(tracked.netns_cookie, client, client_port);
     if TUPLES.insert(&tuple, &tracked.key.cgroup_id, 0).is_err() {
         emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
+    Origin {
+        netns_cookie: tracked.netns_cookie,
+        executable_id: tracked.key.executable_id,
+        client,
+        process: tracked.process,
+        client_port,
+        _reserved: [0; 6],
     }
 }
 
@@ -89,15 +99,8 @@ fn accepted(ctx: &SockOpsContext) {
         return emit::lost(Loss::Unattributed);
     };
     let client = remote(ctx);
-    let origin = Origin {
-        netns_cookie,
-        client,
-        process: owner.process,
-        client_port: remote_port(ctx),
-        _reserved: [0; 6],
-    };
-    let (remote_kind, remote) =
-        owner::of_client(&client_key(netns_cookie, client, origin.client_port));
+    let client_port = remote_port(ctx);
+    let (remote_kind, remote) = owner::of_client(&client_key(netns_cookie, client, client_port));
     let tracked = Tracked {
         key: FlowKey {
             cgroup_id: owner.cgroup_id,
@@ -116,7 +119,14 @@ fn accepted(ctx: &SockOpsContext) {
         flags: Tracked::ESTABLISHED,
         received_at_fin: 0,
     };
-    seen::observe(&tracked.key, &origin, seen::now_ns());
+    seen::observe(&tracked.key, seen::now_ns(), || Origin {
+        netns_cookie,
+        executable_id: owner.executable_id,
+        client,
+        process: owner.process,
+        client_port,
+        _reserved: [0; 6],
+    });
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     if SOCKETS.insert(cookie(ctx), &tracked, 0).is_err() {
         emit::lost(Loss::MapFull);
@@ -178,14 +188,7 @@ fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     } else {
         Outcome::Unreachable
     };
-    let origin = Origin {
-        netns_cookie: tracked.netns_cookie,
-        client: local(ctx),
-        process: tracked.process,
-        client_port: local_port(ctx),
-        _reserved: [0; 6],
-    };
-    seen::observe(&key, &origin, seen::now_ns());
+    seen::observe(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
 }
 
 #[inline(always)]

@@ -10,10 +10,10 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::{global, map};
 
-use super::CaptureError;
-use super::config::Config;
-use super::preflight::Ground;
-use super::tracefs;
+use crate::capture::CaptureError;
+use crate::capture::config::Config;
+use crate::capture::preflight::Ground;
+use crate::capture::tracefs;
 
 /// Where a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,11 @@ pub(super) fn load(
     ground: &Ground,
     seed: [u64; 2],
 ) -> Result<Attached, CaptureError> {
-    let path = &ground.cgroup.path;
+    let path = config.cgroup.as_ref().unwrap_or(&ground.cgroup.path);
+    if !path.starts_with(&ground.cgroup.path) {
+        let hierarchy = ground.cgroup.path.clone();
+        return Err(CaptureError::NotInHierarchy { path: path.clone(), hierarchy });
+    }
     let root = File::open(path)
         .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
     let command_in_cgroup = u8::from(

@@ -3,14 +3,18 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Sizes of what the kernel holds for us. All of it is allocated at start.
+/// What is watched, and the sizes of what the kernel holds for us, all of it allocated at start.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// The part of the version-2 hierarchy to watch, as a directory; else all of it. What runs
+    /// outside it counts as another machine.
+    pub cgroup: Option<PathBuf>,
     /// Flow keys held (about 270 bytes each). More are told again when seen again.
     pub seen: Entries,
     /// TCP connections followed at once (about 150 bytes each, and as many again to pair both ends
@@ -29,6 +33,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            cgroup: None,
             seen: Entries(32_768),
             connections: Entries(16_384),
             listeners: Entries(8192),

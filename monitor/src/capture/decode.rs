@@ -52,6 +52,8 @@ pub(super) struct Caller {
     pub(super) pid: u32,
     pub(super) uid: u32,
     pub(super) command: String,
+    /// 0 where it is not known.
+    pub(super) executable_id: u64,
 }
 
 /// What a key counted so far.
@@ -93,6 +95,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     }
 }
 
+/// Of an entry whose writer is still at it, `first_seen_ns` is 0.
 pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
     let stats: wire::FlowStats = read(bytes)?;
     let counters = Counters {
@@ -249,6 +252,7 @@ fn origin(origin: &wire::Origin) -> Origin {
         pid: origin.process.pid,
         uid: origin.process.uid,
         command: text(&origin.process.comm),
+        executable_id: origin.executable_id,
     });
     Origin {
         netns: NetnsCookie(origin.netns_cookie),
@@ -307,6 +311,7 @@ mod tests {
             key,
             origin: wire::Origin {
                 netns_cookie: 3,
+                executable_id: 9,
                 client: address("2001:db8::1".parse().unwrap()),
                 process: wire::Process { pid: 1, uid: 2, comm: *b"curl\0garbage\xff\xff\0\0" },
                 client_port: 4,
@@ -357,7 +362,7 @@ mod tests {
         };
         assert_eq!((key(&bytes), at_ns), (Ok(flow_key()), 5));
         assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
-        let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned() };
+        let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned(), executable_id: 9 };
         assert_eq!(origin.process, Some(caller));
     }
 

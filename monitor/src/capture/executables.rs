@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{EXECUTABLE_PATH_BYTES, executable_id};
 
-use super::decode;
-use super::namespaces::pids;
+use crate::capture::decode;
+use crate::capture::namespaces::pids;
 
 /// The kernel's maps of executables, and the paths learned so far.
 pub(super) struct Executables {

@@ -18,6 +18,7 @@ mod seen;
 mod tell;
 
 mod attach;
+mod kernel_log;
 mod older;
 
 use std::fs::File;
@@ -38,9 +39,10 @@ use tokio::time::Instant;
 use self::attach::Extra;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::kernel_log::KernelLog;
 use self::older::OlderSockets;
 use self::seen::SeenMap;
-use self::tell::Teller;
+use self::tell::{Accepts, Teller};
 
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
 pub use self::preflight::{CgroupRoot, Ground, KernelRelease, Layout, preflight};
@@ -63,6 +65,8 @@ pub enum CaptureError {
     NoCgroup2,
     #[error("read {path}")]
     Read { path: &'static str, source: io::Error },
+    #[error("capture.cgroup is {}, which is not below {}, where cgroup v2 is mounted", path.display(), hierarchy.display())]
+    NotInHierarchy { path: PathBuf, hierarchy: PathBuf },
     #[error("open the cgroup hierarchy {}", path.display())]
     OpenCgroup { path: PathBuf, source: io::Error },
     #[error("create the kernel programs")]
@@ -100,6 +104,8 @@ pub struct Summary {
 pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
+    older: OlderSockets,
+    kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
@@ -131,6 +137,7 @@ impl Capture {
         let seed = random_seed()?;
         let mut attached = attach::load(config, &ground, seed)?;
         let ebpf = &mut attached.ebpf;
+        let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
         let mut executables = Executables::new(
@@ -155,11 +162,14 @@ impl Capture {
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
-        let mut missing = attached.missing();
+        let mut missing = ground.hidden;
+        missing.extend(attached.missing());
         missing.extend(refused);
         Ok(Self {
             ring,
             teller,
+            older,
+            kernel_log,
             summary: Summary {
                 kernel: ground.kernel,
                 cgroup: ground.cgroup,
@@ -221,6 +231,7 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.kernel_log.flush();
         Ok(records != 0)
     }
 
@@ -228,7 +239,9 @@ impl Capture {
     /// ten seconds or so.
     pub fn sweep(&mut self) -> Result<Vec<Observation>> {
         while self.hear()? {}
-        self.teller.sweep()?;
+        if self.teller.sweep()? == Accepts::SomeUnattributed {
+            self.older.enter_again(&mut self.teller);
+        }
         Ok(self.teller.take())
     }
 

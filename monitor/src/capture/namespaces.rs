@@ -15,17 +15,31 @@ use monitor_core::ids::NetnsCookie;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::netlink::{self, OldSocket};
+use crate::capture::netlink::{self, OldSocket};
 
 /// What was found in one network namespace.
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) cookie: NetnsCookie,
     pub(super) addresses: Vec<IpAddr>,
+    /// Refused where the kernel has no `inet_diag`.
+    pub(super) sockets: io::Result<OldSockets>,
+}
+
+/// Whose sockets were there before us.
+#[derive(Debug)]
+pub(super) struct OldSockets {
     /// TCP sockets that listen.
     pub(super) listeners: Vec<OldSocket>,
     /// UDP sockets on a port that was chosen: one out of the ephemeral range.
     pub(super) receivers: Vec<OldSocket>,
+}
+
+impl OldSockets {
+    pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
+        let sockets = self.listeners.iter().chain(&self.receivers);
+        sockets.map(|socket| socket.inode)
+    }
 }
 
 /// What a survey brought.
@@ -129,15 +143,18 @@ fn inside<T: Send + 'static>(
 }
 
 fn look() -> io::Result<Namespace> {
-    let first_ephemeral = first_ephemeral_port();
-    let mut receivers = netlink::sockets(Protocol::Udp)?;
-    receivers.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
     Ok(Namespace {
         cookie: own_cookie()?,
         addresses: netlink::addresses()?,
-        listeners: netlink::sockets(Protocol::Tcp)?,
-        receivers,
+        sockets: old_sockets(),
     })
+}
+
+fn old_sockets() -> io::Result<OldSockets> {
+    let first_ephemeral = first_ephemeral_port();
+    let mut receivers = netlink::sockets(Protocol::Udp)?;
+    receivers.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
+    Ok(OldSockets { listeners: netlink::sockets(Protocol::Tcp)?, receivers })
 }
 
 /// Of this thread's namespace.

@@ -1,46 +1,70 @@
 //! Sockets that are older than the kernel programs: the kernel is told whose they are, as it would
 //! have noted itself.
 
+use std::time::{Duration, Instant};
+
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
 use monitor_core::ids::NetnsCookie;
 
-use super::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
-use super::namespaces::{self, Namespace};
-use super::netlink::OldSocket;
-use super::preflight::Ground;
-use super::tell::Teller;
-use super::{Result, attach, take};
+use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
+use crate::capture::namespaces::{self, OldSockets};
+use crate::capture::netlink::OldSocket;
+use crate::capture::preflight::Ground;
+use crate::capture::tell::Teller;
+use crate::capture::{Result, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {
     listeners: BpfHashMap<MapData, ListenKeyBytes, ListenerBytes>,
     bound: BpfHashMap<MapData, u64, BoundBytes>,
     netns_in_sock_ops: bool,
+    entered: Option<Instant>,
 }
 
 impl OlderSockets {
+    /// Going through every process's files takes a while on a large machine.
+    const ENTER_AGAIN_EVERY: Duration = Duration::from_secs(30);
+
     pub(super) fn new(ebpf: &mut Ebpf, ground: &Ground) -> Result<Self> {
         Ok(Self {
             listeners: take(ebpf, map::LISTENERS)?,
             bound: take(ebpf, map::BOUND)?,
             netns_in_sock_ops: attach::netns_in_sock_ops(ground),
+            entered: None,
         })
+    }
+
+    /// Enters what the kernel could not attribute by itself: a socket that listens without having
+    /// been bound, where `sock_ops` programs may not ask who listens; or one that found no room.
+    pub(super) fn enter_again(&mut self, teller: &mut Teller) {
+        let due = self.entered.is_none_or(|last| last.elapsed() >= Self::ENTER_AGAIN_EVERY);
+        if due {
+            // What is refused was told at the start.
+            drop(self.enter(teller));
+        }
     }
 
     /// Enters every socket that can be found; says what could not be looked into.
     pub(super) fn enter(&mut self, teller: &mut Teller) -> Option<String> {
-        let survey = namespaces::survey();
-        let inodes = survey
-            .found
-            .iter()
-            .flat_map(|namespace| namespace.listeners.iter().chain(&namespace.receivers))
-            .map(|socket| socket.inode)
-            .collect();
-        let holders = namespaces::holders(&inodes);
-        for namespace in survey.found {
-            self.enter_namespace(&namespace, |socket| {
+        self.entered = Some(Instant::now());
+        let namespaces::Survey { found, mut refused, mut reason } = namespaces::survey();
+        let mut surveyed = Vec::new();
+        for namespace in found {
+            teller.addresses(namespace.cookie, namespace.addresses);
+            match namespace.sockets {
+                Ok(sockets) => surveyed.push((namespace.cookie, sockets)),
+                Err(error) => {
+                    refused += 1;
+                    reason.get_or_insert(error);
+                }
+            }
+        }
+        let sockets = surveyed.iter().map(|(_, sockets)| sockets);
+        let holders = namespaces::holders(&sockets.flat_map(OldSockets::inodes).collect());
+        for (netns, sockets) in &surveyed {
+            self.enter_namespace(*netns, sockets, |socket| {
                 let pid = holders.get(&socket.inode).copied().unwrap_or(0);
                 SocketOwner {
                     cgroup: socket.cgroup,
@@ -49,11 +73,9 @@ impl OlderSockets {
                     uid: socket.uid,
                 }
             });
-            teller.addresses(namespace.cookie, namespace.addresses);
         }
-        let refused = survey.refused;
-        survey.reason.map(|reason| {
-            format!("sockets older than this in {refused} network namespaces: {reason}")
+        reason.map(|reason| {
+            format!("sockets that were there before, in {refused} network namespaces: {reason}")
         })
     }
 
@@ -61,16 +83,17 @@ impl OlderSockets {
     /// by the kernel when it accepts.
     fn enter_namespace(
         &mut self,
-        namespace: &Namespace,
+        netns: NetnsCookie,
+        sockets: &OldSockets,
         owner: impl Fn(&OldSocket) -> SocketOwner,
     ) {
         const IF_ABSENT: u64 = 1;
-        let netns = if self.netns_in_sock_ops { namespace.cookie } else { NetnsCookie(0) };
-        for socket in &namespace.listeners {
+        let netns = if self.netns_in_sock_ops { netns } else { NetnsCookie(0) };
+        for socket in &sockets.listeners {
             let (key, value) = decode::listener(netns, socket.local, owner(socket));
             drop(self.listeners.insert(key, value, IF_ABSENT));
         }
-        for socket in &namespace.receivers {
+        for socket in &sockets.receivers {
             let value = decode::bound(socket.local, owner(socket));
             drop(self.bound.insert(socket.cookie, value, IF_ABSENT));
         }

@@ -3,15 +3,18 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::CaptureError;
+use crate::capture::CaptureError;
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ground {
     pub kernel: KernelRelease,
     pub cgroup: CgroupRoot,
+    /// What will not be seen from where this process runs, and why.
+    pub hidden: Vec<String>,
 }
 
 /// Checks kernel, privileges and cgroup hierarchy.
@@ -19,7 +22,30 @@ pub fn preflight() -> Result<Ground, CaptureError> {
     let kernel = check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())?;
     check_privileges(&read("/proc/self/status")?)?;
     let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
-    Ok(Ground { kernel, cgroup })
+    let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|it| it.ino()).ok();
+    Ok(Ground { kernel, cgroup, hidden: check_namespaces(inode("cgroup"), inode("pid")) })
+}
+
+/// Inode numbers that the kernel gives its initial namespaces.
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// From within a container, only part of the machine is seen.
+fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
+    let mut hidden = Vec::new();
+    if cgroup.is_some_and(|inode| inode != INITIAL_CGROUP_NAMESPACE) {
+        hidden.push(
+            "cgroups above this one: run it in the host's cgroup namespace (--cgroupns=host)"
+                .to_owned(),
+        );
+    }
+    if pid.is_some_and(|inode| inode != INITIAL_PID_NAMESPACE) {
+        hidden.push(
+            "processes outside this container: run it in the host's pid namespace (--pid=host)"
+                .to_owned(),
+        );
+    }
+    hidden
 }
 
 /// A kernel's release, such as `6.1.0-28-amd64`.
@@ -189,6 +215,15 @@ mod tests {
             assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
         }
         assert!(check_privileges("").is_err());
+    }
+
+    #[test]
+    fn a_container_sees_less() {
+        let initial = (Some(INITIAL_CGROUP_NAMESPACE), Some(INITIAL_PID_NAMESPACE));
+        assert!(check_namespaces(initial.0, initial.1).is_empty());
+        assert!(check_namespaces(None, None).is_empty());
+        assert!(check_namespaces(Some(1), initial.1)[0].contains("--cgroupns=host"));
+        assert!(check_namespaces(initial.0, Some(1))[0].contains("--pid=host"));
     }
 
     #[test]

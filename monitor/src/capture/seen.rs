@@ -8,8 +8,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
-use super::clock::Clock;
-use super::decode::{Counters, KeyBytes, StatsBytes};
+use crate::capture::clock::Clock;
+use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
 
 /// The map itself.
 pub(super) struct SeenMap(BpfHashMap<MapData, KeyBytes, StatsBytes>);
@@ -35,26 +35,13 @@ impl SeenMap {
             result => result,
         }
     }
-
-    /// Every entry there is; one that stays in the map throughout is never left out.
-    pub(super) fn entries(&self) -> io::Result<Vec<(KeyBytes, StatsBytes)>> {
-        let map = self.0.map().fd().as_fd();
-        let mut batch = Batch::new();
-        let mut entries = Vec::new();
-        while batch.cursor != Cursor::End {
-            batch.read(map)?;
-            let count = batch.count;
-            entries.extend(
-                batch.keys[..count].iter().copied().zip(batch.values[..count].iter().copied()),
-            );
-        }
-        Ok(entries)
-    }
 }
 
+/// A walk over every entry there is; one that stays in the map throughout is never left out.
+///
 /// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
 /// bucket, where a walk key by key starts over whenever its key is forgotten.
-struct Batch {
+pub(super) struct Batch {
     cursor: Cursor,
     count: usize,
     keys: Vec<KeyBytes>,
@@ -87,7 +74,7 @@ const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 impl Batch {
     const SIZE: usize = 1024;
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             cursor: Cursor::Start,
             count: 0,
@@ -96,7 +83,21 @@ impl Batch {
         }
     }
 
-    fn read(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
+    /// Reads on; false when all was read.
+    pub(super) fn read(&mut self, map: &SeenMap) -> io::Result<bool> {
+        if self.cursor != Cursor::End {
+            self.read_on(map.0.map().fd().as_fd())?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What was read last.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&KeyBytes, &StatsBytes)> {
+        self.keys.iter().zip(&self.values).take(self.count)
+    }
+
+    fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
         let mut next: u32 = 0;
         let cursor = match &self.cursor {
             Cursor::At(cursor) => std::ptr::from_ref(cursor).addr() as u64,
@@ -146,19 +147,19 @@ pub(super) struct Told {
 }
 
 struct ToldKey {
-    key: FlowKey,
     first_seen_ns: u64,
     connections: u64,
     bytes_sent: u64,
     bytes_received: u64,
-    rtt: RttHistogram,
+    /// Most keys never have one: datagrams, failures, connections that are still open.
+    rtt: Option<Box<RttHistogram>>,
     round: u32,
 }
 
 impl ToldKey {
-    fn seen_once(&self, clock: Clock) -> Traffic {
+    fn seen_once(&self, key: FlowKey, clock: Clock) -> Traffic {
         Traffic {
-            key: self.key,
+            key,
             last_seen: clock.wall(self.first_seen_ns),
             connections: 1,
             bytes_sent: 0,
@@ -186,24 +187,29 @@ impl Told {
         self.keys.len()
     }
 
+    /// Whether a key entered at `first_seen_ns` was told.
+    pub(super) fn knows(&self, bytes: &KeyBytes, first_seen_ns: u64) -> bool {
+        let told = self.keys.get(bytes);
+        told.is_some_and(|told| told.first_seen_ns >= first_seen_ns)
+    }
+
     /// Takes note of a key entered into the map at `first_seen_ns`.
-    pub(super) fn see(&mut self, bytes: KeyBytes, key: FlowKey, first_seen_ns: u64) -> Sighting {
-        let sighting = match self.keys.get(&bytes) {
-            None => Sighting::New,
-            Some(told) if told.first_seen_ns >= first_seen_ns => return Sighting::Known,
-            Some(_) => Sighting::Again,
-        };
+    pub(super) fn see(&mut self, bytes: KeyBytes, first_seen_ns: u64) -> Sighting {
+        if self.knows(&bytes, first_seen_ns) {
+            return Sighting::Known;
+        }
         let told = ToldKey {
-            key,
             first_seen_ns,
             connections: 0,
             bytes_sent: 0,
             bytes_received: 0,
-            rtt: RttHistogram::default(),
+            rtt: None,
             round: self.round,
         };
-        self.keys.insert(bytes, told);
-        sighting
+        match self.keys.insert(bytes, told) {
+            None => Sighting::New,
+            Some(_) => Sighting::Again,
+        }
     }
 
     /// What a told key did since it was last asked for; None where nothing.
@@ -213,30 +219,35 @@ impl Told {
         now: &Counters,
         clock: Clock,
     ) -> Option<Traffic> {
-        let round = self.round;
         let told = self.keys.get_mut(bytes)?;
-        told.round = round;
-        let mut rtt = RttHistogram::default();
-        for (delta, (now, before)) in rtt.0.iter_mut().zip(now.rtt.0.iter().zip(told.rtt.0)) {
-            *delta = now.wrapping_sub(before);
+        told.round = self.round;
+        let connections = now.connections.saturating_sub(told.connections);
+        let bytes_sent = now.bytes_sent.saturating_sub(told.bytes_sent);
+        let bytes_received = now.bytes_received.saturating_sub(told.bytes_received);
+        let mut rtt = now.rtt;
+        if let Some(before) = &told.rtt {
+            for (now, before) in rtt.0.iter_mut().zip(before.0) {
+                *now = now.wrapping_sub(before);
+            }
         }
-        let traffic = Traffic {
-            key: told.key,
-            last_seen: clock.wall(now.last_seen_ns),
-            connections: now.connections.saturating_sub(told.connections),
-            bytes_sent: now.bytes_sent.saturating_sub(told.bytes_sent),
-            bytes_received: now.bytes_received.saturating_sub(told.bytes_received),
-            rtt,
-        };
+        let closed = rtt != RttHistogram::default();
+        if connections == 0 && bytes_sent == 0 && bytes_received == 0 && !closed {
+            return None;
+        }
         told.connections = now.connections;
         told.bytes_sent = now.bytes_sent;
         told.bytes_received = now.bytes_received;
-        told.rtt = now.rtt;
-        let moved = traffic.connections != 0
-            || traffic.bytes_sent != 0
-            || traffic.bytes_received != 0
-            || traffic.rtt != RttHistogram::default();
-        moved.then_some(traffic)
+        if closed {
+            told.rtt = Some(Box::new(now.rtt));
+        }
+        Some(Traffic {
+            key: decode::key(bytes).ok()?,
+            last_seen: clock.wall(now.last_seen_ns),
+            connections,
+            bytes_sent,
+            bytes_received,
+            rtt,
+        })
     }
 
     /// Begins a round over the whole map: keys that it does not come by are gone.
@@ -248,11 +259,15 @@ impl Told {
     /// went with it, but that it was seen once is known.
     pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
-        for (_, told) in self.keys.extract_if(|_, told| told.round != round) {
+        for (bytes, told) in self.keys.extract_if(|_, told| told.round != round) {
+            // It was read when it was told.
+            let Ok(key) = decode::key(&bytes) else {
+                continue;
+            };
             if told.connections == 0 {
-                out.push(Observation::Traffic(told.seen_once(clock)));
+                out.push(Observation::Traffic(told.seen_once(key, clock)));
             }
-            out.push(Observation::Forgotten(told.key));
+            out.push(Observation::Forgotten(key));
         }
     }
 
@@ -287,13 +302,13 @@ mod tests {
     fn a_key_is_told_once_until_it_is_forgotten() {
         let mut told = Told::new();
         let bytes = key_bytes(&key(1));
-        assert_eq!(told.see(bytes, key(1), 10), Sighting::New);
-        assert_eq!(told.see(bytes, key(1), 10), Sighting::Known);
-        assert_eq!(told.see(bytes, key(1), 20), Sighting::Again);
+        assert_eq!(told.see(bytes, 10), Sighting::New);
+        assert_eq!(told.see(bytes, 10), Sighting::Known);
+        assert_eq!(told.see(bytes, 20), Sighting::Again);
         // The ring's record of the first entry, read late.
-        assert_eq!(told.see(bytes, key(1), 10), Sighting::Known);
+        assert_eq!(told.see(bytes, 10), Sighting::Known);
         told.remove(&bytes);
-        assert_eq!(told.see(bytes, key(1), 30), Sighting::New);
+        assert_eq!(told.see(bytes, 30), Sighting::New);
     }
 
     #[test]
@@ -303,7 +318,7 @@ mod tests {
         let clock = Clock::read();
         let mut counters = Counters { connections: 3, bytes_sent: 100, ..Counters::default() };
         assert_eq!(told.traffic(&bytes, &counters, clock), None, "never told");
-        told.see(bytes, key(1), 0);
+        told.see(bytes, 0);
         let traffic = told.traffic(&bytes, &counters, clock).unwrap();
         assert_eq!((traffic.connections, traffic.bytes_sent), (3, 100));
         assert_eq!(told.traffic(&bytes, &counters, clock), None);
@@ -316,8 +331,8 @@ mod tests {
     fn what_a_round_does_not_come_by_is_gone() {
         let mut told = Told::new();
         let (one, two) = (key_bytes(&key(1)), key_bytes(&key(2)));
-        told.see(one, key(1), 0);
-        told.see(two, key(2), 0);
+        told.see(one, 0);
+        told.see(two, 0);
         told.begin_round();
         told.traffic(&one, &Counters::default(), Clock::read());
         let mut out = Vec::new();

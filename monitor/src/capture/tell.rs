@@ -11,14 +11,14 @@ use aya::maps::{MapData, PerCpuArray};
 use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
-use super::cgroups::Cgroups;
-use super::clock::Clock;
-use super::config::Entries;
-use super::decode::{self, Caller, KeyBytes, Origin, Record, Undecodable};
-use super::executables::Executables;
-use super::namespaces;
-use super::seen::{SeenMap, Sighting, Told};
-use super::{CaptureError, Result, map_error};
+use crate::capture::cgroups::Cgroups;
+use crate::capture::clock::Clock;
+use crate::capture::config::Entries;
+use crate::capture::decode::{self, Caller, KeyBytes, Origin, Record, StatsBytes, Undecodable};
+use crate::capture::executables::Executables;
+use crate::capture::namespaces;
+use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
@@ -33,6 +33,13 @@ pub(super) struct Teller {
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+}
+
+/// Whether every connection accepted since the last sweep had an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accepts {
+    AllAttributed,
+    SomeUnattributed,
 }
 
 impl Teller {
@@ -99,10 +106,10 @@ impl Teller {
     }
 
     /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self) -> Result<()> {
+    pub(super) fn sweep(&mut self) -> Result<Accepts> {
         self.clock = Clock::read();
-        let ring_full = self.losses.read(&mut self.pending)?;
-        if ring_full || self.cgroups.are_looked_for() {
+        let lost = self.losses.read(&mut self.pending)?;
+        if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
         self.sweeps = self.sweeps.wrapping_add(1);
@@ -111,7 +118,12 @@ impl Teller {
                 self.addresses(namespace.0, namespace.1);
             }
         }
-        self.read_seen()
+        self.read_seen()?;
+        Ok(if lost.contains(&Loss::Unattributed) {
+            Accepts::SomeUnattributed
+        } else {
+            Accepts::AllAttributed
+        })
     }
 
     /// Tells the addresses of a namespace where they changed.
@@ -144,19 +156,30 @@ impl Teller {
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     fn read_seen(&mut self) -> Result<()> {
-        let entries = self.seen.entries().map_err(CaptureError::Sweep)?;
         self.told.begin_round();
-        for (bytes, stats) in entries {
-            let Ok((counters, origin)) = decode::stats(&stats) else {
-                self.losses.undecodable += 1;
-                continue;
-            };
-            self.sighting(bytes, counters.first_seen_ns, &origin);
-            let traffic = self.told.traffic(&bytes, &counters, self.clock);
-            self.pending.extend(traffic.map(Observation::Traffic));
+        let mut batch = Batch::new();
+        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+            for (bytes, stats) in batch.entries() {
+                self.read_entry(bytes, stats);
+            }
         }
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
+    }
+
+    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes) {
+        match decode::stats(stats) {
+            // Being entered at this moment: told by the ring, or the next time.
+            Ok((counters, _)) if counters.first_seen_ns == 0 => {}
+            Ok((counters, origin)) => {
+                if !self.told.knows(bytes, counters.first_seen_ns) {
+                    self.sighting(*bytes, counters.first_seen_ns, &origin);
+                }
+                let traffic = self.told.traffic(bytes, &counters, self.clock);
+                self.pending.extend(traffic.map(Observation::Traffic));
+            }
+            Err(Undecodable) => self.losses.undecodable += 1,
+        }
     }
 
     /// Tells of a flow key, unless it was told.
@@ -165,7 +188,7 @@ impl Teller {
             self.losses.undecodable += 1;
             return;
         };
-        match self.told.see(bytes, key, at_ns) {
+        match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
@@ -176,7 +199,7 @@ impl Teller {
         }
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let process = origin.process.as_ref().map(|caller| self.process(caller, key.executable_id));
+        let process = origin.process.as_ref().map(|caller| self.process(caller));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -186,9 +209,9 @@ impl Teller {
         }));
     }
 
-    fn process(&mut self, caller: &Caller, executable_id: u64) -> Process {
+    fn process(&mut self, caller: &Caller) -> Process {
         let mut process = Process {
-            executable: self.executables.path(caller.pid, executable_id),
+            executable: self.executables.path(caller.pid, caller.executable_id),
             pid: caller.pid,
             uid: caller.uid,
             command: caller.command.clone(),
@@ -264,9 +287,9 @@ impl Losses {
         Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
     }
 
-    /// Tells what was lost since last time; true where the ring was full.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<bool> {
-        let mut ring_full = false;
+    /// Tells what was lost since last time, and returns what it was.
+    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
+        let mut lost = Vec::new();
         for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
             let counts = self.map.get(&index, 0);
             let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
@@ -274,7 +297,7 @@ impl Losses {
             let count = total.saturating_sub(*before);
             *before = total;
             if count != 0 {
-                ring_full |= loss == Loss::RingFull;
+                lost.push(loss);
                 out.push(Observation::Lost { loss, count });
             }
         }
@@ -283,6 +306,6 @@ impl Losses {
             let loss = Loss::Undecodable;
             out.push(Observation::Lost { loss, count });
         }
-        Ok(ring_full)
+        Ok(lost)
     }
 }

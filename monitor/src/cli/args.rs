@@ -13,6 +13,8 @@ use crate::config::Period;
 /// Where the agent listens when nobody names another socket.
 pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
 
+const GLOBAL: &str = "Options of every verb";
+
 /// Who talks to whom on this node, and who is new.
 ///
 /// `watch` shows the edges of this machine at once and keeps nothing; `run` is the agent, which
@@ -25,13 +27,13 @@ pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
 #[command(name = "edgewatch", version, max_term_width = 100)]
 pub struct Cli {
     /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
-    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
     /// For people or for programs: JSON is one document, or one line each where it follows
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = GLOBAL)]
     pub(crate) format: Format,
     /// Colours; `auto` means on a terminal, unless NO_COLOR is set
-    #[arg(long, global = true, value_enum, default_value_t = When::Auto)]
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto, help_heading = GLOBAL)]
     pub(crate) color: When,
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -154,7 +156,8 @@ pub(crate) enum Baseline {
     },
     /// Allow an edge
     ///
-    /// Its incident is resolved. In a pending edge's alert stands the whole command.
+    /// Every alert ends with the command that allows its edge. Once all its edges are allowed, an
+    /// incident is resolved.
     Approve(Decide),
     /// Forbid an edge, whatever was learned: it alerts as critical
     Forbid(Decide),

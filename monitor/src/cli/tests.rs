@@ -1,1 +1,67 @@
-//! x
+//! What the command line may say.
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn command_lines_are_read_or_refused() {
+    let good = [
+        "run",
+        "run --config /etc/e.toml --mode guard --state-dir /srv/e --socket /run/e.sock --show",
+        "watch --for 5m --format json",
+        "map --format json",
+        "alerts",
+        "alerts list",
+        "alerts show 01J",
+        "baseline guard --all",
+        "baseline learn compose:shop/web --for 30m",
+        "baseline diff",
+        "baseline diff web.yaml",
+        "baseline export compose:shop/web --with-evidence --output web.yaml",
+        "baseline import web.yaml --guard",
+    ];
+    for line in good {
+        let words = std::iter::once("edgewatch").chain(line.split(' '));
+        assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+    }
+    let bad = [
+        "",
+        "frob",
+        "run --mode sometimes",
+        "watch --for 5",
+        "map --format yaml",
+        "alerts show",
+        "baseline guard",
+        "baseline guard --all compose:shop/web",
+        "baseline learn",
+        "baseline import",
+        "baseline approve",
+    ];
+    for line in bad {
+        let words = std::iter::once("edgewatch").chain(line.split(' ').filter(|it| !it.is_empty()));
+        assert!(Cli::try_parse_from(words).is_err(), "{line}");
+    }
+    let edge = "compose:shop/web -> ip:203.0.113.9 4444/tcp with /usr/bin/bash";
+    let words = ["edgewatch", "baseline", "approve", edge, "--ttl", "7d"];
+    assert!(Cli::try_parse_from(words).is_ok());
+    let words = ["edgewatch", "baseline", "approve", "compose:shop/web ip:203.0.113.9"];
+    let error = Cli::try_parse_from(words).unwrap_err().to_string();
+    assert!(error.contains("is not an edge: write 'CLIENT -> SERVER"), "{error}");
+}
+
+#[test]
+fn mistakes_and_failures_are_told_apart() {
+    let usage = |failure: Failure| matches!(failure, Failure::Usage(_));
+    assert!(usage(crate::config::Config::parse("x", "f").unwrap_err().into()));
+    assert!(usage(crate::baseline_file::from_text("x", "f").unwrap_err().into()));
+    let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+    assert!(matches!(broken.into(), Failure::Unread));
+    let other = std::io::Error::from(std::io::ErrorKind::NotFound);
+    assert!(matches!(other.into(), Failure::Failed(_)));
+}

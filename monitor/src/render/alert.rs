@@ -73,14 +73,14 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
     if total == 0 {
         return Vec::new();
     }
-    let mut lines = vec![format!("{} more in this incident:", counted(total, "finding"))];
+    let mut lines = vec![format!("{} in this incident:", counted(total, "more finding"))];
     for finding in others.iter().take(ALSO) {
         let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
         let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
         let (edge, outcome) = (edge_text(&finding.edge), finding.outcome);
         lines.push(format!("  {}: {edge}{with} · {outcome}", finding.kind));
     }
-    let hidden = total.saturating_sub(ALSO as u64);
+    let hidden = total.saturating_sub(others.len().min(ALSO) as u64);
     if hidden > 0 {
         lines.push(format!("  … and {hidden} more"));
     }

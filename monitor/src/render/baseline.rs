@@ -55,7 +55,7 @@ fn guard(row: &BaselineRow) -> String {
 
 fn missing(row: &BaselineRow) -> String {
     match row.phase {
-        Phase::Proposed => format!("approve it:  {}", guard(row)),
+        Phase::Proposed => format!("approve it: {}", guard(row)),
         Phase::Learning | Phase::Guarded => missing_in_short(row),
     }
 }
@@ -73,7 +73,7 @@ fn missing_in_short(row: &BaselineRow) -> String {
             let observations = row.observations_needed.saturating_sub(row.observations);
             let quiet = row.quiet_needed_s.saturating_sub(row.quiet_s);
             let needs = [
-                (observations > 0).then(|| format!("{} more", counted(observations, "connection"))),
+                (observations > 0).then(|| counted(observations, "more connection")),
                 (quiet > 0).then(|| format!("{} quiet", span(quiet))),
             ];
             let needs: Vec<String> = needs.into_iter().flatten().collect();

@@ -6,7 +6,7 @@ use monitor_core::edge::{Peer, Port};
 use monitor_core::engine::{EdgeView, Standing};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, date, grouped, micros, outcome, program, safe};
+use crate::render::text::{clock, day, grouped, micros, outcome, program, safe};
 use crate::render::{Screen, Tone};
 
 const LIVE: [Column; 6] = [
@@ -21,14 +21,16 @@ const LIVE: [Column; 6] = [
 /// Widths of the live columns: they cannot wait for what comes, so they are fixed. A terminal's
 /// spare room goes to the two names.
 fn live_widths(screen: Screen) -> [usize; 6] {
-    let (with, rest) = (16, 12 + 9 + 16 + 11 + 2 * 5);
-    match screen.width {
-        Some(width) => {
-            let names = width.saturating_sub(rest).clamp(24, 100);
-            [12, names / 2, names - names / 2, 9, with, 11]
-        }
-        None => [12, 26, 30, 9, with, 11],
-    }
+    const TIME: usize = 12;
+    const PORT: usize = 9;
+    const OUTCOME: usize = 11;
+    const GAPS: usize = 10;
+    let Some(width) = screen.width else {
+        return [TIME, 26, 30, PORT, 16, OUTCOME];
+    };
+    let with = if width < 100 { 10 } else { 16 };
+    let names = width.saturating_sub(TIME + PORT + with + OUTCOME + GAPS).clamp(20, 100);
+    [TIME, names / 2, names - names / 2, PORT, with, OUTCOME]
 }
 
 /// The head above the live lines.
@@ -126,6 +128,6 @@ fn row(view: &EdgeView, client: String) -> [Cell; 9] {
         (times.map(|times| format!("×{}", grouped(times))).unwrap_or_default(), Tone::Plain),
         (rtt.map(|rtt| micros(rtt.p50)).unwrap_or_default(), Tone::Faint),
         (standing.to_owned(), tone_of(view.standing)),
-        (date(last), Tone::Faint),
+        (day(last), Tone::Faint),
     ]
 }

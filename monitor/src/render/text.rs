@@ -48,6 +48,11 @@ pub(crate) fn date(time: WallTime) -> String {
     time.to_string().get(..19).unwrap_or("").replace('T', " ")
 }
 
+/// `11-21 10:41`, where the year goes without saying.
+pub(crate) fn day(time: WallTime) -> String {
+    time.to_string().get(5..16).unwrap_or("").replace('T', " ")
+}
+
 /// `40 s`, `40 min`, `6 h`, `3 d`: rounded up, so that nothing is said to be over before it is.
 pub(crate) fn span(seconds: u64) -> String {
     let (unit, name) = match seconds {

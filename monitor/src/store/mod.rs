@@ -33,7 +33,7 @@ use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Stor
 
 pub use self::error::StoreError;
 use self::shadow::Shadow;
-use self::table::{Name, TABLES};
+use self::table::{Name, TABLES, Tables};
 
 /// The open state file. Held by one agent at a time.
 #[derive(Debug)]
@@ -74,6 +74,11 @@ impl Store {
             .mode(0o700)
             .create(dir)
             .map_err(|source| StoreError::io("create the state directory", dir, source))?;
+        let mode = dir.metadata().map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o022 != 0) {
+            let dir = dir.display();
+            tracing::warn!(%dir, "others can write to the state directory: run `chmod go-w` on it");
+        }
         let lock = lock(dir)?;
         let path = dir.join(Self::FILE);
         // A file of no bytes holds nothing that could be lost: a crash before the first write.
@@ -105,10 +110,8 @@ impl Store {
         }
         let path = self.path.clone();
         let stored = self.reopen()?.write(|transaction| {
-            for change in changes {
-                table::apply(transaction, change)?;
-            }
-            Ok(())
+            let mut tables = Tables::open(transaction)?;
+            changes.iter().try_for_each(|change| tables.apply(change))
         });
         stored.map_err(|source| {
             // After a failed write the database refuses everything until it is opened again.
@@ -248,7 +251,8 @@ fn create(path: &Path) -> Result<(), StoreError> {
         meta.insert(table::FORMAT, format.as_str())?;
         meta.insert(table::PROGRAM, VERSION)?;
         drop(meta);
-        table::create_all(transaction)
+        // Opening a table makes it, so that reading never has to ask whether there is one.
+        Tables::open(transaction).map(drop)
     });
     written.map_err(failed)?;
     drop(database);

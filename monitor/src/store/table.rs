@@ -50,40 +50,44 @@ impl Name {
     }
 }
 
-/// Makes every table, so that reading never has to ask whether there is one.
-pub(crate) fn create_all(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    for texts in [SERVICES, EDGES, INCIDENTS] {
-        transaction.open_table(texts)?;
-    }
-    for numbers in [DELIVERIES, AUDIT] {
-        transaction.open_table(numbers)?;
-    }
-    Ok(())
+/// The tables, open for writing: opened once for all changes of a transaction.
+pub(crate) struct Tables<'t> {
+    services: Table<'t, &'static str, &'static [u8]>,
+    edges: Table<'t, &'static str, &'static [u8]>,
+    incidents: Table<'t, &'static str, &'static [u8]>,
+    deliveries: Table<'t, u64, &'static [u8]>,
+    audit: Table<'t, u64, &'static [u8]>,
 }
 
-/// Writes one change into the transaction.
-pub(crate) fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), redb::Error> {
-    match change {
-        Change::Service(name, record) => {
-            put(&mut transaction.open_table(SERVICES)?, name.as_str(), Some(record))
-        }
-        Change::Edge(edge, record) => {
-            let key = edge.to_string();
-            put(&mut transaction.open_table(EDGES)?, key.as_str(), record.as_ref())
-        }
-        Change::Incident(id, incident) => {
-            put(&mut transaction.open_table(INCIDENTS)?, id.as_str(), incident.as_ref())
-        }
-        Change::Delivery(id, delivery) => {
-            put(&mut transaction.open_table(DELIVERIES)?, *id, delivery.as_ref())
-        }
-        Change::Audit(number, entry) => {
-            let mut table = transaction.open_table(AUDIT)?;
-            put(&mut table, *number, Some(entry))?;
-            if let Some(oldest) = number.checked_sub(Store::AUDIT) {
-                table.remove(oldest)?;
+impl<'t> Tables<'t> {
+    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            services: transaction.open_table(SERVICES)?,
+            edges: transaction.open_table(EDGES)?,
+            incidents: transaction.open_table(INCIDENTS)?,
+            deliveries: transaction.open_table(DELIVERIES)?,
+            audit: transaction.open_table(AUDIT)?,
+        })
+    }
+
+    /// Writes one change.
+    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
+        match change {
+            Change::Service(name, record) => put(&mut self.services, name.as_str(), Some(record)),
+            Change::Edge(edge, record) => {
+                put(&mut self.edges, edge.to_string().as_str(), record.as_ref())
             }
-            Ok(())
+            Change::Incident(id, incident) => {
+                put(&mut self.incidents, id.as_str(), incident.as_ref())
+            }
+            Change::Delivery(id, delivery) => put(&mut self.deliveries, *id, delivery.as_ref()),
+            Change::Audit(number, entry) => {
+                put(&mut self.audit, *number, Some(entry))?;
+                if let Some(oldest) = number.checked_sub(Store::AUDIT) {
+                    self.audit.remove(oldest)?;
+                }
+                Ok(())
+            }
         }
     }
 }

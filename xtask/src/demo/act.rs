@@ -33,6 +33,7 @@ pub(crate) fn play(
     agent.start(house)?;
     interrupt.until("the agent", WAIT, || agent.answers())?;
     println!("{}", agent.text(&["status"])?);
+    interrupt.pause()?;
 
     say("2", "A shop opens: nginx, an API and Redis, each in its own cgroup and namespace");
     open_shop(house, cast, interrupt)?;
@@ -46,6 +47,7 @@ pub(crate) fn play(
     say("3", "What it learned: the map of who talks to whom");
     println!("{}", agent.text(&["map", "--color", "auto"])?);
 
+    interrupt.pause()?;
     say("4", "The map is right, so the shop is guarded from now on");
     let services =
         ["systemd:shop-web.service", "systemd:shop-api.service", "systemd:shop-db.service"];
@@ -54,6 +56,7 @@ pub(crate) fn play(
     visit(house, 5)?;
     println!("   five more customers: nothing to say about them\n");
 
+    interrupt.pause()?;
     say("5", "Hijacked: a shell in the web server's cgroup looks around");
     let mut told = 0;
     for (target, what) in HIJACK {
@@ -66,6 +69,7 @@ pub(crate) fn play(
             Ok(told > before)
         })?;
     }
+    interrupt.pause()?;
     say("6", "What the team reads in its chat");
     for id in agent.alerts()? {
         println!("{}", agent.text(&["alerts", "show", &id, "--color", "auto"])?);
@@ -171,7 +175,10 @@ impl Agent {
 
     fn start(&self, house: &House) -> anyhow::Result<()> {
         let configuration = house.at.join("edgewatch.toml");
-        let text = "mode = \"learn\"\nnode = \"demo\"\n\n[detect]\nonly = [\"systemd:shop-*\"]\n";
+        let text = format!(
+            "mode = \"learn\"\nnode = \"demo\"\n\n[capture]\ncgroup = {:?}\n",
+            house.node()
+        );
         std::fs::write(&configuration, text)
             .with_context(|| format!("write {}", configuration.display()))?;
         let mut agent = Command::new(&self.program);

@@ -81,8 +81,14 @@ impl House {
         Ok(())
     }
 
+    /// The part of the hierarchy that plays the node: the outside is not in it.
+    pub(crate) fn node(&self) -> PathBuf {
+        self.slice.join("node.slice")
+    }
+
     fn cgroup(&self, room: &Room) -> PathBuf {
-        self.slice.join(room.cgroup)
+        let outside = room.name == "world";
+        if outside { self.slice.join(room.cgroup) } else { self.node().join(room.cgroup) }
     }
 
     /// A command that runs in a room: in its cgroup and its network namespace.
@@ -132,9 +138,11 @@ impl House {
         for room in ROOMS {
             empty(&self.cgroup(room))?;
         }
-        if self.slice.exists() {
-            std::fs::remove_dir(&self.slice)
-                .with_context(|| format!("remove {}", self.slice.display()))?;
+        for slice in [self.node(), self.slice.clone()] {
+            if slice.exists() {
+                std::fs::remove_dir(&slice)
+                    .with_context(|| format!("remove {}", slice.display()))?;
+            }
         }
         for name in ROOMS.iter().map(|room| room.name).chain(["bridge"]) {
             if Path::new("/run/netns").join(netns(name)).exists() {

@@ -38,6 +38,16 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Gives a spectator time to read; a pipe needs none.
+    pub(crate) fn pause(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_secs(8);
+        while machine::is_attended() && Instant::now() < end {
+            self.check()?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.check()
+    }
+
     /// Waits until `ready` says yes, at most `limit`; `what` names what was waited for.
     pub(crate) fn until(
         &self,
