@@ -300,7 +300,11 @@ impl Attribution {
         Some(Sighting {
             workload: self.workloads.get(&flow.key.cgroup).cloned(),
             edge,
-            outcome: flow.key.outcome,
+            outcome: match (seen_from, flow.key.protocol) {
+                // What a connected socket sends is not seen; that it came in is.
+                (SeenFrom::Both, Protocol::Udp) => flow.key.outcome.max(Outcome::Sent),
+                _ => flow.key.outcome,
+            },
             seen_from,
             at: flow.at,
             process: flow.process.map(safe_process),

@@ -348,13 +348,24 @@ fn a_decision_about_nobody_is_refused() {
 
 #[test]
 fn udp_between_namespaces_is_paired_by_who_owns_the_address() {
+    check_udp(Outcome::Sent);
+}
+
+#[test]
+fn connected_udp_that_came_in_was_sent() {
+    check_udp(Outcome::Attempted);
+}
+
+/// Dials by UDP, as far as the client's end shows it, and is received.
+#[track_caller]
+fn check_udp(dialled: Outcome) {
     let mut stage = Stage::new(Mode::Auto);
     let (a, b) = (stage.cgroup("a"), stage.cgroup("b"));
     let addresses = |last| vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))];
     stage.step(Input::Addresses { netns: NetnsCookie(1), addresses: addresses(1) });
     stage.step(Input::Addresses { netns: NetnsCookie(2), addresses: addresses(2) });
     let dialled =
-        key(a, Direction::Outbound, Remote::Address(addresses(2)[0]), "53/udp", Outcome::Sent);
+        key(a, Direction::Outbound, Remote::Address(addresses(2)[0]), "53/udp", dialled);
     stage.step(Input::Flow(flow(stage.now.wall, dialled, None, "/bin/app")));
     let served =
         key(b, Direction::Inbound, Remote::Address(addresses(1)[0]), "53/udp", Outcome::Sent);
@@ -366,7 +377,7 @@ fn udp_between_namespaces_is_paired_by_who_owns_the_address() {
         .engine
         .map(stage.now.wall)
         .iter()
-        .map(|it| format!("{} -> {}", it.edge.client, it.edge.server))
+        .map(|it| format!("{} -> {} {}", it.edge.client, it.edge.server, it.outcome))
         .collect();
-    assert_eq!(edges, ["systemd:a.service -> systemd:b.service"]);
+    assert_eq!(edges, ["systemd:a.service -> systemd:b.service sent"]);
 }
