@@ -364,8 +364,7 @@ fn check_udp(dialled: Outcome) {
     let addresses = |last| vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))];
     stage.step(Input::Addresses { netns: NetnsCookie(1), addresses: addresses(1) });
     stage.step(Input::Addresses { netns: NetnsCookie(2), addresses: addresses(2) });
-    let dialled =
-        key(a, Direction::Outbound, Remote::Address(addresses(2)[0]), "53/udp", dialled);
+    let dialled = key(a, Direction::Outbound, Remote::Address(addresses(2)[0]), "53/udp", dialled);
     stage.step(Input::Flow(flow(stage.now.wall, dialled, None, "/bin/app")));
     let served =
         key(b, Direction::Inbound, Remote::Address(addresses(1)[0]), "53/udp", Outcome::Sent);
