@@ -409,26 +409,19 @@ fn attack(kind: Kind, server: &Peer) -> &'static [&'static str] {
     }
 }
 
-/// The allowed edge most like this one: the same server, else the same port, else the same client.
+/// The allowed edge most like this one: the same server, else the same client with the same port,
+/// else the same client.
 fn nearest(context: &Context<'_>, sighting: &Sighting) -> Option<EdgeWith> {
     let edge = &sighting.edge;
     let likeness = |known: &Edge| -> u32 {
-        let mut score = 0;
-        if known.server == edge.server {
-            score += 4;
-        }
-        if known.client == edge.client {
-            score += 2;
-        }
-        if known.port == edge.port {
-            score += 3;
-        }
-        score
+        u32::from(known.server == edge.server) * 4
+            + u32::from(known.client == edge.client) * 2
+            + u32::from(known.port == edge.port)
     };
     let (near, allowance) = edge
         .services()
         .flat_map(|service| context.baseline.allowed_edges(service, context.wall))
-        .filter(|(known, allowance)| *known != edge || !allowance.executables.is_empty())
+        .filter(|(known, _)| known.client == edge.client || known.server == edge.server)
         .max_by_key(|(known, _)| (likeness(known), std::cmp::Reverse((*known).clone())))?;
     Some(EdgeWith { edge: near.clone(), executable: allowance.executables.first().cloned() })
 }

@@ -18,6 +18,8 @@ pub struct Preflight {
     pub receivers: Vec<String>,
     /// Services that baseline files guard.
     pub written: usize,
+    /// What cannot be seen from here, and why.
+    pub hidden: Vec<String>,
 }
 
 /// Reads the secrets and baseline files that the configuration names, and looks at the kernel.
@@ -33,6 +35,7 @@ pub fn preflight(config: &Config) -> anyhow::Result<Preflight> {
         cgroup: format!("{} ({})", ground.cgroup.path.display(), ground.cgroup.layout),
         receivers: config.notify.iter().map(|sink| sink.name.clone()).collect(),
         written: written(&files).guarded.len(),
+        hidden: ground.hidden,
     })
 }
 

@@ -45,16 +45,21 @@ pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
             "cgroup": found.cgroup,
             "receivers": found.receivers,
             "guarded_by_files": found.written,
+            "hidden": found.hidden,
         }))?,
-        Format::Table => out.text(&format!(
-            "ok    configuration: mode {}, {}, {} guarded by baseline files\n\
-             ok    kernel {}\nok    cgroup v2 at {}\n",
-            config.mode,
-            counted(found.receivers.len(), "receiver"),
-            counted(found.written, "service"),
-            found.kernel,
-            found.cgroup
-        ))?,
+        Format::Table => {
+            let warnings: String =
+                found.hidden.iter().map(|hidden| format!("warn  {hidden}\n")).collect();
+            out.text(&format!(
+                "ok    configuration: mode {}, {}, {} guarded by baseline files\n\
+             ok    kernel {}\nok    cgroup v2 at {}\n{warnings}",
+                config.mode,
+                counted(found.receivers.len(), "receiver"),
+                counted(found.written, "service"),
+                found.kernel,
+                found.cgroup
+            ))?;
+        }
     }
     Ok(Ending::Done)
 }

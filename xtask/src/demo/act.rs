@@ -91,6 +91,9 @@ fn open_shop(house: &House, cast: &Cast, interrupt: &Interrupt) -> anyhow::Resul
     let mut api = house.command("api", perl)?;
     api.args(script(include_str!("api.pl"))).args(["10.77.0.20:8080", "10.77.0.30:6379"]);
     house.start(api, "api.log")?;
+    // Each waits for the one it needs: a dial that is refused is an edge, too.
+    interrupt.until("Redis", WAIT, || listens(house, "db", 6379))?;
+    interrupt.until("the API", WAIT, || listens(house, "api", 8080))?;
     let mut world = house.command("world", perl)?;
     world.args(script(include_str!("world.pl")));
     world.args([format!("{METADATA}:80"), format!("{STRANGER}:4444")]);
@@ -100,6 +103,14 @@ fn open_shop(house: &House, cast: &Cast, interrupt: &Interrupt) -> anyhow::Resul
     let words = ["-e", "stderr", "-c", &configuration.to_string_lossy()];
     house.start(with(nginx, cast, &words), "nginx.log")?;
     interrupt.until("the shop", WAIT, || Ok(visit(house, 1).is_ok()))
+}
+
+/// Whether somebody listens at `port` in a room: looked up, since a dial would be an edge.
+fn listens(house: &House, room: &str, port: u16) -> anyhow::Result<bool> {
+    let mut grep = house.command(room, Path::new("grep"))?;
+    // Local address, remote address, state 0A: listening (Documentation/networking/proc_net_tcp).
+    grep.args(["-q", &format!(":{port:04X} [0-9A-F:]* 0A "), "/proc/net/tcp"]);
+    Ok(grep.status().context("start grep")?.success())
 }
 
 fn with(mut command: Command, cast: &Cast, words: &[&str]) -> Command {
