@@ -28,11 +28,19 @@ fn every_edge_is_printed_once_with_both_ends_named() {
     let mut dialler = lab.dialler(&web, &wire.client);
 
     let mut watch = Running::start(&mut verb(&["watch", "--for", "10s", "--format", "json"]));
-    let loaded = eventually(SOON, "programs are attached", || {
-        let loaded = Loaded::by(watch.pid());
-        if loaded.links.is_empty() { Err(format!("{loaded:?}")) } else { Ok(loaded) }
+    // It is silent until it sees something, so a scout dials until that is printed.
+    let post = SocketAddr::new(wire.server.v4, 7);
+    let post = lab.serve(&lab.service("post"), &wire.server, Protocol::Tcp, post);
+    let scout = lab.service("scout");
+    let mut scouting = lab.dialler(&scout, &wire.client);
+    eventually(SOON, "the scout is seen", || {
+        scouting.reaches(&post);
+        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
+        if line.contains(&scout.name) { Ok(()) } else { Err(line) }
     });
-    // It says nothing until it sees something, so it is shown something until it says it.
+    let loaded = Loaded::by(watch.pid());
+    assert!(!loaded.links.is_empty() && !loaded.maps.is_empty(), "{loaded:?}");
+
     let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let mut take = |line: &str| {
         let view: Value = serde_json::from_str(line).expect("one document a line");
