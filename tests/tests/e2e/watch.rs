@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::agent::{SOON, verb};
 use tests::eventually;
@@ -74,5 +75,25 @@ fn every_edge_is_printed_once_with_both_ends_named() {
         assert!(view["at"].as_str().is_some_and(|it| it.ends_with('Z')), "{view:#}");
     }
     assert_eq!(seen.len(), expected.len(), "{seen:#?}");
+    eventually(SOON, "nothing of it in the kernel", || loaded.gone());
+}
+
+#[test]
+fn interrupted_it_ends_well_and_leaves_nothing() {
+    let lab = lab();
+    let wire = lab.wire();
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+    let web = lab.service("web");
+    let mut dialler = lab.dialler(&web, &wire.client);
+    let mut watch = Running::start(&mut verb(&["watch"]));
+    eventually(SOON, "the edge is seen", || {
+        dialler.reaches(&server);
+        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
+        if line.contains(&web.name) { Ok(()) } else { Err(line) }
+    });
+    let loaded = Loaded::by(watch.pid());
+    watch.signal(Signal::INT);
+    assert_eq!(watch.ended(SOON).code(), Some(0));
     eventually(SOON, "nothing of it in the kernel", || loaded.gone());
 }
