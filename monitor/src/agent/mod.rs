@@ -67,6 +67,8 @@ pub struct WatchOptions {
 
 /// Known keys are asked for their counters this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// The engine does its housekeeping this often, however busy it is.
+const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 /// The baseline files are looked at this often.
 const FILES_EVERY: Duration = Duration::from_secs(2);
 /// Verbs waiting for an answer; a further one waits in the socket.
@@ -172,8 +174,9 @@ impl Agent {
         let mut signals = Signals::new()?;
         let mut sweep = every(SWEEP_EVERY);
         let mut look = every(FILES_EVERY);
+        let mut upkeep = every(UPKEEP_EVERY);
         loop {
-            let tick = until(self.next_tick());
+            let due = until(self.engine.next_tick());
             tokio::select! {
                 () = signals.any() => return Ok(()),
                 () = self.performer.unheard() => return Ok(()),
@@ -195,15 +198,10 @@ impl Agent {
                         self.step(Input::Files(written))?;
                     }
                 }
-                () = sleep_until(tick) => self.step(Input::Tick)?,
+                _ = upkeep.tick() => self.step(Input::Tick)?,
+                () = sleep_until(due) => self.step(Input::Tick)?,
             }
         }
-    }
-
-    /// When time alone has work for us: the engine's, else its housekeeping.
-    fn next_tick(&self) -> Option<BootTime> {
-        let upkeep = now().ok()?.boot.plus_millis(500);
-        Some(self.engine.next_tick().map_or(upkeep, |due| due.min(upkeep)))
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<()> {

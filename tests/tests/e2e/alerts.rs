@@ -172,9 +172,10 @@ fn an_approval_that_ran_out_is_loud_again() {
     assert!(shop.exported().contains("5432/tcp"));
 
     eventually(SOON * 3, "the end of the approval", || {
-        let text = shop.exported();
-        if text.contains("5432/tcp") { Err(text) } else { Ok(()) }
+        let audit = shop.agent.json(&["audit"]).to_string();
+        if audit.contains(&format!("expired: {edge}")) { Ok(()) } else { Err(audit) }
     });
+    assert!(!shop.exported().contains("5432/tcp"));
     shop.web.reaches(&db);
     assert_eq!(kinds(&shop.alert_about(&edge), &edge), ["new-peer"]);
 }

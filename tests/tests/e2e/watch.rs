@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::agent::{SOON, verb};
 use tests::eventually;
@@ -28,11 +29,19 @@ fn every_edge_is_printed_once_with_both_ends_named() {
     let mut dialler = lab.dialler(&web, &wire.client);
 
     let mut watch = Running::start(&mut verb(&["watch", "--for", "10s", "--format", "json"]));
-    let loaded = eventually(SOON, "programs are attached", || {
-        let loaded = Loaded::by(watch.pid());
-        if loaded.links.is_empty() { Err(format!("{loaded:?}")) } else { Ok(loaded) }
+    // It is silent until it sees something, so a scout dials until that is printed.
+    let post = SocketAddr::new(wire.server.v4, 7);
+    let post = lab.serve(&lab.service("post"), &wire.server, Protocol::Tcp, post);
+    let scout = lab.service("scout");
+    let mut scouting = lab.dialler(&scout, &wire.client);
+    eventually(SOON, "the scout is seen", || {
+        scouting.reaches(&post);
+        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
+        if line.contains(&scout.name) { Ok(()) } else { Err(line) }
     });
-    // It says nothing until it sees something, so it is shown something until it says it.
+    let loaded = Loaded::by(watch.pid());
+    assert!(!loaded.links.is_empty() && !loaded.maps.is_empty(), "{loaded:?}");
+
     let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let mut take = |line: &str| {
         let view: Value = serde_json::from_str(line).expect("one document a line");
@@ -66,5 +75,25 @@ fn every_edge_is_printed_once_with_both_ends_named() {
         assert!(view["at"].as_str().is_some_and(|it| it.ends_with('Z')), "{view:#}");
     }
     assert_eq!(seen.len(), expected.len(), "{seen:#?}");
+    eventually(SOON, "nothing of it in the kernel", || loaded.gone());
+}
+
+#[test]
+fn interrupted_it_ends_well_and_leaves_nothing() {
+    let lab = lab();
+    let wire = lab.wire();
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+    let web = lab.service("web");
+    let mut dialler = lab.dialler(&web, &wire.client);
+    let mut watch = Running::start(&mut verb(&["watch"]));
+    eventually(SOON, "the edge is seen", || {
+        dialler.reaches(&server);
+        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
+        if line.contains(&web.name) { Ok(()) } else { Err(line) }
+    });
+    let loaded = Loaded::by(watch.pid());
+    watch.signal(Signal::INT);
+    assert_eq!(watch.ended(SOON).code(), Some(0));
     eventually(SOON, "nothing of it in the kernel", || loaded.gone());
 }
