@@ -2,6 +2,7 @@
 //! for. Decides nothing about edges; ends with everything saved and every program detached.
 
 mod answer;
+mod audience;
 mod files;
 mod perform;
 mod preflight;
@@ -28,8 +29,9 @@ use crate::notify::Notifier;
 use crate::serve::{self, Listener, Request, ServeError};
 use crate::store::Store;
 
+use self::audience::Audience;
 use self::files::Files;
-use self::perform::Performer;
+use self::perform::{LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 /// What `run` and `check` refuse a receiver's configuration with.
@@ -118,22 +120,23 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 /// # Errors
 /// The kernel refused.
 pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
-    let WatchOptions { duration, mut tell } = options;
+    let mut audience = Audience::new(Some(options.tell));
     let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
-    let mut heard_out = tell(Told::Ready(format!(
+    audience.tell(Told::Ready(format!(
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
         ground(capture.summary())
     )));
-    let end = duration.map(|duration| Instant::now() + duration);
+    let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
-    while heard_out.is_continue() {
+    loop {
         let tick = until(engine.next_tick());
         let observations = tokio::select! {
             () = signals.any() => break,
+            () = audience.gone() => break,
             () = sleep_until(end) => break,
             () = sleep_until(tick) => Vec::new(),
             heard = capture.next() => heard?,
@@ -143,14 +146,14 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
             for effect in engine.step(now()?, input) {
-                if let Effect::Appeared(edge) = effect
-                    && heard_out.is_continue()
-                {
-                    heard_out = tell(Told::Edge(edge));
+                if let Effect::Appeared(edge) = effect {
+                    audience.tell(Told::Edge(edge));
                 }
             }
         }
     }
+    drop(capture);
+    audience.finish(LAST_LINES);
     Ok(())
 }
 

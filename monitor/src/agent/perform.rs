@@ -11,8 +11,8 @@ use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
 use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use crate::agent::audience::Audience;
 use crate::agent::{Tell, Told};
 use crate::capture::Capture;
 use crate::notify::{self, Notifier};
@@ -26,9 +26,7 @@ pub(crate) struct Performer {
     notifier: Arc<Notifier>,
     outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
     flying: JoinSet<()>,
-    tell: Option<Tell>,
-    /// Cancelled once nobody listens any more.
-    unheard: CancellationToken,
+    audience: Audience,
     /// Changes that the disk did not take yet.
     unstored: Vec<Change>,
     /// Why it did not, as last told.
@@ -52,8 +50,7 @@ impl Performer {
             notifier: Arc::new(notifier),
             outcomes,
             flying: JoinSet::new(),
-            tell,
-            unheard: CancellationToken::new(),
+            audience: Audience::new(tell),
             unstored: Vec::new(),
             refusal: None,
             waiting: BTreeMap::new(),
@@ -63,17 +60,12 @@ impl Performer {
 
     /// Tells whoever watches, if anybody does.
     pub(crate) fn tell(&mut self, told: Told) {
-        if let Some(tell) = &mut self.tell
-            && tell(told).is_break()
-        {
-            self.tell = None;
-            self.unheard.cancel();
-        }
+        self.audience.tell(told);
     }
 
     /// Ends when somebody watched and no longer does.
     pub(crate) async fn unheard(&self) {
-        self.unheard.cancelled().await;
+        self.audience.gone().await;
     }
 
     /// A ticket for a decision; the answer comes through the receiver.
@@ -205,12 +197,16 @@ impl Performer {
             }
         }
         self.store(done);
+        self.audience.finish(LAST_LINES);
         match self.refusal {
             Some(why) => anyhow::bail!("the state could not be stored: {why}"),
             None => Ok(()),
         }
     }
 }
+
+/// What a watcher gets to read the last lines in.
+pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);
 
 async fn attempt(notifier: &Notifier, delivery: &Delivery) -> Outcome {
     let body = match serde_json::to_string(&delivery.alert) {
