@@ -88,15 +88,6 @@ impl Lab {
         Dialler { service: service.clone(), executable, running }
     }
 
-    /// Copies the peer program, for another executable with the same manners.
-    #[track_caller]
-    #[must_use]
-    pub fn copied_peer(&self, name: &str) -> std::path::PathBuf {
-        let copy = self.path(name);
-        fs::copy(self.peer(), &copy).expect("the lab's directory is ours");
-        copy
-    }
-
     /// Dials from a process and a cgroup that live only for this dial.
     #[track_caller]
     #[must_use]

@@ -123,7 +123,7 @@ fn another_executable_updates_the_alert_about_the_same_edge() {
     let edge = db.edge_from(&shop.web.service);
     let first = shop.alert_about(&edge);
 
-    let copy = shop.lab.copied_peer("shell");
+    let copy = shop.lab.copied(shop.lab.peer(), "shell");
     let mut shell = shop.lab.dialler_with(&shop.web.service, &shop.wire.client, &copy);
     shell.reaches(&db);
     let second = shop.alert_that("updated", &edge);
@@ -137,7 +137,7 @@ fn another_executable_updates_the_alert_about_the_same_edge() {
 #[test]
 fn a_known_edge_with_another_executable_is_told() {
     let mut shop = Shop::guarded();
-    let copy = shop.lab.copied_peer("shell");
+    let copy = shop.lab.copied(shop.lab.peer(), "shell");
     let mut shell = shop.lab.dialler_with(&shop.web.service, &shop.wire.client, &copy);
     shell.reaches(&shop.api);
     let edge = shop.api.edge_from(&shop.web.service);
