@@ -5,6 +5,14 @@
 #![no_main]
 #![cfg_attr(
     target_arch = "bpf",
+    expect(
+        clippy::cast_possible_truncation,
+        reason = "helpers and contexts pack two values into a wide one; taking the lower is meant"
+    ),
+    expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "keys and values by reference: moved, they would stand on the 512-byte stack twice"
+    ),
     expect(unstable_features, reason = "the only way to an atomic add on this target"),
     feature(asm_experimental_arch)
 )]

@@ -7,9 +7,12 @@
     reason = "a developer's tool speaks to its terminal"
 )]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
+mod house;
+mod interrupt;
 mod machine;
 mod setup;
 mod stage;
@@ -50,6 +53,8 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// How long an alert takes and what a connection costs, on this machine; needs root
+    Bench,
     /// Three real services learned, then hijacked, in about a minute; needs root
     Demo,
     /// Set up, then formatting, architecture and lints
@@ -80,6 +85,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup { from } => setup::run(&workspace, from),
         Verb::Build => build::build(&workspace),
         Verb::Run { args } => build::run(&workspace, &args),
+        Verb::Bench => bench::run(&workspace),
         Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use crate::demo::Interrupt;
 use crate::demo::cast::Cast;
-use crate::demo::house::{CUSTOMER, House, METADATA, STRANGER};
+use crate::house::{CUSTOMER, House, METADATA, STRANGER};
+use crate::interrupt::Interrupt;
 use crate::workspace::Workspace;
 
 const WAIT: Duration = Duration::from_secs(15);

@@ -1,5 +1,5 @@
-//! The demo's stage: a bridge with one network namespace for each service and one for all the world,
-//! and one cgroup for each. Takes down what an earlier demo that was killed left behind.
+//! The stage of demo and bench: a bridge with one network namespace for each service and one for all
+//! the world, and one cgroup for each. Takes down what an earlier one that was killed left behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -74,11 +74,9 @@ impl House {
             } else {
                 inside(&space, &["route", "add", "default", "via", "10.77.0.254"])?;
             }
-            let cgroup = self.cgroup(room);
-            std::fs::create_dir_all(&cgroup)
-                .with_context(|| format!("create {}", cgroup.display()))?;
         }
-        Ok(())
+        let node = self.node();
+        std::fs::create_dir_all(&node).with_context(|| format!("create {}", node.display()))
     }
 
     /// The part of the hierarchy that plays the node: the outside is not in it.
@@ -94,12 +92,27 @@ impl House {
     /// A command that runs in a room: in its cgroup and its network namespace.
     pub(crate) fn command(&self, room: &str, program: &Path) -> anyhow::Result<Command> {
         let Some(room) = ROOMS.iter().find(|it| it.name == room) else { bail!("no room {room}") };
+        self.command_as(room.name, &self.cgroup(room), program)
+    }
+
+    /// A command in a room's network namespace, as a service of the node with a cgroup of its own.
+    pub(crate) fn service(
+        &self,
+        room: &str,
+        service: &str,
+        program: &Path,
+    ) -> anyhow::Result<Command> {
+        self.command_as(room, &self.node().join(service), program)
+    }
+
+    fn command_as(&self, room: &str, cgroup: &Path, program: &Path) -> anyhow::Result<Command> {
+        std::fs::create_dir_all(cgroup).with_context(|| format!("create {}", cgroup.display()))?;
         let mut command = Command::new("bash");
         command
             .arg("-c")
             .arg("echo $$ > \"$0/cgroup.procs\" && exec nsenter \"--net=/run/netns/$1\" \"${@:2}\"")
-            .arg(self.cgroup(room))
-            .arg(netns(room.name))
+            .arg(cgroup)
+            .arg(netns(room))
             .arg(program)
             .stdin(Stdio::null());
         Ok(command)
@@ -135,15 +148,7 @@ impl House {
             }
             children.clear();
         }
-        for room in ROOMS {
-            empty(&self.cgroup(room))?;
-        }
-        for slice in [self.node(), self.slice.clone()] {
-            if slice.exists() {
-                std::fs::remove_dir(&slice)
-                    .with_context(|| format!("remove {}", slice.display()))?;
-            }
-        }
+        empty(&self.slice)?;
         for name in ROOMS.iter().map(|room| room.name).chain(["bridge"]) {
             if Path::new("/run/netns").join(netns(name)).exists() {
                 ip(&["netns", "del", &netns(name)])?;
@@ -156,15 +161,19 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         if let Err(error) = self.sweep() {
-            eprintln!("demo: {error:#}");
+            eprintln!("{error:#}");
         }
     }
 }
 
-/// Ends what runs in a cgroup and removes it.
+/// Ends what runs in a cgroup and below it, and removes all of it.
 fn empty(cgroup: &Path) -> anyhow::Result<()> {
-    if !cgroup.exists() {
-        return Ok(());
+    let Ok(below) = std::fs::read_dir(cgroup) else { return Ok(()) };
+    for entry in below {
+        let entry = entry.with_context(|| format!("read {}", cgroup.display()))?;
+        if entry.path().is_dir() {
+            empty(&entry.path())?;
+        }
     }
     // `cgroup.kill` (5.14) ends exactly what is in this cgroup; before it, its processes by id.
     if std::fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
