@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::lab::{Lab, Namespace, Service};
 use crate::process::{Finished, Running, finish};
 
@@ -101,6 +103,13 @@ impl Lab {
 }
 
 impl Server {
+    /// Ends the process.
+    #[track_caller]
+    pub fn end(&mut self) {
+        self.running.signal(Signal::KILL);
+        self.running.ended(PATIENCE);
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid()
@@ -114,6 +123,13 @@ impl Server {
 }
 
 impl Dialler {
+    /// Ends the process.
+    #[track_caller]
+    pub fn end(&mut self) {
+        self.running.signal(Signal::KILL);
+        self.running.ended(PATIENCE);
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid()

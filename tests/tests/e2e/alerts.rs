@@ -258,3 +258,39 @@ fn more_of_the_same_is_no_news() {
     shop.agent.shows(&edge, SOON * 10, |view| view["evidence"]["connections"] == 201);
     shop.was_silent(0);
 }
+
+#[test]
+fn a_known_server_that_is_down_is_no_news() {
+    let mut shop = Shop::guarded();
+    let to = shop.api.address;
+    shop.api.end();
+    shop.web.is_refused(to);
+    shop.was_silent(0);
+}
+
+#[test]
+fn a_known_server_that_is_started_anew_is_no_news() {
+    let mut shop = Shop::guarded();
+    let (to, api) = (shop.api.address, shop.api.service.clone());
+    shop.api.end();
+    // As a service manager does it.
+    std::fs::remove_dir(&api.cgroup).expect("its only process has ended");
+    shop.web.is_refused(to);
+    shop.was_silent(0);
+    std::fs::create_dir(&api.cgroup).expect("the slice is ours");
+    let again = shop.lab.serve(&api, &shop.wire.server, Protocol::Tcp, to);
+    shop.web.reaches(&again);
+    shop.was_silent(0);
+}
+
+#[test]
+fn a_known_client_in_a_new_cgroup_is_no_news() {
+    let mut shop = Shop::guarded();
+    let web = shop.web.service.clone();
+    shop.web.end();
+    std::fs::remove_dir(&web.cgroup).expect("its only process has ended");
+    std::fs::create_dir(&web.cgroup).expect("the slice is ours");
+    shop.web = shop.lab.dialler(&web, &shop.wire.client);
+    shop.web.reaches(&shop.api);
+    shop.was_silent(0);
+}
