@@ -1,6 +1,7 @@
 //! The map: every edge seen, with its evidence. Says what happened, never whether it is right.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,10 @@ pub struct Evidence {
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
     #[serde(default)]
     pub executables: BTreeSet<String>,
+    /// What was dialled to reach a server on this machine, the last at most
+    /// [`Evidence::DIALLED`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dialled: Vec<SocketAddr>,
 }
 
 /// What one end counted.
@@ -40,6 +45,7 @@ pub struct Tally {
 impl Evidence {
     /// Executables remembered per edge; more are counted by nobody and remembered by nobody.
     pub const EXECUTABLES: usize = 32;
+    pub const DIALLED: usize = 8;
 
     #[must_use]
     pub fn of(sighting: &Sighting) -> Self {
@@ -52,6 +58,7 @@ impl Evidence {
             from_server: Tally::default(),
             rtt: RttHistogram::default(),
             executables: BTreeSet::new(),
+            dialled: Vec::new(),
         };
         evidence.see(sighting);
         evidence
@@ -67,6 +74,13 @@ impl Evidence {
             && self.executables.len() < Self::EXECUTABLES
         {
             self.executables.insert(executable.clone());
+        }
+        if let Some(dialled) = sighting.dialled {
+            self.dialled.retain(|it| *it != dialled);
+            if self.dialled.len() >= Self::DIALLED {
+                self.dialled.remove(0);
+            }
+            self.dialled.push(dialled);
         }
     }
 

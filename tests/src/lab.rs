@@ -95,6 +95,17 @@ impl Lab {
         self.dir.path().join(name)
     }
 
+    /// Copies a program into the lab's directory. Another process writes the copy: a file that we
+    /// had open ourselves could be inherited half-way by a child of another test, and what is open
+    /// for writing cannot be executed.
+    #[track_caller]
+    #[must_use]
+    pub fn copied(&self, program: &Path, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        finish(Command::new("cp").arg(program).arg(&copy)).done();
+        copy
+    }
+
     /// The number that keeps what is ours apart, below 256 here.
     #[must_use]
     pub fn octet(&self) -> u8 {

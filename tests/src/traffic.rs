@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::lab::{Lab, Namespace, Service};
 use crate::process::{Finished, Running, finish};
 
@@ -88,15 +90,6 @@ impl Lab {
         Dialler { service: service.clone(), executable, running }
     }
 
-    /// Copies the peer program, for another executable with the same manners.
-    #[track_caller]
-    #[must_use]
-    pub fn copied_peer(&self, name: &str) -> std::path::PathBuf {
-        let copy = self.path(name);
-        fs::copy(self.peer(), &copy).expect("the lab's directory is ours");
-        copy
-    }
-
     /// Dials from a process and a cgroup that live only for this dial.
     #[track_caller]
     #[must_use]
@@ -110,6 +103,13 @@ impl Lab {
 }
 
 impl Server {
+    /// Ends the process.
+    #[track_caller]
+    pub fn end(&mut self) {
+        self.running.signal(Signal::KILL);
+        self.running.ended(PATIENCE);
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid()
@@ -123,6 +123,13 @@ impl Server {
 }
 
 impl Dialler {
+    /// Ends the process.
+    #[track_caller]
+    pub fn end(&mut self) {
+        self.running.signal(Signal::KILL);
+        self.running.ended(PATIENCE);
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.running.pid()

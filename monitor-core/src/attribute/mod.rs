@@ -2,6 +2,7 @@
 //! waits a moment for its outcome and for the other end's own sighting of the same connection,
 //! bounded in time and number; nothing here judges.
 
+mod history;
 mod pairing;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use crate::edge::{Edge, Peer, Port, executable_name};
 use crate::flow::{Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
+use self::history::History;
 use self::pairing::{Listening, Namespaces};
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
@@ -61,6 +63,8 @@ pub struct Sighting {
     pub process: Option<Process>,
     /// Where the edge's owner runs.
     pub workload: Option<Workload>,
+    /// What the client dialled to reach a server on this machine.
+    pub dialled: Option<SocketAddr>,
 }
 
 /// A dial that may still learn its outcome or its other end, or an inbound datagram.
@@ -80,6 +84,7 @@ pub struct Attribution {
     vanished: std::collections::VecDeque<CgroupId>,
     waiting: Vec<Waiting>,
     namespaces: Namespaces,
+    history: History,
     edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
 }
 
@@ -100,6 +105,7 @@ impl Attribution {
             vanished: std::collections::VecDeque::new(),
             waiting: Vec::new(),
             namespaces: Namespaces::default(),
+            history: History::default(),
             edges: HashMap::with_hasher(hasher),
         }
     }
@@ -126,6 +132,11 @@ impl Attribution {
 
     pub fn namespace(&mut self, netns: NetnsCookie, addresses: &[IpAddr]) {
         self.namespaces.set(netns, addresses);
+    }
+
+    /// Puts back that dialling `dialled` was `edge`.
+    pub fn remember(&mut self, edge: &Edge, dialled: SocketAddr) {
+        self.history.remember(edge, dialled);
     }
 
     /// Takes a flow in; returns what it makes certain at once.
@@ -237,6 +248,7 @@ impl Attribution {
         self.edges.insert(flow.key, edge.clone());
         let dial = self.waiting.iter().position(same_connection);
         let dial = dial.map(|index| self.waiting.remove(index));
+        let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             for key in dial.keys {
@@ -244,6 +256,9 @@ impl Attribution {
             }
             dial.flow.process
         });
+        if let Some(dialled) = dialled {
+            self.history.remember(&edge, dialled);
+        }
         Some(Sighting {
             workload: self.workloads.get(&client).cloned(),
             edge,
@@ -251,6 +266,7 @@ impl Attribution {
             seen_from: SeenFrom::Both,
             at: flow.at,
             process: process.flatten().map(safe_process),
+            dialled,
         })
     }
 
@@ -268,6 +284,7 @@ impl Attribution {
             seen_from: SeenFrom::Server,
             at: flow.at,
             process: None,
+            dialled: None,
         }
     }
 
@@ -285,15 +302,11 @@ impl Attribution {
             return Some(self.inbound(&flow, Peer::Address(address)));
         }
         self.namespaces.dials(&flow);
-        let (server, port, seen_from) = match self.namespaces.server_of(&flow) {
-            Some(server) => (self.peer_of(server.cgroup), server.port, SeenFrom::Both),
-            None => (Peer::Address(address), flow.key.port, SeenFrom::Client),
-        };
-        let edge = Edge {
-            client: self.peer_of(flow.key.cgroup),
-            server,
-            port: Port { number: port, protocol: flow.key.protocol },
-        };
+        let (edge, seen_from) = self.dialled_edge(&flow, address);
+        let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
+        if let Some(dialled) = dialled {
+            self.history.remember(&edge, dialled);
+        }
         for key in keys {
             self.edges.insert(key, edge.clone());
         }
@@ -308,7 +321,29 @@ impl Attribution {
             seen_from,
             at: flow.at,
             process: flow.process.map(safe_process),
+            dialled,
         })
+    }
+
+    /// The edge of a dial whose other end did not tell it.
+    fn dialled_edge(&self, flow: &Flow, address: IpAddr) -> (Edge, SeenFrom) {
+        let client = self.peer_of(flow.key.cgroup);
+        let protocol = flow.key.protocol;
+        let edge = |server, number| Edge {
+            client: client.clone(),
+            server,
+            port: Port { number, protocol },
+        };
+        if let Some(server) = self.namespaces.server_of(flow) {
+            return (edge(self.peer_of(server.cgroup), server.port), SeenFrom::Both);
+        }
+        // Nobody answered, or a datagram that nobody saw come in: it is meant for whom it reached
+        // before.
+        let unanswered = protocol == Protocol::Udp || !flow.key.outcome.reached();
+        let before = client.service().zip(dialled(&flow.key)).filter(|_| unanswered);
+        let before =
+            before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
+        (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
     fn peer_of(&self, cgroup: CgroupId) -> Peer {
@@ -325,6 +360,14 @@ fn safe_process(process: Process) -> Process {
         executable: process.executable.as_deref().map(executable_name),
         command: executable_name(&process.command),
         ..process
+    }
+}
+
+/// What an outbound flow dialled.
+const fn dialled(key: &FlowKey) -> Option<SocketAddr> {
+    match key.remote {
+        Remote::Address(address) => Some(SocketAddr::new(address, key.port)),
+        Remote::Cgroup(_) | Remote::World => None,
     }
 }
 

@@ -140,8 +140,14 @@ impl Engine {
             incidents.restore(incident);
         }
         let receivers = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let mut attribution = Attribution::new(settings.seed);
+        for (edge, record) in &baseline.edges {
+            for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
+                attribution.remember(edge, *dialled);
+            }
+        }
         Self {
-            attribution: Attribution::new(settings.seed),
+            attribution,
             random: settings.seed,
             settings,
             baseline,

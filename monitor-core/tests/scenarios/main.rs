@@ -285,6 +285,25 @@ fn a_restart_keeps_what_was_learned_guarded_and_told() {
 }
 
 #[test]
+fn a_server_that_is_away_is_named_by_where_it_was_reached() {
+    let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
+    let server = stage.cgroup("b");
+    stage.step(Input::WorkloadVanished { cgroup: server });
+    stage.event("10 a -> 10.0.0.2 80/tcp refused with /bin/app");
+    stage.restart(Mode::Auto);
+    stage.event("20 a -> 10.0.0.2 80/tcp attempted with /bin/app");
+    stage.until(25_000);
+    assert_eq!(stage.said, "");
+    // That somebody else answers there now is not hidden.
+    stage.event("30 a -> 10.0.0.2 80/tcp established with /bin/app");
+    stage.until(35_000);
+    assert_eq!(
+        stage.said,
+        "firing high: new-peer a -> ip:10.0.0.2 80/tcp established with /bin/app;\n"
+    );
+}
+
+#[test]
 fn an_export_imported_elsewhere_and_guarded_judges_the_same() {
     let learned = check(
         "0 a => b 80/tcp with /bin/app

@@ -123,7 +123,7 @@ fn another_executable_updates_the_alert_about_the_same_edge() {
     let edge = db.edge_from(&shop.web.service);
     let first = shop.alert_about(&edge);
 
-    let copy = shop.lab.copied_peer("shell");
+    let copy = shop.lab.copied(shop.lab.peer(), "shell");
     let mut shell = shop.lab.dialler_with(&shop.web.service, &shop.wire.client, &copy);
     shell.reaches(&db);
     let second = shop.alert_that("updated", &edge);
@@ -137,7 +137,7 @@ fn another_executable_updates_the_alert_about_the_same_edge() {
 #[test]
 fn a_known_edge_with_another_executable_is_told() {
     let mut shop = Shop::guarded();
-    let copy = shop.lab.copied_peer("shell");
+    let copy = shop.lab.copied(shop.lab.peer(), "shell");
     let mut shell = shop.lab.dialler_with(&shop.web.service, &shop.wire.client, &copy);
     shell.reaches(&shop.api);
     let edge = shop.api.edge_from(&shop.web.service);
@@ -256,5 +256,41 @@ fn more_of_the_same_is_no_news() {
     shop.was_silent(0);
     let edge = shop.api.edge_from(&shop.web.service);
     shop.agent.shows(&edge, SOON * 10, |view| view["evidence"]["connections"] == 201);
+    shop.was_silent(0);
+}
+
+#[test]
+fn a_known_server_that_is_down_is_no_news() {
+    let mut shop = Shop::guarded();
+    let to = shop.api.address;
+    shop.api.end();
+    shop.web.is_refused(to);
+    shop.was_silent(0);
+}
+
+#[test]
+fn a_known_server_that_is_started_anew_is_no_news() {
+    let mut shop = Shop::guarded();
+    let (to, api) = (shop.api.address, shop.api.service.clone());
+    shop.api.end();
+    // As a service manager does it.
+    std::fs::remove_dir(&api.cgroup).expect("its only process has ended");
+    shop.web.is_refused(to);
+    shop.was_silent(0);
+    std::fs::create_dir(&api.cgroup).expect("the slice is ours");
+    let again = shop.lab.serve(&api, &shop.wire.server, Protocol::Tcp, to);
+    shop.web.reaches(&again);
+    shop.was_silent(0);
+}
+
+#[test]
+fn a_known_client_in_a_new_cgroup_is_no_news() {
+    let mut shop = Shop::guarded();
+    let web = shop.web.service.clone();
+    shop.web.end();
+    std::fs::remove_dir(&web.cgroup).expect("its only process has ended");
+    std::fs::create_dir(&web.cgroup).expect("the slice is ours");
+    shop.web = shop.lab.dialler(&web, &shop.wire.client);
+    shop.web.reaches(&shop.api);
     shop.was_silent(0);
 }

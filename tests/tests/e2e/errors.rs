@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -199,16 +198,8 @@ fn write(lab: &Lab, name: &str, text: &str) -> String {
 #[track_caller]
 fn as_nobody(lab: &Lab) -> Command {
     // Where the program was built, nobody may be allowed to look.
-    let copy = lab.path("edgewatch");
-    copy_program(&program(), &copy);
+    let copy = lab.copied(&program(), "edgewatch");
     let mut command = Command::new(lab.peer());
     command.args(["enter", "--uid", NOBODY, "--"]).arg(copy);
     command
-}
-
-#[track_caller]
-fn copy_program(from: &PathBuf, to: &Path) {
-    if !to.exists() {
-        fs::copy(from, to).expect("the place is ours");
-    }
 }

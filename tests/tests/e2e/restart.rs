@@ -109,3 +109,14 @@ fn killed_it_leaves_nothing_attached() {
     agent.kill();
     eventually(SOON, "nothing of ours in the kernel", || loaded.gone());
 }
+
+#[test]
+fn a_known_server_that_is_down_after_a_restart_is_no_news() {
+    let mut shop = Shop::guarded();
+    let to = shop.api.address;
+    shop.api.end();
+    assert_eq!(shop.agent.end(Signal::TERM).code(), Some(0));
+    shop.agent.start();
+    shop.web.is_refused(to);
+    shop.was_silent(0);
+}
