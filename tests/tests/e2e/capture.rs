@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tests::agent::{SOON, Setup};
 use tests::lab::{Lab, SILENCE};
-use tests::process::finish;
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
@@ -165,24 +164,6 @@ fn a_cgroup_that_lives_for_one_dial_is_named() {
         let executable = lab.peer().display().to_string();
         assert_eq!(view["evidence"]["executables"], serde_json::json!([executable]));
     }
-}
-
-#[test]
-fn a_datagram_of_a_process_that_is_gone_is_named() {
-    let lab = lab();
-    let agent = lab.agent("agent", &Setup::mode("learn"));
-    let wire = lab.wire();
-    let at = SocketAddr::new(wire.server.v4, 5353);
-    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Udp, at);
-    // Somebody else lives in the client's namespace, as in a container.
-    let _resident = lab.dialler(&lab.service("web"), &wire.client);
-    let brief = lab.service("brief");
-    let mut command = lab.command(&brief, Some(&wire.client), lab.peer());
-    let dialled = finish(command.args(["dial", "datagram", &at.to_string()])).done();
-    assert_eq!(dialled, "sent\n");
-    let edge = server.edge_from(&brief);
-    agent.shows(&edge, SOON, |view| view["seen_from"] == "both");
-    agent.has_only(&brief, &[edge]);
 }
 
 #[test]
