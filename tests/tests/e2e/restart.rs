@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tests::agent::{SOON, Setup};
 use tests::eventually;
 use tests::kernel::Loaded;
+use tests::traffic::Protocol;
 
 use crate::lab;
 use crate::shop::{Shop, kinds};
@@ -73,7 +74,7 @@ fn under_load_it_ends_in_time_and_leaves_nothing() {
     let mut agent = lab.agent("agent", &Setup::mode("learn"));
     let wire = lab.wire();
     let at = std::net::SocketAddr::new(wire.server.v4, 8080);
-    let server = lab.serve(&lab.service("api"), &wire.server, tests::traffic::Protocol::Tcp, at);
+    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
     let mut diallers = ["web", "job"].map(|name| lab.dialler(&lab.service(name), &wire.client));
     for dialler in &mut diallers {
         dialler.begins(&format!("tcp {at} --count 1000000"));
@@ -112,11 +113,19 @@ fn killed_it_leaves_nothing_attached() {
 
 #[test]
 fn a_known_server_that_is_down_after_a_restart_is_no_news() {
-    let mut shop = Shop::guarded();
-    let to = shop.api.address;
+    let mut shop = Shop::open();
+    let at = shop.at(5353);
+    let mut dns = shop.lab.serve(&shop.lab.service("dns"), &shop.wire.server, Protocol::Udp, at);
+    shop.web.reaches(&dns);
+    let edge = dns.edge_from(&shop.web.service);
+    shop.agent.shows(&edge, SOON, |view| view["seen_from"] == "both");
+    shop.agent.guards(&[&shop.web.service]);
+    dns.end();
     shop.api.end();
     assert_eq!(shop.agent.end(Signal::TERM).code(), Some(0));
     shop.agent.start();
+    let to = shop.api.address;
     shop.web.is_refused(to);
+    shop.web.dials(&format!("datagram {at}"), "sent");
     shop.was_silent(0);
 }
