@@ -255,7 +255,7 @@ fn three_dials_of_one_hijack_are_one_incident() {
 #[test]
 fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
     let mut stage = check("0 a => b 80/tcp\n 1 a => b 81/tcp\n 2 a => b 82/tcp", "");
-    let phase = |stage: &Stage| stage.engine.services()[0].phase.to_string();
+    let phase = |stage: &Stage| stage.engine.services(stage.now.wall)[0].phase.to_string();
     assert_eq!(phase(&stage), "learning");
     stage.until(3_700_000);
     assert_eq!(phase(&stage), "proposed");
