@@ -211,7 +211,8 @@ fn an_open_window_collects_for_review_and_does_not_learn() {
          5 guard a
          10 open a 60
          20 a -> 192.0.2.1 443/tcp established with /bin/x
-         100 a -> 192.0.2.2 443/tcp established with /bin/x",
+         100 a -> 192.0.2.1 443/tcp established with /bin/x
+         110 a -> 192.0.2.2 443/tcp established with /bin/x",
         "firing high: new-peer a -> ip:192.0.2.2 443/tcp established with /bin/x;",
     );
     let undecided: Vec<String> =
