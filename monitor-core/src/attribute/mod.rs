@@ -4,6 +4,7 @@
 
 mod history;
 mod pairing;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
 use self::history::History;
 use self::pairing::{Listening, Namespaces};
+use self::waiting::{Waiting, WaitingRoom};
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,14 +69,6 @@ pub struct Sighting {
     pub dialled: Option<SocketAddr>,
 }
 
-/// A dial that may still learn its outcome or its other end, or an inbound datagram.
-#[derive(Debug)]
-struct Waiting {
-    flow: Flow,
-    keys: Vec<FlowKey>,
-    until: BootTime,
-}
-
 /// The state of attribution. Bounded: workloads by [`Attribution::WORKLOADS`], waiting flows by
 /// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
 #[derive(Debug)]
@@ -82,7 +76,7 @@ pub struct Attribution {
     workloads: BTreeMap<CgroupId, Workload>,
     /// Vanished cgroups in the order in which they went: the first to be forgotten.
     vanished: std::collections::VecDeque<CgroupId>,
-    waiting: Vec<Waiting>,
+    waiting: WaitingRoom,
     namespaces: Namespaces,
     history: History,
     edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
@@ -103,7 +97,7 @@ impl Attribution {
         Self {
             workloads: BTreeMap::new(),
             vanished: std::collections::VecDeque::new(),
-            waiting: Vec::new(),
+            waiting: WaitingRoom::new(hasher.clone()),
             namespaces: Namespaces::default(),
             history: History::default(),
             edges: HashMap::with_hasher(hasher),
@@ -161,16 +155,17 @@ impl Attribution {
 
     /// Releases the flows whose time is up.
     pub fn due(&mut self, now: Now) -> Vec<Sighting> {
-        let (due, waiting): (Vec<_>, Vec<_>) =
-            self.waiting.drain(..).partition(|waiting| waiting.until <= now.boot);
-        self.waiting = waiting;
-        due.into_iter().filter_map(|waiting| self.release(waiting)).collect()
+        let mut ready = Vec::new();
+        while let Some(waiting) = self.waiting.take_due(now.boot) {
+            ready.extend(self.release(waiting));
+        }
+        ready
     }
 
     /// When [`Attribution::due`] has something to do next.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        self.waiting.iter().map(|waiting| waiting.until).min()
+        self.waiting.next_due()
     }
 
     /// The edge that `key` was last attributed to.
@@ -201,33 +196,30 @@ impl Attribution {
 
     /// A dial: joins what already waits for the same peer, else waits itself.
     fn dialled(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
-        let same_dial = |waiting: &Waiting| {
-            let (mine, theirs) = (&waiting.flow.key, &flow.key);
-            FlowKey { outcome: theirs.outcome, ..*mine } == *theirs
-        };
-        let Some(index) = self.waiting.iter().position(same_dial) else {
+        let Some((number, waiting)) = self.waiting.of_dial(&flow.key) else {
             return self.wait(now, flow, ready);
         };
-        let waiting = &mut self.waiting[index];
+        let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
-        if flow.key.outcome > waiting.flow.key.outcome {
-            waiting.flow.key.outcome = flow.key.outcome;
-        }
-        waiting.flow.client = flow.client.or(waiting.flow.client);
+        waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
         }
+        if let Some(client) = flow.client.filter(|_| waiting.flow.client.is_none()) {
+            waiting.flow.client = Some(client);
+            self.waiting.known_client(number, cgroup, client);
+        }
         // A failed dial has no other end that could still report it.
-        if flow.key.outcome.is_final() && !flow.key.outcome.reached() {
-            let waiting = self.waiting.remove(index);
-            ready.extend(self.release(waiting));
+        if outcome.is_final() && !outcome.reached() {
+            let failed = self.waiting.take(number);
+            ready.extend(failed.and_then(|waiting| self.release(waiting)));
         }
     }
 
     fn wait(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
         if self.waiting.len() >= Self::WAITING {
-            let oldest = self.waiting.remove(0);
-            ready.extend(self.release(oldest));
+            let oldest = self.waiting.take_oldest();
+            ready.extend(oldest.and_then(|oldest| self.release(oldest)));
         }
         let until = now.boot.plus_millis(Self::PATIENCE_MS);
         self.waiting.push(Waiting { keys: vec![flow.key], flow, until });
@@ -235,19 +227,13 @@ impl Attribution {
 
     /// The kernel matched both ends: the accepting side names the client's cgroup.
     fn accepted_from(&mut self, client: CgroupId, flow: &Flow) -> Option<Sighting> {
-        let same_connection = |waiting: &Waiting| {
-            waiting.flow.key.cgroup == client
-                && waiting.flow.client.is_some()
-                && waiting.flow.client == flow.client
-        };
         let edge = Edge {
             client: self.peer_of(client),
             server: self.peer_of(flow.key.cgroup),
             port: Port { number: flow.key.port, protocol: flow.key.protocol },
         };
         self.edges.insert(flow.key, edge.clone());
-        let dial = self.waiting.iter().position(same_connection);
-        let dial = dial.map(|index| self.waiting.remove(index));
+        let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));

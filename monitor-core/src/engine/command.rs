@@ -139,6 +139,7 @@ impl Engine {
         touched: impl Fn(&Edge) -> bool,
         effects: &mut Vec<Effect>,
     ) {
+        self.next_end = None;
         let mut changes: Vec<Change> = self.save();
         changes.push(self.audit(now.wall, actor, what));
         effects.push(Effect::Store(changes));

@@ -53,7 +53,10 @@ impl Engine {
         let repeat = kind == Kind::Forbidden
             && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         if open && kind != Kind::Forbidden {
+            // Listed for review and not alerted, also once the window is closed; what goes further
+            // then (another executable, an answer) is.
             pending.unalerted |= pending.told.is_empty();
+            pending.told.insert(told);
             return;
         }
         if pending.covers(&told) && !repeat {

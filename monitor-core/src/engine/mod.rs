@@ -108,6 +108,8 @@ pub struct Engine {
     started: Option<WallTime>,
     next_save: BootTime,
     next_upkeep: BootTime,
+    /// When the next approval or prohibition ends; None where that must be looked for.
+    next_end: Option<WallTime>,
 }
 
 /// Services without a baseline: told together, and not too often.
@@ -120,7 +122,7 @@ struct Unbaselined {
 
 impl Engine {
     /// Evidence is stored at most this often, milliseconds; judgements are stored at once.
-    pub const SAVE_MS: u64 = 5_000;
+    pub const SAVE_MS: u64 = 30_000;
     /// What has run out is looked for at most this often, milliseconds.
     const UPKEEP_MS: u64 = 500;
     /// `unbaselined` is batched for this long and told at most once in [`Engine::UNBASELINED_MS`].
@@ -159,6 +161,7 @@ impl Engine {
             started: None,
             next_save: BootTime(0),
             next_upkeep: BootTime(0),
+            next_end: None,
         }
     }
 

@@ -4,21 +4,13 @@
 use crate::baseline::{Mode, Phase, Promote, Written};
 use crate::edge::Edge;
 use crate::engine::{Actor, Effect, Engine};
-use crate::ids::{Now, ServiceName};
+use crate::ids::{Now, ServiceName, WallTime};
 use crate::incident::Incident;
 
 impl Engine {
     /// Takes back what has run out: approvals, prohibitions, windows, incidents nobody saw again.
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let mut touched: Vec<Edge> = Vec::new();
-        for (edge, record) in &self.baseline.edges {
-            let allowed = record.allowed.iter().any(|it| it.grounds.expired(now.wall));
-            let forbidden =
-                record.forbidden.as_ref().is_some_and(|it| it.grounds.expired(now.wall));
-            if allowed || forbidden {
-                touched.push(edge.clone());
-            }
-        }
+        let touched = self.expired(now);
         for edge in &touched {
             let record = self.baseline.edge_mut(edge);
             record.allowed.retain(|it| !it.grounds.expired(now.wall));
@@ -56,6 +48,32 @@ impl Engine {
         for id in forgotten {
             self.resolve(&id, effects);
         }
+    }
+
+    /// The edges of which something ran out. They are walked only when something can have: the next
+    /// end is remembered, and any decision makes it unknown again.
+    fn expired(&mut self, now: Now) -> Vec<Edge> {
+        let mut touched = Vec::new();
+        if self.next_end.is_some_and(|end| now.wall < end) {
+            return touched;
+        }
+        let mut next = WallTime(i64::MAX);
+        for (edge, record) in &self.baseline.edges {
+            let allowed = record.allowed.iter().map(|it| &it.grounds);
+            let forbidden = record.forbidden.iter().map(|it| &it.grounds);
+            let ends = allowed.chain(forbidden).filter_map(|it| it.until);
+            if let Some(first) = ends.min() {
+                if first <= now.wall {
+                    touched.push(edge.clone());
+                } else {
+                    next = next.min(first);
+                }
+            }
+        }
+        // What runs out now is taken away now, and with it nothing that ends later is hidden: the
+        // edges that were touched are looked at again.
+        self.next_end = touched.is_empty().then_some(next);
+        touched
     }
 
     /// A service whose learning has what it needs is proposed, and guarded where that is automatic.

@@ -1,5 +1,7 @@
 //! What can be seen from outside: the shapes that the verbs print and the socket serves. Reads only.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::attribute::{SeenFrom, Sighting};
@@ -132,7 +134,17 @@ pub struct Status {
     pub open_incidents: usize,
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
-    pub lost: std::collections::BTreeMap<Loss, u64>,
+    pub lost: BTreeMap<Loss, u64>,
+}
+
+/// How many edges of each kind a service has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    outbound: usize,
+    inbound: usize,
+    pending: usize,
+    allowed: usize,
+    forbidden: usize,
 }
 
 impl EdgeView {
@@ -197,28 +209,49 @@ impl Engine {
     }
 
     #[must_use]
-    pub fn services(&self) -> Vec<ServiceView> {
-        let row = |(name, record): (&ServiceName, &ServiceRecord)| ServiceView {
-            service: name.clone(),
-            phase: self.baseline.phase(name),
-            owner: self.baseline.owner_of(name),
-            outbound: self.seen(|edge| edge.client.service() == Some(name)),
-            inbound: self.seen(|edge| edge.server.service() == Some(name)),
-            pending: self.pending_of(name),
-            first_seen: record.first_seen,
-            last_seen: record.last_seen,
+    pub fn services(&self, wall: WallTime) -> Vec<ServiceView> {
+        let counts = self.counts(wall);
+        let row = |(name, record): (&ServiceName, &ServiceRecord)| {
+            let count = counts.get(name).copied().unwrap_or_default();
+            ServiceView {
+                service: name.clone(),
+                phase: self.baseline.phase(name),
+                owner: self.baseline.owner_of(name),
+                outbound: count.outbound,
+                inbound: count.inbound,
+                pending: count.pending,
+                first_seen: record.first_seen,
+                last_seen: record.last_seen,
+            }
         };
         self.baseline.services.iter().map(row).collect()
     }
 
-    fn seen(&self, picked: impl Fn(&Edge) -> bool) -> usize {
-        let edges = self.baseline.edges.iter();
-        edges.filter(|(edge, record)| record.evidence.is_some() && picked(edge)).count()
-    }
-
-    fn pending_of(&self, name: &ServiceName) -> usize {
-        let edges = self.baseline.edges.iter();
-        edges.filter(|(edge, record)| record.pending.is_some() && edge.touches(name)).count()
+    /// What each service has of every kind of edge, in one walk over all of them.
+    fn counts(&self, wall: WallTime) -> BTreeMap<&ServiceName, Counts> {
+        let mut counts: BTreeMap<&ServiceName, Counts> = BTreeMap::new();
+        let files = self.baseline.files.allowed.keys().chain(self.baseline.files.forbidden.keys());
+        let edges: BTreeSet<&Edge> = self.baseline.edges.keys().chain(files).collect();
+        for edge in edges {
+            let record = self.baseline.edges.get(edge);
+            let seen = usize::from(record.is_some_and(|it| it.evidence.is_some()));
+            let pending = usize::from(record.is_some_and(|it| it.pending.is_some()));
+            let allowed = usize::from(self.baseline.allowances(edge, wall).next().is_some());
+            let forbidden = usize::from(self.baseline.prohibition(edge, wall).is_some());
+            for name in edge.services().collect::<BTreeSet<_>>() {
+                let count = counts.entry(name).or_default();
+                count.pending += pending;
+                count.allowed += allowed;
+                count.forbidden += forbidden;
+            }
+            if let Some(client) = edge.client.service() {
+                counts.entry(client).or_default().outbound += seen;
+            }
+            if let Some(server) = edge.server.service() {
+                counts.entry(server).or_default().inbound += seen;
+            }
+        }
+        counts
     }
 
     /// The incidents as messages: open ones first, each list newest first.
@@ -248,7 +281,7 @@ impl Engine {
             node: self.settings.node.clone(),
             mode: self.settings.mode,
             since: self.started,
-            edges: self.seen(|_| true),
+            edges: self.baseline.edges.values().filter(|it| it.evidence.is_some()).count(),
             pending: self.baseline.edges.values().filter(|it| it.pending.is_some()).count(),
             services: self.baseline.services.len(),
             guarded: phase(Phase::Guarded),
@@ -263,21 +296,15 @@ impl Engine {
     #[must_use]
     pub fn baseline_rows(&self, now: Now) -> Vec<BaselineRow> {
         let LearnRule { quiet_s, observations, .. } = self.settings.learn;
+        let counts = self.counts(now.wall);
         let row = |(name, record): (&ServiceName, &ServiceRecord)| {
-            let edges: std::collections::BTreeSet<&Edge> =
-                self.baseline.allowed_edges(name, now.wall).map(|(edge, _)| edge).collect();
-            let forbidden = self.baseline.edges.keys().chain(self.baseline.files.forbidden.keys());
+            let count = counts.get(name).copied().unwrap_or_default();
             BaselineRow {
                 service: name.clone(),
                 phase: self.baseline.phase(name),
-                edges: edges.len(),
-                pending: self.pending_of(name),
-                forbidden: forbidden
-                    .filter(|edge| {
-                        edge.touches(name) && self.baseline.prohibition(edge, now.wall).is_some()
-                    })
-                    .collect::<std::collections::BTreeSet<_>>()
-                    .len(),
+                edges: count.allowed,
+                pending: count.pending,
+                forbidden: count.forbidden,
                 quiet_s: now.wall.seconds_since(record.last_new_edge),
                 quiet_needed_s: quiet_s,
                 observations: record.observations,
@@ -339,14 +366,14 @@ impl Engine {
         let parsed = document.parse(Provenance::Imported, WallTime::default())?;
         let named =
             |edge: &Edge| edge.owner().is_some_and(|owner| parsed.services.contains_key(owner));
-        let mine: std::collections::BTreeSet<EdgeWith> = self
+        let mine: BTreeSet<EdgeWith> = self
             .baseline
             .edges
             .iter()
             .filter(|(edge, _)| named(edge))
             .flat_map(|(edge, record)| record.allowed.iter().flat_map(move |it| pairs(edge, it)))
             .collect();
-        let theirs: std::collections::BTreeSet<EdgeWith> = parsed
+        let theirs: BTreeSet<EdgeWith> = parsed
             .allowed
             .iter()
             .flat_map(|(edge, allowed)| allowed.iter().flat_map(move |it| pairs(edge, it)))

@@ -211,7 +211,8 @@ fn an_open_window_collects_for_review_and_does_not_learn() {
          5 guard a
          10 open a 60
          20 a -> 192.0.2.1 443/tcp established with /bin/x
-         100 a -> 192.0.2.2 443/tcp established with /bin/x",
+         100 a -> 192.0.2.1 443/tcp established with /bin/x
+         110 a -> 192.0.2.2 443/tcp established with /bin/x",
         "firing high: new-peer a -> ip:192.0.2.2 443/tcp established with /bin/x;",
     );
     let undecided: Vec<String> =
@@ -255,7 +256,7 @@ fn three_dials_of_one_hijack_are_one_incident() {
 #[test]
 fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
     let mut stage = check("0 a => b 80/tcp\n 1 a => b 81/tcp\n 2 a => b 82/tcp", "");
-    let phase = |stage: &Stage| stage.engine.services()[0].phase.to_string();
+    let phase = |stage: &Stage| stage.engine.services(stage.now.wall)[0].phase.to_string();
     assert_eq!(phase(&stage), "learning");
     stage.until(3_700_000);
     assert_eq!(phase(&stage), "proposed");

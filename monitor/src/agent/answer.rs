@@ -17,7 +17,7 @@ impl Agent {
             Query::Ready => request.answer(Ok(true)),
             Query::Status => request.answer(Ok(self.engine.status())),
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),
-            Query::Services => request.answer(Ok(self.engine.services())),
+            Query::Services => request.answer(Ok(self.engine.services(now.wall))),
             Query::Alerts => request.answer(Ok(self.engine.alerts())),
             Query::Alert(id) => {
                 let alert = self.engine.alerts().into_iter().find(|alert| alert.id == id);

@@ -1,0 +1,123 @@
+//! Flows that wait a moment for their outcome or their other end: first in, first out, found by what
+//! was dialled and by the client's own end, without a walk over all of them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
+
+use crate::flow::{Flow, FlowKey, Outcome};
+use crate::ids::{BootTime, CgroupId};
+
+/// A dial that may still learn its outcome or its other end, or an inbound datagram.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) flow: Flow,
+    pub(crate) keys: Vec<FlowKey>,
+    pub(crate) until: BootTime,
+}
+
+/// All of them. Times never fall, so the order of arrival is the order in which they are due.
+#[derive(Debug)]
+pub(crate) struct WaitingRoom {
+    /// None where one was taken out before its time.
+    places: VecDeque<Option<Waiting>>,
+    /// The number of the first place; numbers rise for ever.
+    first: u64,
+    present: usize,
+    by_dial: HashMap<FlowKey, u64, FixedState>,
+    by_client: HashMap<(CgroupId, SocketAddr), u64, FixedState>,
+}
+
+/// A key without its outcome: the same for all that is told of one dial.
+const fn dial_of(key: &FlowKey) -> FlowKey {
+    FlowKey { outcome: Outcome::Attempted, ..*key }
+}
+
+impl WaitingRoom {
+    pub(crate) fn new(hasher: FixedState) -> Self {
+        Self {
+            places: VecDeque::new(),
+            first: 0,
+            present: 0,
+            by_dial: HashMap::with_hasher(hasher.clone()),
+            by_client: HashMap::with_hasher(hasher),
+        }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.present
+    }
+
+    pub(crate) fn push(&mut self, waiting: Waiting) {
+        let number = self.first + self.places.len() as u64;
+        self.by_dial.insert(dial_of(&waiting.flow.key), number);
+        if let Some(client) = waiting.flow.client {
+            self.by_client.insert((waiting.flow.key.cgroup, client), number);
+        }
+        self.places.push_back(Some(waiting));
+        self.present += 1;
+    }
+
+    /// The one that waits for the same dial as `key` tells of, and its number.
+    pub(crate) fn of_dial(&mut self, key: &FlowKey) -> Option<(u64, &mut Waiting)> {
+        let number = *self.by_dial.get(&dial_of(key))?;
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.places.get_mut(index)?.as_mut().map(|waiting| (number, waiting))
+    }
+
+    /// Notes the client's own end of the one with this number.
+    pub(crate) fn known_client(&mut self, number: u64, cgroup: CgroupId, client: SocketAddr) {
+        self.by_client.insert((cgroup, client), number);
+    }
+
+    /// Takes out the one whose client's own end this is.
+    pub(crate) fn take_client(&mut self, cgroup: CgroupId, client: SocketAddr) -> Option<Waiting> {
+        let number = *self.by_client.get(&(cgroup, client))?;
+        self.take(number)
+    }
+
+    pub(crate) fn take(&mut self, number: u64) -> Option<Waiting> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let waiting = self.places.get_mut(index)?.take()?;
+        self.forget(number, &waiting);
+        self.close_up();
+        Some(waiting)
+    }
+
+    /// Takes out the one that has waited longest.
+    pub(crate) fn take_oldest(&mut self) -> Option<Waiting> {
+        self.close_up();
+        self.take(self.first)
+    }
+
+    /// Takes out the oldest, if its time is up.
+    pub(crate) fn take_due(&mut self, now: BootTime) -> Option<Waiting> {
+        self.next_due().filter(|until| *until <= now)?;
+        self.take_oldest()
+    }
+
+    pub(crate) fn next_due(&self) -> Option<BootTime> {
+        self.places.iter().flatten().next().map(|waiting| waiting.until)
+    }
+
+    fn forget(&mut self, number: u64, waiting: &Waiting) {
+        self.present -= 1;
+        let dial = dial_of(&waiting.flow.key);
+        if self.by_dial.get(&dial) == Some(&number) {
+            self.by_dial.remove(&dial);
+        }
+        if let Some(client) = waiting.flow.client {
+            self.by_client.remove(&(waiting.flow.key.cgroup, client));
+        }
+    }
+
+    /// Gives up the empty places at the front.
+    fn close_up(&mut self) {
+        while let Some(None) = self.places.front() {
+            self.places.pop_front();
+            self.first += 1;
+        }
+    }
+}
