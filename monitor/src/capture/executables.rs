@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{EXECUTABLE_PATH_BYTES, executable_id};
@@ -55,14 +56,17 @@ impl Executables {
         self.running.get(&pid, 0).unwrap_or(0)
     }
 
-    /// What a process ran when the kernel saw it with executable `id` (0 where unknown).
+    /// What a process ran when the kernel saw it with executable `id` (0 where unknown). The process
+    /// may have become another program since, so its link is believed only where it agrees with what
+    /// the kernel noted.
     pub(super) fn path(&mut self, pid: u32, id: u64) -> Option<String> {
         if id == 0 {
             return read_link(pid);
         }
-        // The same process runs the same still.
+        let started = self.started.get(&id, 0).ok().map(|path| decode::text(&path));
         if self.id_of(pid) == id
             && let Some(path) = read_link(pid)
+            && self.agrees(pid, id, &path, started.as_deref())
         {
             self.learn(id, path.clone());
             return Some(path);
@@ -70,8 +74,26 @@ impl Executables {
         if let Some(path) = self.paths.get(&id) {
             return Some(path.clone());
         }
-        let started = self.started.get(&id, 0).ok()?;
-        Some(decode::text(&started)).filter(|path| !path.is_empty())
+        started.filter(|path| !path.is_empty())
+    }
+
+    /// Whether the link `path` of a process is what it was `started` as. The link changes a moment
+    /// before the kernel's note does, so the note alone proves nothing.
+    fn agrees(&self, pid: u32, id: u64, path: &str, started: Option<&str>) -> bool {
+        let Some(started) = started else {
+            // Older than the kernel's notes: its id was made of its link.
+            return executable_id(self.seed, &decode::executable_path(path.as_bytes())) == id;
+        };
+        let file = |path: String| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
+        let running = file(format!("/proc/{pid}/exe"));
+        if started.starts_with('/') && running == file(format!("/proc/{pid}/root{started}")) {
+            return running.is_some();
+        }
+        // A script runs its interpreter; a relative path cannot be followed from here. Both keep the
+        // name that the start gave the process.
+        let name = started.rsplit('/').next().unwrap_or(started);
+        let name = &name.as_bytes()[..name.len().min(COMMAND_BYTES)];
+        fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_ascii_end() == name)
     }
 
     fn learn(&mut self, id: u64, path: String) {
@@ -82,6 +104,9 @@ impl Executables {
         self.paths.insert(id, path);
     }
 }
+
+/// Bytes of a command name that the kernel keeps (`TASK_COMM_LEN`, less the closing NUL).
+const COMMAND_BYTES: usize = 15;
 
 /// None for kernel threads and for what is gone. The path of a deleted file ends in ` (deleted)`.
 fn read_link(pid: u32) -> Option<String> {
