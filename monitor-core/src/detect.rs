@@ -275,7 +275,10 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
             let with = with.executable.unwrap_or_default();
             format!("{with} never dialled this edge; known: {}", list(&known))
         }
-        Kind::Unbaselined => "it has no baseline and the agent is not learning".to_owned(),
+        Kind::Unbaselined => {
+            "it has no guarded baseline, and the agent is in mode guard: nothing is learned"
+                .to_owned()
+        }
     };
     Reason { name: kind.to_string(), weight: kind.weight(), text }
 }
@@ -287,9 +290,7 @@ fn executable_of(sighting: &Sighting) -> Option<String> {
 fn forbidden_text(since: WallTime, grounds: &crate::baseline::Grounds) -> String {
     let by = grounds.approver.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
     let why = grounds.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    // To the second: nobody reads microseconds.
-    let since = WallTime(since.0 - since.0.rem_euclid(1_000_000));
-    format!("forbidden{by} since {since}{why}")
+    format!("forbidden{by} since {}{why}", since.to_second())
 }
 
 /// "no edge to X; web has 3 known edges, watched for 6 d".

@@ -185,6 +185,9 @@ impl FromStr for EdgeWith {
         let (client, server, port, executable) = match words.as_slice() {
             [client, "->" | "→", server, port] => (client, server, port, None),
             [client, "->" | "→", server, port, "with", executable] => {
+                if !executable.contains('/') {
+                    return Err(NameError::Executable((*executable).to_owned()));
+                }
                 (client, server, port, Some(executable_name(executable)))
             }
             _ => return Err(wrong()),
@@ -257,6 +260,7 @@ mod tests {
             "world -> ip:1.2.3.4 80/tcp",
             "systemd:a.service -> ip:1.2.3.4 80/sctp",
             "systemd:a.service -> ip:1.2.3.4 80/tcp with",
+            "systemd:a.service -> ip:1.2.3.4 80/tcp with bash",
             "systemd:a.service -> ip:1.2.3.4 80/tcp by /bin/sh",
         ] {
             assert!(text.parse::<EdgeWith>().is_err(), "{text}");

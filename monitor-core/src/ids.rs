@@ -45,6 +45,12 @@ impl WallTime {
         (self.0.saturating_sub(earlier.0) / 1_000_000).max(0).unsigned_abs()
     }
 
+    /// This time without its fraction: nobody reads microseconds.
+    #[must_use]
+    pub const fn to_second(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(1_000_000))
+    }
+
     /// Milliseconds since the Unix epoch, 0 for times before it.
     #[must_use]
     pub const fn unix_millis(self) -> u64 {
@@ -108,6 +114,8 @@ pub enum NameError {
         "{0:?} is not an edge: write 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', like 'systemd:nginx.service -> ip:192.0.2.7 443/tcp'"
     )]
     Edge(String),
+    #[error("{0:?} is not an executable: write its whole path, as `edgewatch baseline show` does")]
+    Executable(String),
     #[error("{0:?} is not a port and protocol: write one like 443/tcp")]
     Port(String),
     #[error("{0:?} is not a time: write RFC 3339 in UTC, like 2026-11-21T10:00:00Z")]

@@ -170,11 +170,12 @@ impl Incident {
     #[must_use]
     pub fn alert(&self) -> Alert {
         let score = self.findings.iter().map(|it| it.score).fold(0.0, f64::max);
-        // Alphabetical order would hide the weightiest finding: the highest score leads.
+        // The most severe leads, the highest score among equals.
+        let rank = |it: &Finding| (it.kind.severity(), it.score);
         let lead = self
             .findings
             .iter()
-            .reduce(|best, next| if next.score > best.score { next } else { best });
+            .reduce(|best, next| if rank(next) > rank(best) { next } else { best });
         Alert {
             schema: "edgewatch-alert/1".to_owned(),
             id: self.id.clone(),
@@ -215,7 +216,7 @@ impl Incident {
                 let executable = executable.unwrap_or("another executable");
                 format!("{client} dialled {server} {port} with {executable} for the first time")
             }
-            Kind::Unbaselined => format!("{} talks and has no baseline", self.service),
+            Kind::Unbaselined => format!("{} talks and has no guarded baseline", self.service),
         };
         if self.state == State::Resolved {
             title.insert_str(0, "resolved: ");
@@ -265,12 +266,15 @@ fn allow(finding: &Finding) -> String {
 
 /// The one command that shows what is behind it: the process while it lives, else its cgroup's.
 fn inspect(finding: &Finding) -> Option<String> {
-    if let Some(process) = &finding.process {
-        return Some(format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid));
-    }
     let service = finding.edge.owner()?.as_str();
-    if let Some(unit) = service.strip_prefix("systemd:") {
-        return Some(format!("systemctl status '{unit}'"));
+    let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
+    if let Some(process) = &finding.process {
+        let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
+        // The process may be gone by the time somebody looks; its unit is not.
+        return Some(unit.map_or(ps.clone(), |unit| format!("{ps} || {unit}")));
+    }
+    if unit.is_some() {
+        return unit;
     }
     if let Some(container) = &finding.place.container {
         return Some(format!("docker top '{container}' || crictl inspect '{container}'"));

@@ -205,7 +205,7 @@ pub struct ServiceRecord {
     /// When its phase last changed.
     pub since: WallTime,
     pub last_new_edge: WallTime,
-    /// Exchanges observed in this learning.
+    /// Exchanges counted so far.
     pub observations: u64,
     /// A guarded service opened for a rollout: new edges until then stay pending, unalerted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -326,7 +326,6 @@ impl Baseline {
                 .entry(service.clone())
                 .or_insert_with(|| ServiceRecord::new(sighting.at));
             record.last_seen = record.last_seen.max(sighting.at);
-            record.observations += 1;
             self.dirty_services.insert(service.clone());
         }
         if !self.edges.contains_key(&sighting.edge) && self.edges.len() >= Self::EDGES {

@@ -83,6 +83,11 @@ pub struct Reply {
     pub services: Vec<ServiceName>,
     pub added: Vec<EdgeWith>,
     pub removed: Vec<EdgeWith>,
+    /// Edges that are forbidden from now on, and that no longer are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden: Vec<Edge>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_longer_forbidden: Vec<Edge>,
     /// What the person should know beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -177,8 +182,12 @@ impl Engine {
         });
         record.pending = None;
         if record.forbidden.take().is_some() {
-            reply.notes.push("it was forbidden and no longer is".to_owned());
+            reply.no_longer_forbidden.push(edge.clone());
         }
+        if let Some(until) = grounds.until {
+            reply.notes.push(format!("until {}", until.to_second()));
+        }
+        reply.notes.extend(self.unseen(edge));
         let what = format!("approved {approved}{}", grounds_text(&grounds));
         let edge = edge.clone();
         self.decided(now, actor, what, |it| *it == edge, effects);
@@ -236,8 +245,21 @@ impl Engine {
             })
             .collect();
         let services = edge.services().cloned().collect();
+        let notes = self.unseen(&edge);
         self.decided(now, actor, what, |it| *it == edge, effects);
-        Ok(Reply { services, removed, ..Reply::default() })
+        Ok(Reply { services, removed, forbidden: vec![edge], notes, ..Reply::default() })
+    }
+
+    /// Says which services of an edge were never seen: written in advance, or mistyped.
+    fn unseen(&self, edge: &Edge) -> Vec<String> {
+        let known = |name: &&ServiceName| {
+            self.baseline.services.contains_key(*name)
+                || self.baseline.files.guarded.contains(*name)
+        };
+        let unseen = edge.services().filter(|name| !known(name));
+        unseen
+            .map(|name| format!("{name} was never seen: `edgewatch services` lists who was"))
+            .collect()
     }
 
     /// The services a selection means.
@@ -274,13 +296,26 @@ impl Engine {
         if let Some(name) = services.iter().find(|name| name.is_provisional()) {
             return Err(CommandError::Provisional(name.clone()));
         }
+        let unfinished = services.iter().filter(|name| {
+            let record = self.baseline.services.get(*name);
+            record.is_some_and(|it| {
+                it.phase == Phase::Learning && !it.is_complete(&self.settings.learn, now.wall)
+            })
+        });
+        let unfinished = unfinished.count();
+        let notes = (unfinished > 0).then(|| {
+            format!(
+                "{unfinished} of them had not learned for long: what they do rarely will alert once"
+            )
+        });
         for service in &services {
             self.set_phase(now, service, Phase::Guarded);
         }
         let what = format!("guarded {}", names(&services));
         let touched = |edge: &Edge| services.iter().any(|service| edge.touches(service));
         self.decided(now, actor, what, touched, effects);
-        Ok(Reply { services, ..Reply::default() })
+        let notes = notes.into_iter().collect();
+        Ok(Reply { services, notes, ..Reply::default() })
     }
 
     fn learn(

@@ -163,26 +163,29 @@ impl Engine {
         let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else {
             return;
         };
+        let forbidden = self.baseline.prohibition(&edge, now.wall).is_some();
+        let record = self.baseline.edge_mut(&edge);
+        let Some(evidence) = &mut record.evidence else { return };
+        // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
+        let before = evidence.totals();
+        evidence.count(traffic);
+        let after = evidence.totals();
+        let exchanges = (after.connections + after.failures)
+            .saturating_sub(before.connections + before.failures);
+        let pending = record.pending.clone();
         for service in edge.services() {
             let record = self.baseline.service_mut(service, traffic.last_seen);
             record.last_seen = record.last_seen.max(traffic.last_seen);
-            record.observations += traffic.connections;
+            record.observations += exchanges;
         }
-        let forbidden = self.baseline.prohibition(&edge, now.wall).is_some();
-        let record = self.baseline.edge_mut(&edge);
-        if let Some(evidence) = &mut record.evidence {
-            evidence.count(traffic);
-        }
-        let Some(pending) = &mut record.pending else {
-            return;
-        };
+        let Some(pending) = pending else { return };
         let repeat =
             forbidden && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
-        if repeat {
+        if repeat && let Some(pending) = &mut self.baseline.edge_mut(&edge).pending {
             pending.last_told = now.wall;
         }
         for incident in self.incidents.about(&edge) {
-            incident.count += traffic.connections;
+            incident.count += exchanges;
             incident.last_seen = incident.last_seen.max(traffic.last_seen);
             if repeat {
                 incident.state = State::Updated;

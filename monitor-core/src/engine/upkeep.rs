@@ -113,8 +113,15 @@ impl Engine {
                 .any(|it| before.guarded.contains(it) || now_written.guarded.contains(it))
         };
         let keys = self.attribution.keys_of(touched);
-        let what =
-            format!("baseline files: {} services guarded as written", now_written.guarded.len());
+        let names = |names: Vec<&ServiceName>| {
+            let names: Vec<&str> = names.into_iter().map(ServiceName::as_str).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        let what = format!(
+            "baseline files: guarded as written: {}; no longer: {}",
+            names(now_written.guarded.iter().collect()),
+            names(before.guarded.difference(&now_written.guarded).collect())
+        );
         let audit = self.audit(now.wall, &Actor::agent(), what);
         effects.push(Effect::Store(vec![audit]));
         effects.push(Effect::Rearm(keys));

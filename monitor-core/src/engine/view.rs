@@ -313,7 +313,20 @@ impl Engine {
                 from_file: self.baseline.files.guarded.contains(name),
             }
         };
-        self.baseline.services.iter().map(row).collect()
+        // A service that a file guards is listed before it ever talks.
+        let unseen: BTreeMap<&ServiceName, ServiceRecord> = self
+            .baseline
+            .files
+            .guarded
+            .iter()
+            .filter(|name| !self.baseline.services.contains_key(*name))
+            .map(|name| (name, ServiceRecord::new(now.wall)))
+            .collect();
+        let seen = self.baseline.services.iter();
+        let mut rows: Vec<BaselineRow> =
+            seen.chain(unseen.iter().map(|(name, record)| (*name, record))).map(row).collect();
+        rows.sort_by(|a, b| a.service.cmp(&b.service));
+        rows
     }
 
     /// The baseline as a document.
@@ -364,8 +377,19 @@ impl Engine {
     /// The first entry of the document that cannot be meant.
     pub fn difference_to(&self, document: &Document) -> Result<Reply, DocumentError> {
         let parsed = document.parse(Provenance::Imported, WallTime::default())?;
-        let named =
-            |edge: &Edge| edge.owner().is_some_and(|owner| parsed.services.contains_key(owner));
+        // What the document would replace, and what it would write.
+        let named = |edge: &Edge| {
+            edge.owner().is_some_and(|owner| parsed.services.contains_key(owner))
+                || parsed.allowed.contains_key(edge)
+        };
+        let forbidden_now: BTreeSet<&Edge> = self
+            .baseline
+            .edges
+            .iter()
+            .filter(|(edge, record)| record.forbidden.is_some() && named(edge))
+            .map(|(edge, _)| edge)
+            .collect();
+        let forbidden_then: BTreeSet<&Edge> = parsed.forbidden.keys().collect();
         let mine: BTreeSet<EdgeWith> = self
             .baseline
             .edges
@@ -381,6 +405,11 @@ impl Engine {
         Ok(Reply {
             added: theirs.difference(&mine).cloned().collect(),
             removed: mine.difference(&theirs).cloned().collect(),
+            forbidden: forbidden_then.difference(&forbidden_now).map(|it| (*it).clone()).collect(),
+            no_longer_forbidden: forbidden_now
+                .difference(&forbidden_then)
+                .map(|it| (*it).clone())
+                .collect(),
             ..Reply::default()
         })
     }

@@ -258,6 +258,19 @@ fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
     let mut stage = check("0 a => b 80/tcp\n 1 a => b 81/tcp\n 2 a => b 82/tcp", "");
     let phase = |stage: &Stage| stage.engine.services(stage.now.wall)[0].phase.to_string();
     assert_eq!(phase(&stage), "learning");
+    let cgroup = stage.cgroup("a");
+    let remote = Remote::Address(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+    let key = key(cgroup, Direction::Outbound, remote, "80/tcp", Outcome::Established);
+    stage.until(3_650_000);
+    assert_eq!(phase(&stage), "learning", "quiet for long, but hardly ever seen");
+    stage.step(Input::Traffic(Traffic {
+        key,
+        last_seen: stage.now.wall,
+        connections: 3,
+        bytes_sent: 0,
+        bytes_received: 0,
+        rtt: RttHistogram::default(),
+    }));
     stage.until(3_700_000);
     assert_eq!(phase(&stage), "proposed");
     stage.event("3701 a -> 192.0.2.9 443/tcp established with /bin/x");

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::{Capture, Summary};
+use crate::capture::{self, Capture, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
@@ -86,6 +86,8 @@ const OUTCOMES: usize = 64;
 /// # Errors
 /// Something it needs is not there, or broke while it ran.
 pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
+    // Before anything is opened or written: may we at all?
+    capture::preflight()?;
     let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
     let files = Files::read(&config.baseline_files, now()?.wall)?;
     let door = Listener::bind(&config.serve)?;

@@ -1,6 +1,5 @@
 //! What `check` looks at: everything the agent would need, opened nowhere and changed nowhere.
 
-use anyhow::Context as _;
 use monitor_core::baseline::document::written;
 use monitor_core::ids::WallTime;
 
@@ -29,7 +28,7 @@ pub struct Preflight {
 pub fn preflight(config: &Config) -> anyhow::Result<Preflight> {
     Notifier::build(&config.notify, Box::new(std::io::sink()))?;
     let files = baseline_file::read_all(&config.baseline_files, WallTime::default())?;
-    let ground = capture::preflight().context("look at this machine")?;
+    let ground = capture::preflight()?;
     Ok(Preflight {
         kernel: ground.kernel.to_string(),
         cgroup: format!("{} ({})", ground.cgroup.path.display(), ground.cgroup.layout),

@@ -3,7 +3,7 @@
 
 use monitor_core::baseline::Grounds;
 use monitor_core::baseline::document::{Document, Entry, Line};
-use monitor_core::edge::{EdgeWith, Port};
+use monitor_core::edge::{Edge, EdgeWith, Port};
 use monitor_core::ids::ServiceName;
 
 /// What is decided about an edge.
@@ -33,11 +33,12 @@ pub enum EditError {
 }
 
 impl Edit {
-    pub(crate) fn apply(&self, document: &mut Document) -> Result<(), EditError> {
+    /// Changes the document; tells the edge if an approval took its prohibition away.
+    pub(crate) fn apply(&self, document: &mut Document) -> Result<Option<Edge>, EditError> {
         let edge = &self.edge.edge;
         let Some(owner) = edge.services().find(|it| document.services.contains_key(it)) else {
             let owner = edge.owner().or_else(|| edge.server.service());
-            return owner.map_or(Ok(()), |owner| Err(EditError::NoSection(owner.clone())));
+            return owner.map_or(Ok(None), |owner| Err(EditError::NoSection(owner.clone())));
         };
         let owner = owner.clone();
         let outbound = edge.client.service() == Some(&owner);
@@ -57,13 +58,14 @@ impl Edit {
         };
         match self.decision {
             Decision::Approve => {
+                let before = entry.forbidden.clone();
                 take_out(&mut entry.forbidden, &line, edge.port);
+                let lifted = (entry.forbidden != before).then(|| edge.clone());
                 let list = if outbound { &mut entry.outbound } else { &mut entry.inbound };
                 put_in(list, line);
+                Ok(lifted)
             }
-            Decision::Forbid if self.edge.executable.is_some() => {
-                return Err(EditError::ForbidWith);
-            }
+            Decision::Forbid if self.edge.executable.is_some() => Err(EditError::ForbidWith),
             Decision::Forbid => {
                 take_out(&mut entry.forbidden, &line, edge.port);
                 if line.until.is_none() {
@@ -71,9 +73,9 @@ impl Edit {
                     take_out(if outbound { to } else { from }, &line, edge.port);
                 }
                 put_in(&mut entry.forbidden, line);
+                Ok(None)
             }
         }
-        Ok(())
     }
 }
 

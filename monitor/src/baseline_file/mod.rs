@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use monitor_core::baseline::Provenance;
 use monitor_core::baseline::document::{Document, Parsed};
+use monitor_core::edge::Edge;
 use monitor_core::ids::WallTime;
 
 pub use self::edit::{Decision, Edit, EditError};
@@ -104,7 +105,9 @@ fn check_owner(path: &Path) -> Result<(), FileError> {
 pub fn edit(path: &Path, edit: &Edit) -> Result<Edited, FileError> {
     let text = text_of(path)?;
     let mut document = from_text(&text, &path.to_string_lossy())?;
-    edit.apply(&mut document).map_err(|what| FileError::Edit { path: path.to_owned(), what })?;
+    let lifted = edit
+        .apply(&mut document)
+        .map_err(|what| FileError::Edit { path: path.to_owned(), what })?;
     let head: String = text
         .lines()
         .take_while(|line| line.starts_with('#') || line.trim().is_empty())
@@ -114,13 +117,15 @@ pub fn edit(path: &Path, edit: &Edit) -> Result<Edited, FileError> {
     let lost = text.lines().skip(kept).filter(|line| yaml::has_comment(line)).count();
     let changed = format!("{head}{}", to_text(&document));
     replace(path, &changed)?;
-    Ok(Edited { comments_lost: lost })
+    Ok(Edited { comments_lost: lost, lifted })
 }
 
 /// What changing a file brought with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edited {
     pub comments_lost: usize,
+    /// The edge, where an approval took its prohibition away.
+    pub lifted: Option<Edge>,
 }
 
 /// Writes a document to a new file, or over an old one, all at once.

@@ -88,7 +88,10 @@ async fn difference(file: &Path, client: &Client, out: &mut Out) -> Result<Endin
         Format::Json => out.json(&answer)?,
         Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
     }
-    let same = reply.added.is_empty() && reply.removed.is_empty();
+    let same = reply.added.is_empty()
+        && reply.removed.is_empty()
+        && reply.forbidden.is_empty()
+        && reply.no_longer_forbidden.is_empty();
     Ok(if same { Ending::Done } else { Ending::Found })
 }
 
@@ -109,9 +112,20 @@ async fn export(
     Ok(())
 }
 
+/// A time to live of nothing would end before it began.
+fn check_ttl(decide: &Decide) -> Result<(), Failure> {
+    match decide.ttl {
+        Some(ttl) if ttl.get().as_secs() == 0 => {
+            Err(Failure::Usage(anyhow::anyhow!("--ttl {ttl} would end at once: write one like 7d")))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn approve(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
+    check_ttl(&decide)?;
     if let Some(file) = &decide.file {
-        return edit(file, Decision::Approve, &decide);
+        return edit(file, Decision::Approve, &decide, out);
     }
     let (ttl_s, grounds) = (decide.ttl.map(|it| it.get().as_secs()), grounds(&decide));
     let command = Command::Approve { edge: decide.edge, ttl_s, grounds };
@@ -119,19 +133,17 @@ async fn approve(decide: Decide, client: &Client, out: &mut Out) -> Result<(), F
 }
 
 async fn forbid(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
+    check_ttl(&decide)?;
     if let Some(file) = &decide.file {
-        return edit(file, Decision::Forbid, &decide);
+        return edit(file, Decision::Forbid, &decide, out);
     }
     if decide.edge.executable.is_some() {
         let what = "an edge is forbidden with every executable: leave out `with`";
         return Err(Failure::Usage(anyhow::anyhow!(what)));
     }
     let (ttl_s, grounds) = (decide.ttl.map(|it| it.get().as_secs()), grounds(&decide));
-    let edge = decide.edge.edge;
-    let forbidden = format!("forbidden: {edge}\n");
-    let command = Command::Forbid { edge, ttl_s, grounds };
-    decided("", &command, client, out).await?;
-    if out.format == Format::Table { out.text(&forbidden) } else { Ok(()) }
+    let command = Command::Forbid { edge: decide.edge.edge, ttl_s, grounds };
+    decided("", &command, client, out).await
 }
 
 /// Who and why, as far as the command line or the environment says.
@@ -141,11 +153,23 @@ fn grounds(decide: &Decide) -> Grounds {
     Grounds { until: None, approver, reason: decide.reason.clone() }
 }
 
-fn edit(file: &Path, decision: Decision, decide: &Decide) -> Result<(), Failure> {
+fn edit(file: &Path, decision: Decision, decide: &Decide, out: &mut Out) -> Result<(), Failure> {
     let ttl = decide.ttl.map(|it| i64::try_from(it.get().as_secs()).unwrap_or(i64::MAX));
     let grounds = Grounds { until: ttl.map(|ttl| now().plus_seconds(ttl)), ..grounds(decide) };
     let edit = Edit { decision, edge: decide.edge.clone(), grounds };
     let edited = baseline_file::edit(file, &edit)?;
+    let mut reply = Reply::default();
+    match decision {
+        Decision::Approve => {
+            reply.added.push(decide.edge.clone());
+            reply.no_longer_forbidden.extend(edited.lifted.clone());
+        }
+        Decision::Forbid => reply.forbidden.push(decide.edge.edge.clone()),
+    }
+    match out.format {
+        Format::Json => out.json(&reply)?,
+        Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
+    }
     if edited.comments_lost > 0 {
         let lost = edited.comments_lost;
         let file = file.display();

@@ -8,6 +8,8 @@ use crate::render::table::{self, Cell, Column, Kind};
 use crate::render::text::{clock, counted, date, safe};
 use crate::render::{Screen, Tone};
 
+/// Characters of an id that are shown: its time to the millisecond, and more.
+const ID: usize = 13;
 /// Findings beside the leading one that are shown.
 const ALSO: usize = 5;
 
@@ -21,7 +23,7 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
         return lines.join("\n") + "\n";
     };
     lines.push(format!(
-        "{} · {}, {} · node {} · {} UTC",
+        "{} · {} in this incident, {} · node {} · {} UTC",
         edge_text(&lead.edge),
         counted(alert.count, "connection"),
         lead.outcome,
@@ -51,7 +53,8 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
 
 /// The weightiest finding: the one the title is about.
 fn lead(alert: &Alert) -> Option<&AlertFinding> {
-    alert.findings.iter().reduce(|best, next| if next.score > best.score { next } else { best })
+    let rank = |it: &AlertFinding| (it.kind.severity(), it.score);
+    alert.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
 }
 
 fn edge_text(edge: &AlertEdge) -> String {
@@ -67,8 +70,14 @@ fn with(finding: &AlertFinding) -> Option<String> {
 
 /// The other findings of the incident, each with the command that allows it.
 fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
-    let others: Vec<&AlertFinding> =
-        alert.findings.iter().filter(|it| !std::ptr::eq(*it, lead)).collect();
+    // Both ends of one edge may have found it odd: once is enough.
+    let mut others: Vec<&AlertFinding> = Vec::new();
+    for finding in alert.findings.iter().filter(|it| it.edge != lead.edge || it.kind == lead.kind) {
+        let told = |it: &&AlertFinding| it.edge == finding.edge && it.process == finding.process;
+        if !std::ptr::eq(finding, lead) && !others.iter().any(told) {
+            others.push(finding);
+        }
+    }
     let total = others.len() as u64 + alert.more;
     if total == 0 {
         return Vec::new();
@@ -133,7 +142,8 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
                 (alert.severity.to_string(), tone),
                 (state.to_owned(), Tone::Plain),
                 (alert.count.to_string(), Tone::Plain),
-                (alert.id.clone(), Tone::Plain),
+                // `alerts show` takes the beginning; the whole is in the JSON.
+                (alert.id.chars().take(ID).collect(), Tone::Plain),
                 (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
             ]
         })

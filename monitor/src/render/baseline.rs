@@ -85,6 +85,9 @@ fn missing_in_short(row: &BaselineRow) -> String {
 /// What was seen and waits for a decision, one edge a line.
 #[must_use]
 pub fn undecided(screen: Screen, differences: &[Difference]) -> String {
+    if differences.is_empty() {
+        return "nothing waits for a decision\n".to_owned();
+    }
     let lines = differences.iter().map(|it| {
         let note = it.note.as_ref().map(|note| format!("  ({})", safe(note))).unwrap_or_default();
         signed(screen, it.sign, &format!("{}{note}", it.edge))
@@ -99,6 +102,12 @@ pub fn reply(screen: Screen, verb: &str, reply: &Reply) -> String {
     let mut text = String::new();
     if !verb.is_empty() {
         text.push_str(&format!("{verb} {}\n", named(&reply.services)));
+    }
+    for edge in &reply.no_longer_forbidden {
+        text.push_str(&signed(screen, '-', &format!("forbidden: {edge}")));
+    }
+    for edge in &reply.forbidden {
+        text.push_str(&signed(screen, '+', &format!("forbidden: {edge}")));
     }
     for edge in &reply.removed {
         text.push_str(&signed(screen, '-', &edge.to_string()));

@@ -118,7 +118,7 @@ fn an_alert_says_what_with_what_why_and_what_to_do() {
         alert(wide(80), &sample_alert()),
         "\
 High · compose:shop/web dialled compose:shop/db 5432/tcp for the first time
-compose:shop/web → compose:shop/db 5432/tcp · 3 connections, established · node n1 · 10:41:07 UTC
+compose:shop/web → compose:shop/db 5432/tcp · 3 connections in this incident, established · node n1 · 10:41:07 UTC
 with /usr/bin/bash (pid 991, uid 33)
 Why: no edge web → db in 6 d of learning · nearest known edge: compose:shop/api -> compose:shop/db 5432/tcp
 ATT&CK: T1021
