@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::attribute::{Sighting, Workload};
 use crate::baseline::{Allowance, Baseline, Mode, Phase};
-use crate::edge::{Edge, EdgeWith, Peer};
-use crate::flow::{Outcome, Process};
+use crate::edge::{Edge, EdgeWith, Peer, Port};
+use crate::flow::{Outcome, Process, Protocol};
 use crate::ids::{ServiceName, WallTime};
 
 /// What is odd.
@@ -182,13 +182,12 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
 
 /// A guarded client's unknown edge: a new port of a known peer, or a new peer.
 fn unknown_to_client(baseline: &Baseline, edge: &Edge, wall: WallTime) -> Kind {
-    let known_peer = edge.owner().is_some_and(|client| {
-        baseline.allowed_edges(client, wall).any(|(known, allowance)| {
-            known.client == edge.client
-                && known.server == edge.server
-                && known.port != edge.port
-                && !allowance.attempted_only
-        })
+    let on = |number, protocol| Edge { port: Port { number, protocol }, ..edge.clone() };
+    let ports = on(0, Protocol::Tcp)..=on(u16::MAX, Protocol::Udp);
+    let stored = baseline.edges.range(ports.clone()).map(|(known, _)| known);
+    let written = baseline.files.allowed.range(ports).map(|(known, _)| known);
+    let known_peer = stored.chain(written).any(|known| {
+        known.port != edge.port && baseline.allowances(known, wall).any(|it| !it.attempted_only)
     });
     if known_peer { Kind::NewPort } else { Kind::NewPeer }
 }
@@ -296,7 +295,9 @@ fn forbidden_text(since: WallTime, grounds: &crate::baseline::Grounds) -> String
 /// "no edge to X; web has 3 known edges, watched for 6 d".
 fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: &str) -> String {
     let peer = if way == "to" { &edge.server } else { &edge.client };
-    let known = context.baseline.allowed_edges(service, context.wall).count();
+    let known: std::collections::BTreeSet<&Edge> =
+        context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge).collect();
+    let known = known.len();
     let edges = if known == 1 { "edge" } else { "edges" };
     let attempted = context.baseline.allowances(edge, context.wall).any(|it| it.attempted_only);
     if attempted {

@@ -147,13 +147,23 @@ impl Incident {
         });
         if let Some(index) = same {
             let known = &mut self.findings[index];
-            known.outcome = finding.outcome;
+            known.outcome = known.outcome.max(finding.outcome);
             known.process = finding.process.or_else(|| known.process.take());
         } else if self.findings.len() < Self::FINDINGS {
             self.findings.push(finding);
         } else {
             self.more += 1;
         }
+    }
+
+    /// Counts findings that are not kept.
+    pub fn count_more(&mut self, at: WallTime, findings: u64) {
+        self.last_seen = self.last_seen.max(at);
+        self.last_finding = self.last_finding.max(at);
+        if self.state == State::Firing && self.revision > 0 {
+            self.state = State::Updated;
+        }
+        self.more += findings;
     }
 
     #[must_use]
@@ -208,13 +218,14 @@ impl Incident {
             Kind::NewPort => {
                 format!("{client} {verb} its known peer {server} on the new port {port}")
             }
-            Kind::NewClient => {
+            Kind::NewClient if lead.outcome.reached() => {
                 format!("{server} was dialled by {client} on {port} for the first time")
             }
+            Kind::NewClient => format!("{client} {verb} {server} {port} for the first time"),
             Kind::NewExecutable => {
                 let executable = lead.process.as_ref().and_then(|it| it.executable.as_deref());
                 let executable = executable.unwrap_or("another executable");
-                format!("{client} dialled {server} {port} with {executable} for the first time")
+                format!("{client} {verb} {server} {port} with {executable} for the first time")
             }
             Kind::Unbaselined => format!("{} talks and has no guarded baseline", self.service),
         };

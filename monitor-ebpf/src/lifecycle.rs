@@ -93,13 +93,25 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
     if copied <= 0 {
         return Ok(0);
     }
-    let id = executable_id(EXECUTABLE_SEED.load(), &path);
+    let mut id = executable_id(EXECUTABLE_SEED.load(), &path);
+    if !names_one_file(&path) {
+        // Every start is its own: else `./server` would pass for any other `./server`.
+        id ^= seen::now_ns();
+    }
     let entered =
         EXECUTABLES.insert(pid(), id, 0).and_then(|()| EXECUTABLE_PATHS.insert(id, &path, 0));
     if entered.is_err() {
         emit::lost(Loss::MapFull);
     }
     Ok(0)
+}
+
+/// Whether a path means the same file whoever uses it: not a relative one, nor one through an open
+/// descriptor (`fexecve`, memfd).
+#[inline(always)]
+fn names_one_file(path: &[u8; EXECUTABLE_PATH_BYTES]) -> bool {
+    let head = [path[0], path[1], path[2], path[3], path[4], path[5]];
+    path[0] == b'/' && head != *b"/dev/f" && head != *b"/proc/"
 }
 
 #[inline(always)]

@@ -198,7 +198,7 @@ fn decisions_reach_the_agent_with_who_made_them() {
 fn differences_are_told_by_the_exit_code() {
     let agent = Agent::start();
     let ran = agent.run(&["baseline", "diff"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing waits for a decision\n"));
     agent.file("web.yaml", DOCUMENT);
     let ran = agent.run(&["baseline", "diff", "web.yaml"]);
     let line = "+ compose:shop/web -> compose:shop/db 5432/tcp\n";

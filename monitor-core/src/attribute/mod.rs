@@ -177,6 +177,10 @@ impl Attribution {
     /// The kernel forgot `key`.
     pub fn forgotten(&mut self, key: &FlowKey) {
         self.edges.remove(key);
+        // What waits must not bring it back: nobody would forget it again.
+        if let Some((_, waiting)) = self.waiting.of_dial(key) {
+            waiting.keys.retain(|it| it != key);
+        }
     }
 
     /// Every kernel key of an edge that `touched` picks: what must be re-armed when its judgement
@@ -234,6 +238,12 @@ impl Attribution {
         };
         self.edges.insert(flow.key, edge.clone());
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
+        // Without address translation this is what was dialled, and the next dial like it.
+        if let Some(local) = flow.key.local {
+            let remote = Remote::Address(local);
+            let same = FlowKey { cgroup: client, remote, ..flow.key };
+            self.namespaces.pair(&same, Listening::of(flow));
+        }
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));

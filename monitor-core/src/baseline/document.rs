@@ -130,7 +130,8 @@ impl Document {
             }
             for line in &entry.forbidden {
                 for edge in line.edges(service, "forbidden")? {
-                    let prohibition = Prohibition { since: at, grounds: line.grounds() };
+                    let prohibition =
+                        Prohibition { since: at, lifted_until: None, grounds: line.grounds() };
                     parsed.forbidden.insert(edge, prohibition);
                 }
             }

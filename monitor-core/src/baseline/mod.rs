@@ -119,6 +119,9 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    /// Executables learned per edge: a session runs many.
+    pub const EXECUTABLES: usize = 1_024;
+
     #[must_use]
     pub fn permits_executable(&self, executable: &str) -> bool {
         self.executables.is_empty() || self.executables.contains(executable)
@@ -129,6 +132,9 @@ impl Allowance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prohibition {
     pub since: WallTime,
+    /// An approval with an end came after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifted_until: Option<WallTime>,
     #[serde(flatten)]
     pub grounds: Grounds,
 }
@@ -299,7 +305,9 @@ impl Baseline {
     pub fn prohibition(&self, edge: &Edge, wall: WallTime) -> Option<&Prohibition> {
         let stored = self.edges.get(edge).and_then(|record| record.forbidden.as_ref());
         let written = self.files.forbidden.get(edge);
-        written.into_iter().chain(stored).find(|it| !it.grounds.expired(wall))
+        written.into_iter().chain(stored).find(|it| {
+            !it.grounds.expired(wall) && it.lifted_until.is_none_or(|until| until <= wall)
+        })
     }
 
     /// The edges of `service` that are allowed at `wall`.
@@ -358,7 +366,11 @@ impl Baseline {
         let reached = sighting.outcome.reached();
         let covered = record.allowed.iter().any(|it| {
             !(it.grounds.expired(sighting.at) || reached && it.attempted_only)
-                && executable.is_none_or(|path| it.executables.contains(path))
+                && executable.is_none_or(|path| match it.provenance {
+                    // Learned without an executable: the first that is known is added.
+                    Provenance::Learned => it.executables.contains(path),
+                    _ => it.permits_executable(path),
+                })
         });
         if covered {
             return false;
@@ -366,8 +378,12 @@ impl Baseline {
         let learned = |it: &&mut Allowance| it.provenance == Provenance::Learned;
         match record.allowed.iter_mut().find(learned) {
             Some(allowance) => {
+                let full = allowance.executables.len() >= Allowance::EXECUTABLES;
+                if full && !(reached && allowance.attempted_only) {
+                    return false;
+                }
                 allowance.attempted_only &= !reached;
-                if allowance.executables.len() < Evidence::EXECUTABLES {
+                if allowance.executables.len() < Allowance::EXECUTABLES {
                     allowance.executables.extend(executable.cloned());
                 }
             }

@@ -181,11 +181,16 @@ impl Engine {
             grounds: grounds.clone(),
         });
         record.pending = None;
-        if record.forbidden.take().is_some() {
-            reply.no_longer_forbidden.push(edge.clone());
-        }
-        if let Some(until) = grounds.until {
-            reply.notes.push(format!("until {}", until.to_second()));
+        // For a while means for a while: what was forbidden before is forbidden again after.
+        match (grounds.until, &mut record.forbidden) {
+            (Some(until), Some(forbidden)) => {
+                forbidden.lifted_until = Some(until);
+                reply.notes.push(format!("it is forbidden again from {}", until.to_second()));
+            }
+            (Some(until), None) => reply.notes.push(format!("until {}", until.to_second())),
+            (None, forbidden) => {
+                reply.no_longer_forbidden.extend(forbidden.take().map(|_| edge.clone()));
+            }
         }
         reply.notes.extend(self.unseen(edge));
         let what = format!("approved {approved}{}", grounds_text(&grounds));
@@ -197,7 +202,7 @@ impl Engine {
     }
 
     /// Resolves the incidents whose findings are all allowed by now.
-    fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
+    pub(crate) fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let allowed = |finding: &crate::detect::Finding| {
             let executable = finding.process.as_ref().and_then(|it| it.executable.as_deref());
             self.baseline.prohibition(&finding.edge, now.wall).is_none()
@@ -230,7 +235,7 @@ impl Engine {
         // For good means for good; for a while, what was allowed before is allowed again after.
         let removed =
             if grounds.until.is_none() { std::mem::take(&mut record.allowed) } else { Vec::new() };
-        record.forbidden = Some(Prohibition { since: now.wall, grounds });
+        record.forbidden = Some(Prohibition { since: now.wall, lifted_until: None, grounds });
         // What was told of it as merely new is told again as forbidden.
         record.pending = None;
         let with = |executable| EdgeWith { edge: edge.clone(), executable };
@@ -377,8 +382,8 @@ impl Engine {
             return Err(CommandError::InFile(name.to_string()));
         }
         let mut reply = self.difference_to(document)?;
-        let named =
-            |edge: &Edge| edge.owner().is_some_and(|owner| services.binary_search(owner).is_ok());
+        // As an export writes it: every edge of a named service, whoever is at its other end.
+        let named = |edge: &Edge| edge.services().any(|it| services.binary_search(it).is_ok());
         let old: Vec<Edge> =
             self.baseline.edges.keys().filter(|edge| named(edge)).cloned().collect();
         for edge in &old {
@@ -392,7 +397,9 @@ impl Engine {
             record.pending = None;
         }
         for (edge, prohibition) in parsed.forbidden {
-            self.baseline.edge_mut(&edge).forbidden = Some(prohibition);
+            let record = self.baseline.edge_mut(&edge);
+            record.forbidden = Some(prohibition);
+            record.pending = None;
         }
         let phase = match guarding {
             Guarding::Proposed => Phase::Proposed,

@@ -2,7 +2,7 @@
 //! incident's, the verdict is detection's; here they are put in order.
 
 use crate::attribute::Sighting;
-use crate::baseline::{Class, Told};
+use crate::baseline::{Class, Phase, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
 use crate::engine::{Effect, Engine, Unbaselined};
 use crate::flow::Traffic;
@@ -45,18 +45,23 @@ impl Engine {
     pub(crate) fn odd(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
         let executable = sighting.process.as_ref().and_then(|process| process.executable.clone());
         let told = Told { class: Class::of(sighting.outcome), executable };
-        let open = sighting
-            .edge
-            .services()
-            .any(|it| self.baseline.services.get(it).is_some_and(|it| it.is_open(now.wall)));
+        let is_open = |it: &ServiceName| {
+            self.baseline.services.get(it).is_some_and(|it| it.is_open(now.wall))
+        };
+        let guarded = |it: &&ServiceName| self.baseline.phase(it) == Phase::Guarded;
+        // A window at one end does not silence the other, which nobody opened.
+        let mut ends = sighting.edge.services().filter(guarded).peekable();
+        let open = ends.peek().is_some() && ends.all(is_open);
         let pending = self.baseline.edge_mut(&sighting.edge).pending.get_or_insert_default();
         let repeat = kind == Kind::Forbidden
             && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         if open && kind != Kind::Forbidden {
             // Listed for review and not alerted, also once the window is closed; what goes further
             // then (another executable, an answer) is.
-            pending.unalerted |= pending.told.is_empty();
-            pending.told.insert(told);
+            if pending.told.is_empty() || pending.unalerted {
+                pending.unalerted = true;
+                pending.told.insert(told);
+            }
             return;
         }
         if pending.covers(&told) && !repeat {
@@ -65,6 +70,17 @@ impl Engine {
         pending.told.insert(told);
         pending.last_told = now.wall;
         pending.unalerted = false;
+        // A full incident only counts: writing a finding out walks the whole baseline.
+        if let Some(service) = sighting.edge.owner()
+            && let Some(incident) = self.incidents.joining(service, now.wall)
+            && incident.findings.len() >= Incident::FINDINGS
+            && !incident.touches(&sighting.edge)
+            && kind.severity() <= incident.severity()
+        {
+            incident.count_more(sighting.at, 1 + u64::from(also.is_some()));
+            incident.unspoken = true;
+            return;
+        }
         let context =
             Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall };
         let findings: Vec<Finding> = std::iter::once(kind)
@@ -84,7 +100,7 @@ impl Engine {
         };
         if self.incidents.joining(&service, now.wall).is_none() {
             let id = self.new_id(now.wall);
-            let incident = self.new_incident(id, &service, first);
+            let incident = self.new_incident(now, id, &service, first);
             self.incidents.open(incident);
         }
         let Some(incident) = self.incidents.joining(&service, now.wall) else {
@@ -97,7 +113,13 @@ impl Engine {
     }
 
     /// An incident without findings or messages yet; `lead` gives it its cause and its time.
-    fn new_incident(&self, id: String, service: &ServiceName, lead: &Finding) -> Incident {
+    fn new_incident(
+        &self,
+        now: Now,
+        id: String,
+        service: &ServiceName,
+        lead: &Finding,
+    ) -> Incident {
         Incident {
             id,
             revision: 0,
@@ -108,7 +130,7 @@ impl Engine {
             dedup_key: dedup_key(lead.kind, &lead.edge),
             first_seen: lead.at,
             last_seen: lead.at,
-            last_finding: lead.at,
+            last_finding: now.wall,
             count: 0,
             unspoken: true,
             findings: Vec::new(),
@@ -151,7 +173,7 @@ impl Engine {
             return;
         };
         let id = self.new_id(now.wall);
-        let mut incident = self.new_incident(id, &service, lead);
+        let mut incident = self.new_incident(now, id, &service, lead);
         for finding in findings {
             incident.add(finding);
         }
@@ -159,7 +181,7 @@ impl Engine {
     }
 
     /// Known keys went on: evidence, and the hourly repetition of what is forbidden.
-    pub(crate) fn traffic(&mut self, now: Now, traffic: &Traffic) {
+    pub(crate) fn traffic(&mut self, now: Now, traffic: &Traffic, effects: &mut Vec<Effect>) {
         let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else {
             return;
         };
@@ -181,16 +203,21 @@ impl Engine {
         let Some(pending) = pending else { return };
         let repeat =
             forbidden && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
-        if repeat && let Some(pending) = &mut self.baseline.edge_mut(&edge).pending {
-            pending.last_told = now.wall;
-        }
+        let mut said = false;
         for incident in self.incidents.about(&edge) {
+            said = true;
             incident.count += exchanges;
             incident.last_seen = incident.last_seen.max(traffic.last_seen);
             if repeat {
                 incident.state = State::Updated;
                 incident.unspoken = true;
             }
+        }
+        if repeat && said {
+            self.baseline.edge_mut(&edge).pending.get_or_insert_default().last_told = now.wall;
+        } else if repeat {
+            // No open incident holds it (any more): its next connection is to be judged anew.
+            effects.push(Effect::Rearm(self.attribution.keys_of(|it| *it == edge)));
         }
     }
 }

@@ -110,6 +110,10 @@ pub struct Engine {
     next_upkeep: BootTime,
     /// When the next approval or prohibition ends; None where that must be looked for.
     next_end: Option<WallTime>,
+    /// The files were read at least once.
+    files_known: bool,
+    /// What the files let end until then was judged anew.
+    ends_seen: WallTime,
 }
 
 /// Services without a baseline: told together, and not too often.
@@ -162,6 +166,8 @@ impl Engine {
             next_save: BootTime(0),
             next_upkeep: BootTime(0),
             next_end: None,
+            files_known: false,
+            ends_seen: WallTime(i64::MIN),
         }
     }
 
@@ -182,7 +188,7 @@ impl Engine {
                     self.sighted(now, &sighting, &mut effects);
                 }
             }
-            Input::Traffic(traffic) => self.traffic(now, &traffic),
+            Input::Traffic(traffic) => self.traffic(now, &traffic, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
             Input::Lost { loss, count } => *self.losses.entry(loss).or_default() += count,
             Input::Files(written) => self.files(now, written, &mut effects),
@@ -206,6 +212,18 @@ impl Engine {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Takes in what still waits, as it stands: the last step before the end.
+    pub fn finish(&mut self, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for sighting in self.attribution.due(Now { boot: BootTime(u64::MAX), ..now }) {
+            self.sighted(now, &sighting, &mut effects);
+        }
+        self.speak(now, &mut effects);
+        effects.push(Effect::Store(self.save()));
+        self.deliver(now, &mut effects);
+        effects
     }
 
     /// Everything not yet stored: the last thing to ask for before the end.

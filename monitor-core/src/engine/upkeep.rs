@@ -1,10 +1,10 @@
 //! What time and files bring about: what runs out is taken back, what is complete is proposed, what
 //! the baseline files say is judged anew.
 
-use crate::baseline::{Mode, Phase, Promote, Written};
+use crate::baseline::{Mode, Pending, Phase, Promote, Written};
 use crate::edge::Edge;
 use crate::engine::{Actor, Effect, Engine};
-use crate::ids::{Now, ServiceName, WallTime};
+use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::incident::Incident;
 
 impl Engine {
@@ -15,8 +15,9 @@ impl Engine {
             let record = self.baseline.edge_mut(edge);
             record.allowed.retain(|it| !it.grounds.expired(now.wall));
             record.forbidden.take_if(|it| it.grounds.expired(now.wall));
-            // What was told before the approval is told again after it.
-            record.pending = None;
+            // What was told before the approval is told again after it, and is still not learned.
+            let undecided = record.evidence.is_some() && record.allowed.is_empty();
+            record.pending = undecided.then(Pending::default);
             let what = format!("expired: {edge}");
             let audit = self.audit(now.wall, &Actor::agent(), what);
             effects.push(Effect::Store(vec![audit]));
@@ -46,7 +47,18 @@ impl Engine {
             .map(|it| it.id.clone())
             .collect();
         for id in forgotten {
+            let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
+                it.findings.iter().map(|finding| finding.edge.clone()).collect()
+            });
             self.resolve(&id, effects);
+            // Whoever comes back after that is told again.
+            for edge in &edges {
+                if let Some(pending) = &mut self.baseline.edge_mut(edge).pending {
+                    pending.told.clear();
+                }
+            }
+            let keys = self.attribution.keys_of(|edge| edges.contains(edge));
+            effects.push(Effect::Rearm(keys));
         }
     }
 
@@ -70,6 +82,20 @@ impl Engine {
                 }
             }
         }
+        // The files' own ends: nothing is taken away, only judged anew, once.
+        let written = self.baseline.files.allowed.iter();
+        let written = written.flat_map(|(edge, it)| it.iter().map(move |it| (edge, &it.grounds)));
+        let forbidden = self.baseline.files.forbidden.iter().map(|(edge, it)| (edge, &it.grounds));
+        for (edge, until) in
+            written.chain(forbidden).filter_map(|(edge, it)| Some((edge, it.until?)))
+        {
+            if until > now.wall {
+                next = next.min(until);
+            } else if until > self.ends_seen {
+                touched.push(edge.clone());
+            }
+        }
+        self.ends_seen = now.wall;
         // What runs out now is taken away now, and with it nothing that ends later is hidden: the
         // edges that were touched are looked at again.
         self.next_end = touched.is_empty().then_some(next);
@@ -94,6 +120,10 @@ impl Engine {
                 _ => None,
             })
             .collect();
+        if !ready.is_empty() {
+            // A change of phase is stored with this tick.
+            self.next_save = BootTime(0);
+        }
         for (service, phase) in ready {
             let record = self.baseline.service_mut(&service, now.wall);
             record.phase = phase;
@@ -122,9 +152,29 @@ impl Engine {
             names(now_written.guarded.iter().collect()),
             names(before.guarded.difference(&now_written.guarded).collect())
         );
-        let audit = self.audit(now.wall, &Actor::agent(), what);
-        effects.push(Effect::Store(vec![audit]));
+        // What a file decides otherwise than before is no longer waiting, and told anew if it is odd.
+        // At the start it is not known what they said before: only what they forbid is told anew.
+        let first = !std::mem::replace(&mut self.files_known, true);
+        let decided = |edge: &Edge| {
+            (!first && before.allowed.get(edge) != now_written.allowed.get(edge))
+                || before.forbidden.get(edge) != now_written.forbidden.get(edge)
+        };
+        let decided: Vec<Edge> = self
+            .baseline
+            .edges
+            .iter()
+            .filter(|(edge, record)| record.pending.is_some() && decided(edge))
+            .map(|(edge, _)| edge.clone())
+            .collect();
+        for edge in &decided {
+            self.baseline.edge_mut(edge).pending = None;
+        }
+        self.next_end = None;
+        let mut changes = self.save();
+        changes.push(self.audit(now.wall, &Actor::agent(), what));
+        effects.push(Effect::Store(changes));
         effects.push(Effect::Rearm(keys));
+        self.resolve_allowed(now, effects);
     }
 
     /// Ends an incident with a last message.

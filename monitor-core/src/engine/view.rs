@@ -353,6 +353,8 @@ impl Engine {
             };
             let note = if record.forbidden.is_some() {
                 "forbidden"
+            } else if pending.told.is_empty() {
+                "its approval ended"
             } else if pending.unalerted {
                 "seen while open, not alerted"
             } else {
@@ -378,10 +380,7 @@ impl Engine {
     pub fn difference_to(&self, document: &Document) -> Result<Reply, DocumentError> {
         let parsed = document.parse(Provenance::Imported, WallTime::default())?;
         // What the document would replace, and what it would write.
-        let named = |edge: &Edge| {
-            edge.owner().is_some_and(|owner| parsed.services.contains_key(owner))
-                || parsed.allowed.contains_key(edge)
-        };
+        let named = |edge: &Edge| edge.services().any(|it| parsed.services.contains_key(it));
         let forbidden_now: BTreeSet<&Edge> = self
             .baseline
             .edges

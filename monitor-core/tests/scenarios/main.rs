@@ -10,6 +10,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
 mod stage;
+mod steadfast;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -113,8 +113,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
-    agent.end(config.grace_period.get(), settled).await?;
-    ended
+    let saved = agent.end(config.grace_period.get(), settled).await;
+    ended.and(saved)
 }
 
 /// Tells the edges of this machine as they appear; keeps no state and leaves nothing behind.
@@ -238,11 +238,13 @@ impl Agent {
         settled: mpsc::Receiver<Settled>,
     ) -> anyhow::Result<()> {
         tracing::info!("stopping");
-        self.sweep()?;
-        let changes = self.engine.save();
-        self.performer.store(changes);
+        // Saved and detached, also where the kernel's tables cannot be read any more.
+        let swept = self.sweep();
+        let effects = self.engine.finish(now()?);
+        let performed = self.performer.perform(effects, &mut self.capture);
         drop(self.capture);
-        self.performer.finish(grace, settled).await
+        self.performer.finish(grace, settled).await?;
+        swept.and(performed)
     }
 }
 

@@ -169,8 +169,16 @@ impl Performer {
         while self.flying.try_join_next().is_some() {}
         let (notifier, outcomes) = (Arc::clone(&self.notifier), self.outcomes.clone());
         self.flying.spawn(async move {
-            let id = delivery.id;
-            let outcome = attempt(&notifier, &delivery).await;
+            let (id, delivery) = (delivery.id, Arc::new(delivery));
+            let flight = {
+                let delivery = Arc::clone(&delivery);
+                tokio::spawn(async move { attempt(&notifier, &delivery).await })
+            };
+            // A delivery that breaks off is one that failed: it is tried again.
+            let outcome = flight.await.unwrap_or_else(|error| Outcome::Failed {
+                why: format!("the delivery broke off: {error}"),
+                retry_after_ms: None,
+            });
             if let Outcome::Failed { why, .. } = &outcome {
                 tracing::warn!(sink = delivery.sink, attempts = delivery.attempts, "{why}");
             }
