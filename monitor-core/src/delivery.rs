@@ -86,6 +86,8 @@ impl Queue {
     /// First and longest pause between tries, milliseconds.
     pub const FIRST_PAUSE_MS: u64 = 1_000;
     pub const LONGEST_PAUSE_MS: u64 = 5 * 60 * 1_000;
+    /// Messages of one receiver beyond which revisions of one incident no longer queue up.
+    pub const ROOM: usize = 256;
 
     /// Puts back what was stored, for these receivers; all of it is due at once.
     #[must_use]
@@ -98,15 +100,25 @@ impl Queue {
         Self { queued, next_id, receivers, delivered: BTreeMap::new() }
     }
 
-    /// Accepts a message for a receiver.
-    pub fn push(&mut self, sink: &str, alert: Alert) -> Delivery {
+    /// Accepts a message for a receiver. Beyond [`Queue::ROOM`] messages of one receiver, a newer
+    /// revision takes the place of an older one of the same incident, which it says all of: the id
+    /// of that one, to be removed, comes second.
+    pub fn push(&mut self, sink: &str, alert: Alert) -> (Delivery, Option<DeliveryId>) {
         debug_assert!(self.receivers.contains(sink));
+        let waiting = || self.queued.values().filter(|it| it.delivery.sink == sink);
+        let older = |it: &&Queued| !it.in_flight && it.delivery.alert.id == alert.id;
+        let superseded = (waiting().count() >= Self::ROOM)
+            .then(|| waiting().find(older).map(|it| it.delivery.id))
+            .flatten();
+        if let Some(older) = superseded {
+            self.queued.remove(&older);
+        }
         let id = self.next_id;
         self.next_id += 1;
         let delivery = Delivery { id, sink: sink.to_owned(), alert, attempts: 0, failure: None };
         let queued = Queued { delivery: delivery.clone(), due: BootTime(0), in_flight: false };
         self.queued.insert(id, queued);
-        delivery
+        (delivery, superseded)
     }
 
     /// What is to be sent now: for each receiver with nothing in flight its oldest due message.
@@ -286,13 +298,28 @@ mod tests {
     #[test]
     fn what_was_stored_is_due_at_once_and_its_numbers_go_on() {
         let mut queue = queue();
-        let stored = vec![queue.push("a", alert("1")), queue.push("a", alert("2"))];
+        let stored = vec![queue.push("a", alert("1")).0, queue.push("a", alert("2")).0];
         let receivers = BTreeSet::from(["b".to_owned()]);
         let mut elsewhere = Queue::restore(stored.clone(), receivers);
         assert_eq!(due(&mut elsewhere, 0), [""; 0], "its receiver is gone, it is not");
         assert_eq!((elsewhere.next_due(), elsewhere.len()), (None, 2));
         let mut restored = Queue::restore(stored, queue.receivers);
         assert_eq!(due(&mut restored, 0), ["a 1/1"]);
-        assert_eq!(restored.push("b", alert("3")).id, 2);
+        assert_eq!(restored.push("b", alert("3")).0.id, 2);
+    }
+
+    #[test]
+    fn a_long_queue_keeps_the_newest_revision_of_each_incident() {
+        let mut queue = queue();
+        for index in 0..Queue::ROOM {
+            let (_, superseded) = queue.push("a", alert(&index.to_string()));
+            assert_eq!(superseded, None, "there is room");
+        }
+        assert_eq!(due(&mut queue, 0), ["a 0/1"]);
+        let revision = |revision| Alert { revision, ..alert("7") };
+        assert_eq!(queue.push("a", revision(2)).1, Some(7));
+        assert_eq!(queue.push("a", alert("new")).1, None, "no incident is ever dropped");
+        assert_eq!(queue.push("a", Alert { revision: 2, ..alert("0") }).1, None, "it is in flight");
+        assert_eq!(queue.push("b", revision(2)).1, None, "another receiver's queue is short");
     }
 }

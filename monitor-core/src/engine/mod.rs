@@ -263,7 +263,8 @@ impl Engine {
         let mut changes = self.save();
         for sink in &self.settings.sinks {
             if sink.wants(alert.severity, &alert.service) {
-                let delivery = self.queue.push(&sink.name, alert.clone());
+                let (delivery, superseded) = self.queue.push(&sink.name, alert.clone());
+                changes.extend(superseded.map(|older| Change::Delivery(older, None)));
                 changes.push(Change::Delivery(delivery.id, Some(Box::new(delivery))));
             }
         }
