@@ -12,7 +12,6 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::agent::NotifyError;
 use crate::baseline_file::FileError;
 use crate::client::Client;
 use crate::config::ConfigError;
@@ -46,7 +45,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         if unread.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe) {
             return Self::Unread;
         }
-        if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<NotifyError>() {
+        if error.is::<ConfigError>() || error.is::<FileError>() {
             return Self::Usage(error);
         }
         Self::Failed(error)

@@ -2,12 +2,12 @@
 
 use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{self, RunOptions, Tell, Told, WatchOptions};
+use crate::agent::{self, NotifyError, RunOptions, Tell, Told, WatchOptions};
 use crate::cli::args::{Check, Format, Run, Watch};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
@@ -21,7 +21,8 @@ pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending,
     config.serve.socket = socket.unwrap_or(config.serve.socket);
     log(if run.show { "warn" } else { "info" }, out);
     let options = RunOptions { tell: run.show.then(|| tell(out)) };
-    runtime()?.block_on(agent::run(config, options))?;
+    let ended = runtime()?.block_on(agent::run(config, options));
+    ended.map_err(|error| in_file(run.config.as_deref(), error))?;
     Ok(Ending::Done)
 }
 
@@ -37,7 +38,8 @@ pub(crate) fn watch(watch: Watch, out: Out) -> Result<Ending, Failure> {
 /// Everything that can be known without starting anything.
 pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
     let config = Config::load(check.config.as_deref())?;
-    let found = agent::preflight(&config)?;
+    let found = agent::preflight(&config);
+    let found = found.map_err(|error| in_file(check.config.as_deref(), error))?;
     match out.format {
         Format::Json => out.json(&serde_json::json!({
             "mode": config.mode,
@@ -62,6 +64,15 @@ pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
         }
     }
     Ok(Ending::Done)
+}
+
+/// A receiver that cannot work is a mistake in the file that names it.
+fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
+    if error.is::<NotifyError>() {
+        let file = named.unwrap_or(Path::new(Config::PATH)).display().to_string();
+        return Failure::Usage(error.context(file));
+    }
+    error.into()
 }
 
 fn counted(count: usize, what: &str) -> String {
