@@ -201,11 +201,19 @@ pub enum Loss {
     Untracked,
     /// The kernel handed over bytes that this program cannot read.
     Undecodable,
+    /// The table of edges was full: an edge was judged and neither learned nor kept.
+    TableFull,
 }
 
 impl Loss {
-    pub const ALL: [Self; 5] =
-        [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked, Self::Undecodable];
+    pub const ALL: [Self; 6] = [
+        Self::RingFull,
+        Self::MapFull,
+        Self::Unattributed,
+        Self::Untracked,
+        Self::Undecodable,
+        Self::TableFull,
+    ];
 }
 
 impl fmt::Display for Loss {
@@ -216,6 +224,7 @@ impl fmt::Display for Loss {
             Self::Unattributed => "unattributed",
             Self::Untracked => "untracked",
             Self::Undecodable => "undecodable",
+            Self::TableFull => "table-full",
         })
     }
 }

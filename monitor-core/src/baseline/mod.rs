@@ -326,6 +326,12 @@ impl Baseline {
             .filter(move |(_, it)| !it.grounds.expired(wall))
     }
 
+    /// Whether there is no room for this edge.
+    #[must_use]
+    pub fn is_full_for(&self, edge: &Edge) -> bool {
+        self.edges.len() >= Self::EDGES && !self.edges.contains_key(edge)
+    }
+
     /// Records that an edge was seen. Returns whether it is new to the map.
     pub fn see(&mut self, sighting: &Sighting) -> bool {
         for service in sighting.edge.services() {
@@ -336,7 +342,7 @@ impl Baseline {
             record.last_seen = record.last_seen.max(sighting.at);
             self.dirty_services.insert(service.clone());
         }
-        if !self.edges.contains_key(&sighting.edge) && self.edges.len() >= Self::EDGES {
+        if self.is_full_for(&sighting.edge) {
             return true;
         }
         self.dirty_edges.insert(sighting.edge.clone());

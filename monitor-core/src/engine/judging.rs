@@ -5,13 +5,16 @@ use crate::attribute::Sighting;
 use crate::baseline::{Class, Phase, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
 use crate::engine::{Effect, Engine, Unbaselined};
-use crate::flow::Traffic;
+use crate::flow::{Loss, Traffic};
 use crate::ids::{Now, ServiceName};
 use crate::incident::{Incident, State, dedup_key};
 
 impl Engine {
     /// An edge happened.
     pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
+        if self.baseline.is_full_for(&sighting.edge) {
+            *self.losses.entry(Loss::TableFull).or_default() += 1;
+        }
         let appeared = self.baseline.see(sighting);
         match self.judgement(now, sighting) {
             Judgement::Normal => {}
@@ -52,6 +55,10 @@ impl Engine {
         // A window at one end does not silence the other, which nobody opened.
         let mut ends = sighting.edge.services().filter(guarded).peekable();
         let open = ends.peek().is_some() && ends.all(is_open);
+        if self.baseline.is_full_for(&sighting.edge) {
+            // Told without being remembered as told: the incident's pace bounds the repeats.
+            return self.tell(now, kind, also, sighting);
+        }
         let pending = self.baseline.edge_mut(&sighting.edge).pending.get_or_insert_default();
         let repeat = kind == Kind::Forbidden
             && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
@@ -70,6 +77,11 @@ impl Engine {
         pending.told.insert(told);
         pending.last_told = now.wall;
         pending.unalerted = false;
+        self.tell(now, kind, also, sighting);
+    }
+
+    /// Writes the findings of an odd edge out and reports them.
+    fn tell(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
         // A full incident only counts: writing a finding out walks the whole baseline.
         if let Some(service) = sighting.edge.owner()
             && let Some(incident) = self.incidents.joining(service, now.wall)
