@@ -22,8 +22,10 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     let Some(lead) = lead(alert) else {
         return lines.join("\n") + "\n";
     };
+    let several = alert.more > 0 || alert.findings.iter().any(|it| it.edge != lead.edge);
+    let of = if several { " in this incident" } else { "" };
     lines.push(format!(
-        "{} · {} in this incident, {} · node {} · {} UTC",
+        "{} · {}{of}, {} · node {} · {} UTC",
         edge_text(&lead.edge),
         counted(alert.count, "connection"),
         lead.outcome,
