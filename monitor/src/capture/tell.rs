@@ -239,7 +239,8 @@ fn complete(process: &mut Process) {
 #[derive(Default)]
 struct Addresses {
     told: HashMap<NetnsCookie, Vec<IpAddr>>,
-    last_try: Option<Instant>,
+    /// Those that could not be entered, and when that was tried.
+    tried: HashMap<NetnsCookie, Instant>,
 }
 
 impl Addresses {
@@ -263,14 +264,22 @@ impl Addresses {
         let (Some(pid), false) = (pid, self.told.contains_key(&netns)) else {
             return;
         };
-        let due = self.last_try.is_none_or(|last| last.elapsed() >= Self::TRY_EVERY);
+        let due = self.tried.get(&netns).is_none_or(|last| last.elapsed() >= Self::TRY_EVERY);
         if netns == NetnsCookie(0) || !due {
             return;
         }
         match namespaces::addresses_of(pid, netns) {
-            Ok(addresses) => self.told(netns, addresses, out),
+            Ok(addresses) => {
+                self.tried.remove(&netns);
+                self.told(netns, addresses, out);
+            }
             // The process is gone, or elsewhere: its namespace is found with the next one.
-            Err(_gone) => self.last_try = Some(Instant::now()),
+            Err(_gone) => {
+                if self.tried.len() >= Self::MAX {
+                    self.tried.clear();
+                }
+                self.tried.insert(netns, Instant::now());
+            }
         }
     }
 }

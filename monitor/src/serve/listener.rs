@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tokio::net::{UnixListener, UnixStream};
 
@@ -84,6 +85,22 @@ impl Drop for Listener {
     }
 }
 
+/// Takes the lock, waiting a moment for a holder that is just letting go: an agent that ends, or a
+/// child of it that has not become its own program yet and still holds what it inherited.
+fn lock_patiently(file: &File) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            locked => return locked,
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_millis(500);
+
 fn is_socket(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
 }
@@ -108,7 +125,7 @@ fn lock(socket: &Path) -> Result<File, ServeError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open"))?;
-    match file.try_lock() {
+    match lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();

@@ -26,6 +26,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use monitor_core::engine::{AuditEntry, Change, Snapshot};
 use redb::backends::FileBackend;
@@ -212,7 +213,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(|source| StoreError::io("open", &path, source))?;
-    match file.try_lock() {
+    match lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
@@ -229,6 +230,22 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     signed.map_err(|source| StoreError::io("write", &path, source))?;
     Ok(file)
 }
+
+/// Takes the lock, waiting a moment for a holder that is just letting go: an agent that ends, or a
+/// child of it that has not become its own program yet and still holds what it inherited.
+fn lock_patiently(file: &File) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            locked => return locked,
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes a state file with no state in it. It gets its name only once it is whole.
 fn create(path: &Path) -> Result<(), StoreError> {
