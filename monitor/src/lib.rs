@@ -1,5 +1,7 @@
 //! The agent as a library: adapters and their wiring.
 
+mod lock;
+mod spelling;
 pub mod capture;
 pub mod identity;
 pub mod store;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::machine;
 use crate::setup;
@@ -21,12 +21,7 @@ pub(crate) fn build(workspace: &Workspace) -> anyhow::Result<ExitCode> {
 
 /// Sets up, builds and becomes the agent, with its state under `target/run`.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> anyhow::Result<ExitCode> {
-    if !machine::is_root() {
-        bail!(
-            "edgewatch needs root to load kernel programs: \
-             sudo -E env \"PATH=$PATH\" cargo xtask run"
-        );
-    }
+    machine::require_root("edgewatch needs root to load kernel programs", "run")?;
     setup::ensure(workspace)?;
     release(workspace)?;
     // The agent shows these paths and sockets have short names: relative to here, where they are.

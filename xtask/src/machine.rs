@@ -15,6 +15,14 @@ pub(crate) fn is_root() -> bool {
     })
 }
 
+/// Fails where this process has not root's rights: `what` says why `verb` needs them.
+pub(crate) fn require_root(what: &str, verb: &str) -> anyhow::Result<()> {
+    if !is_root() {
+        anyhow::bail!("{what}: sudo -E env \"PATH=$PATH\" cargo xtask {verb}");
+    }
+    Ok(())
+}
+
 /// Whether somebody is there to answer a question.
 pub(crate) fn is_attended() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()

@@ -6,6 +6,7 @@ use monitor_core::ids::WallTime;
 use serde_saphyr::Error;
 
 use crate::baseline_file::FileError;
+use crate::spelling::hint;
 
 /// Reads a document; `file` is what errors call it.
 ///
@@ -74,18 +75,6 @@ fn unfit(error: &Error, file: &str) -> FileError {
     };
     let line = error.location().map(|location| location.line()).filter(|&line| line > 0);
     FileError::Content { file: file.to_owned(), line, what }
-}
-
-/// The nearest of `known`, or all of them.
-fn hint(unknown: &str, known: &[&str]) -> String {
-    let distance = |it: &&&str| strsim::osa_distance(unknown, it);
-    match known.iter().min_by_key(distance) {
-        Some(nearest) if distance(&nearest) <= 1 + unknown.len() / 4 => {
-            format!("did you mean {nearest:?}?")
-        }
-        Some(_) => format!("known here: {}", known.join(", ")),
-        None => "none is known here".to_owned(),
-    }
 }
 
 /// Whether a line holds a comment, for counting: a `#` in a quoted text counts as one too.

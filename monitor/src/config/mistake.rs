@@ -6,6 +6,8 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::spelling::hint;
+
 /// One mistake: `FILE:LINE: WHAT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -171,18 +173,6 @@ fn element_name(list: &str, index: usize, element: &DeTable<'_>) -> String {
 /// Serde writes names in backticks.
 fn between_backticks(message: &str) -> Vec<&str> {
     message.split('`').skip(1).step_by(2).collect()
-}
-
-/// The nearest of `known`, or all of them.
-fn hint(unknown: &str, known: &[&str]) -> String {
-    let distance = |it: &&&str| strsim::osa_distance(unknown, it);
-    match known.iter().min_by_key(distance) {
-        Some(nearest) if distance(&nearest) <= 1 + unknown.len() / 4 => {
-            format!("did you mean {nearest:?}?")
-        }
-        Some(_) => format!("known here: {}", known.join(", ")),
-        None => "none is known here".to_owned(),
-    }
 }
 
 /// Serde's word for a type as a person would say it.

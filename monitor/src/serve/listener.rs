@@ -1,13 +1,13 @@
 //! The socket file: one agent at a time, and never another agent's socket removed.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::lock::{self, Refused};
 use crate::serve::Config;
 
 /// Why the socket is not there.
@@ -52,7 +52,7 @@ impl Listener {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
             made.map_err(failed("create", dir))?;
         }
-        let lock = lock(&socket)?;
+        let lock = take_lock(&socket)?;
         match socket.symlink_metadata() {
             Ok(there) if !is_socket(&there) => return Err(ServeError::NoSocket(socket)),
             _ => {}
@@ -85,22 +85,6 @@ impl Drop for Listener {
     }
 }
 
-/// Takes the lock, waiting a moment for a holder that is just letting go: an agent that ends, or a
-/// child of it that has not become its own program yet and still holds what it inherited.
-fn lock_patiently(file: &File) -> Result<(), TryLockError> {
-    let started = Instant::now();
-    loop {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            locked => return locked,
-        }
-    }
-}
-
-const PATIENCE: Duration = Duration::from_millis(500);
-
 fn is_socket(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
 }
@@ -111,34 +95,10 @@ fn beside(socket: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn lock(socket: &Path) -> Result<File, ServeError> {
+fn take_lock(socket: &Path) -> Result<File, ServeError> {
     let path = beside(socket, ".lock");
-    let failed = |action| {
-        let path = path.clone();
-        move |source| ServeError::Io { action, path, source }
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed("open"))?;
-    match lock_patiently(&file) {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            let pid = read.ok().and_then(|_| holder.trim().parse().ok());
-            return Err(ServeError::Held { socket: socket.to_owned(), pid });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
-    }
-    let signed = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| write!(file, "{}", std::process::id()));
-    signed.map_err(failed("write"))?;
-    Ok(file)
+    lock::take(&path).map_err(|refused| match refused {
+        Refused::Held(pid) => ServeError::Held { socket: socket.to_owned(), pid },
+        Refused::Io { action, source } => ServeError::Io { action, path, source },
+    })
 }

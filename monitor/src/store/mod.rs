@@ -21,18 +21,18 @@ mod error;
 mod shadow;
 mod table;
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use monitor_core::engine::{AuditEntry, Change, Snapshot};
 use redb::backends::FileBackend;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 
 pub use self::error::StoreError;
+use crate::lock::{self, Refused};
+
 use self::shadow::Shadow;
 use self::table::{Name, TABLES, Tables};
 
@@ -80,7 +80,7 @@ impl Store {
             let dir = dir.display();
             tracing::warn!(%dir, "others can write to the state directory: run `chmod go-w` on it");
         }
-        let lock = lock(dir)?;
+        let lock = take_lock(dir)?;
         let path = dir.join(Self::FILE);
         // A file of no bytes holds nothing that could be lost: a crash before the first write.
         let fresh = match path.metadata() {
@@ -202,50 +202,14 @@ impl Write for Database {
     }
 }
 
-/// Takes the directory for this process. The lock is the kernel's, so a killed agent leaves none.
-fn lock(dir: &Path) -> Result<File, StoreError> {
+/// Takes the directory for this process.
+fn take_lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(Store::LOCK);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|source| StoreError::io("open", &path, source))?;
-    match lock_patiently(&file) {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            let pid = read.ok().and_then(|_| holder.trim().parse().ok());
-            return Err(StoreError::Held { dir: dir.to_owned(), pid });
-        }
-        Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path, source)),
-    }
-    let signed = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| write!(file, "{}", std::process::id()));
-    signed.map_err(|source| StoreError::io("write", &path, source))?;
-    Ok(file)
+    lock::take(&path).map_err(|refused| match refused {
+        Refused::Held(pid) => StoreError::Held { dir: dir.to_owned(), pid },
+        Refused::Io { action, source } => StoreError::io(action, &path, source),
+    })
 }
-
-/// Takes the lock, waiting a moment for a holder that is just letting go: an agent that ends, or a
-/// child of it that has not become its own program yet and still holds what it inherited.
-fn lock_patiently(file: &File) -> Result<(), TryLockError> {
-    let started = Instant::now();
-    loop {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            locked => return locked,
-        }
-    }
-}
-
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes a state file with no state in it. It gets its name only once it is whole.
 fn create(path: &Path) -> Result<(), StoreError> {

@@ -7,8 +7,6 @@ mod latency;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-
 use crate::build;
 use crate::house::House;
 use crate::interrupt::Interrupt;
@@ -18,12 +16,10 @@ use crate::workspace::Workspace;
 
 /// Sets up, builds and measures.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
-    if !machine::is_root() {
-        bail!(
-            "the bench loads kernel programs and makes network namespaces: it needs root: \
-             sudo -E env \"PATH=$PATH\" cargo xtask bench"
-        );
-    }
+    machine::require_root(
+        "the bench loads kernel programs and makes network namespaces: it needs root",
+        "bench",
+    )?;
     setup::ensure(workspace)?;
     build::release(workspace)?;
     let interrupt = Interrupt::watch()?;

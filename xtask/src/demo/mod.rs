@@ -6,8 +6,6 @@ mod cast;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
-
 use crate::build;
 use crate::house::House;
 use crate::interrupt::Interrupt;
@@ -17,12 +15,10 @@ use crate::workspace::Workspace;
 
 /// Sets up, builds, and plays the demo.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
-    if !machine::is_root() {
-        bail!(
-            "the demo loads kernel programs and makes network namespaces: it needs root: \
-             sudo -E env \"PATH=$PATH\" cargo xtask demo"
-        );
-    }
+    machine::require_root(
+        "the demo loads kernel programs and makes network namespaces: it needs root",
+        "demo",
+    )?;
     setup::ensure(workspace)?;
     build::release(workspace)?;
     let interrupt = Interrupt::watch()?;

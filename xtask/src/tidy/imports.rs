@@ -7,15 +7,17 @@ use crate::tidy::source::{Kind, Named, Source};
 
 /// Module of `monitor` → the sibling modules it may name.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("baseline_file", &[]),
+    ("lock", &[]),
+    ("spelling", &[]),
+    ("baseline_file", &["spelling"]),
     ("capture", &[]),
     ("client", &[]),
     ("identity", &[]),
     ("notify", &[]),
     ("render", &[]),
-    ("serve", &[]),
-    ("store", &[]),
-    ("config", &["capture", "identity", "notify", "serve", "store"]),
+    ("serve", &["lock"]),
+    ("store", &["lock"]),
+    ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
     (
         "agent",
         &["baseline_file", "capture", "config", "identity", "notify", "render", "serve", "store"],

@@ -1,0 +1,63 @@
+//! A file that says which process has something to itself: the socket, the state. The lock is the
+//! kernel's, so a killed agent leaves none; the file stays, or two agents could hold one each.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// Another process has it; its id, where it could be read.
+    Held(Option<u32>),
+    Io {
+        action: &'static str,
+        source: io::Error,
+    },
+}
+
+/// How long a holder gets to let go: an agent that ends, or a child of it that has not become its
+/// own program yet and still holds what it inherited.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Takes the lock at `path` and signs it; it is held as long as the file is open.
+pub(crate) fn take(path: &Path) -> Result<File, Refused> {
+    let failed = |action| move |source| Refused::Io { action, source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("open"))?;
+    match try_for(&file, PATIENCE) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = file.read_to_string(&mut holder);
+            return Err(Refused::Held(read.ok().and_then(|_| holder.trim().parse().ok())));
+        }
+        Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+    }
+    let signed = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()));
+    signed.map_err(failed("write"))?;
+    Ok(file)
+}
+
+fn try_for(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            locked => return locked,
+        }
+    }
+}
