@@ -112,8 +112,9 @@ pub struct Engine {
     next_end: Option<WallTime>,
     /// The files were read at least once.
     files_known: bool,
-    /// What the files let end until then was judged anew.
-    ends_seen: WallTime,
+    /// What the files let end until then was judged anew; None for since the start, when all that
+    /// the kernel sees is told anyway.
+    ends_seen: Option<WallTime>,
 }
 
 /// Services without a baseline: told together, and not too often.
@@ -167,7 +168,7 @@ impl Engine {
             next_upkeep: BootTime(0),
             next_end: None,
             files_known: false,
-            ends_seen: WallTime(i64::MIN),
+            ends_seen: None,
         }
     }
 

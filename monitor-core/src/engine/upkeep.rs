@@ -83,6 +83,7 @@ impl Engine {
             }
         }
         // The files' own ends: nothing is taken away, only judged anew, once.
+        let seen = self.ends_seen.replace(now.wall).or(self.started).unwrap_or(now.wall);
         let written = self.baseline.files.allowed.iter();
         let written = written.flat_map(|(edge, it)| it.iter().map(move |it| (edge, &it.grounds)));
         let forbidden = self.baseline.files.forbidden.iter().map(|(edge, it)| (edge, &it.grounds));
@@ -91,11 +92,10 @@ impl Engine {
         {
             if until > now.wall {
                 next = next.min(until);
-            } else if until > self.ends_seen {
+            } else if until > seen {
                 touched.push(edge.clone());
             }
         }
-        self.ends_seen = now.wall;
         // What runs out now is taken away now, and with it nothing that ends later is hidden: the
         // edges that were touched are looked at again.
         self.next_end = touched.is_empty().then_some(next);

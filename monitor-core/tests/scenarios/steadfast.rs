@@ -358,3 +358,24 @@ fn note_of_what_was_not_alerted() {
         eprintln!("{} {:?}", it.edge, it.note);
     }
 }
+
+/// What ended in a file long ago was judged and told then: a restart is no news.
+#[test]
+fn a_file_approval_that_ended_is_not_told_again_after_a_restart() {
+    let mut stage = check("0 a => b 80/tcp", "");
+    let until = stage.now.wall.plus_seconds(60);
+    let text = format!(
+        r#"{{"format":"edgewatch-baseline/1","services":{{"systemd:a.service":{{"outbound":[
+        {{"to":"systemd:b.service","ports":["80/tcp"]}},
+        {{"to":"ip:192.0.2.1","ports":["443/tcp"],"until":"{until}"}}]}}}}}}"#
+    );
+    stage.step(Input::Files(files(&text)));
+    stage.event("100 a -> 192.0.2.1 443/tcp established with /bin/sh");
+    stage.until(110_000);
+    assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
+    stage.restart(Mode::Auto);
+    stage.step(Input::Files(files(&text)));
+    stage.event("120 a -> 192.0.2.1 443/tcp established with /bin/sh");
+    stage.until(130_000);
+    assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
+}
