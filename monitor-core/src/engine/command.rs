@@ -114,7 +114,6 @@ impl Engine {
     pub(crate) fn command(
         &mut self,
         now: Now,
-        ticket: u64,
         actor: &Actor,
         command: Command,
         effects: &mut Vec<Effect>,
@@ -132,7 +131,7 @@ impl Engine {
                 self.import(now, actor, &document, guard, effects)
             }
         };
-        effects.push(Effect::Reply { ticket, result });
+        effects.push(Effect::Reply(result));
     }
 
     /// Stores what changed with who changed it, and re-arms the kernel's keys of `touched`.

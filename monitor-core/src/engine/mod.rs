@@ -64,9 +64,8 @@ pub enum Input {
         id: DeliveryId,
         outcome: DeliveryOutcome,
     },
-    /// Somebody asks for a change; answered with [`Effect::Reply`] under the same ticket.
+    /// Somebody asks for a change; answered with [`Effect::Reply`] in the same step.
     Command {
-        ticket: u64,
         actor: Actor,
         command: Command,
     },
@@ -87,10 +86,7 @@ pub enum Effect {
     Appeared(Box<EdgeView>),
     /// A message was accepted; for those who watch.
     Alerted(Box<Alert>),
-    Reply {
-        ticket: u64,
-        result: Result<Reply, CommandError>,
-    },
+    Reply(Result<Reply, CommandError>),
 }
 
 /// The engine.
@@ -194,8 +190,8 @@ impl Engine {
             Input::Lost { loss, count } => *self.losses.entry(loss).or_default() += count,
             Input::Files(written) => self.files(now, written, &mut effects),
             Input::Delivered { id, outcome } => self.delivered(now, id, outcome, &mut effects),
-            Input::Command { ticket, actor, command } => {
-                self.command(now, ticket, &actor, command, &mut effects);
+            Input::Command { actor, command } => {
+                self.command(now, &actor, command, &mut effects);
             }
             Input::Tick => self.tick(now, &mut effects),
         }

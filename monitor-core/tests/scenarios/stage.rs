@@ -95,7 +95,7 @@ impl Stage {
                     self.step(Input::Delivered { id, outcome: DeliveryOutcome::Accepted });
                 }
                 Effect::Alerted(alert) => self.say(&alert),
-                Effect::Reply { result, .. } => {
+                Effect::Reply(result) => {
                     self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
                 }
                 Effect::Appeared(_) => {}
@@ -186,7 +186,7 @@ impl Stage {
 
     pub(crate) fn command(&mut self, command: Command) {
         let actor = Actor { uid: 0, pid: 1, executable: None };
-        self.step(Input::Command { ticket: 1, actor, command });
+        self.step(Input::Command { actor, command });
     }
 
     pub(crate) fn dial(

@@ -1,7 +1,7 @@
 //! What the verbs ask, answered from the engine. A decision is a step of the engine; its author hears
 //! of it once it is stored and the kernel knows.
 
-use monitor_core::engine::{CommandError, Input};
+use monitor_core::engine::{Command, CommandError, Input};
 
 use crate::agent::{Agent, now};
 use crate::serve::{Query, Refusal, Request};
@@ -47,20 +47,12 @@ impl Agent {
         Ok(())
     }
 
-    /// The engine answers within the step, so the answer is there when the step is performed.
-    fn decide(
-        &mut self,
-        command: monitor_core::engine::Command,
-        request: Request,
-    ) -> anyhow::Result<()> {
-        let (ticket, mut decided) = self.performer.ticket();
+    /// The engine answers within the step.
+    fn decide(&mut self, command: Command, request: Request) -> anyhow::Result<()> {
         let actor = request.actor.clone();
-        self.step(Input::Command { ticket, actor, command })?;
-        match decided.try_recv() {
-            Ok(result) => request.answer(result.map_err(refused)),
-            Err(_) => {
-                request.answer(Err::<(), _>(Refusal::Failed("no answer was given".to_owned())))
-            }
+        match self.step(Input::Command { actor, command })? {
+            Some(decided) => request.answer(decided.map_err(refused)),
+            None => request.answer(Err::<(), _>(Refusal::Failed("no answer was given".to_owned()))),
         }
         Ok(())
     }

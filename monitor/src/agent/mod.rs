@@ -31,7 +31,7 @@ use crate::store::Store;
 
 use self::audience::Audience;
 use self::files::Files;
-use self::perform::{LAST_LINES, Performer};
+use self::perform::{Decided, LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 /// What `run` and `check` refuse a receiver's configuration with.
@@ -203,13 +203,13 @@ impl Agent {
                         self.step(Input::Files(written))?;
                     }
                 }
-                _ = upkeep.tick() => self.step(Input::Tick)?,
-                () = sleep_until(due) => self.step(Input::Tick)?,
+                _ = upkeep.tick() => drop(self.step(Input::Tick)?),
+                () = sleep_until(due) => drop(self.step(Input::Tick)?),
             }
         }
     }
 
-    fn step(&mut self, input: Input) -> anyhow::Result<()> {
+    fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
         let effects = self.engine.step(now()?, input);
         self.performer.perform(effects, &mut self.capture)
     }
@@ -222,7 +222,7 @@ impl Agent {
                 effects.extend(self.engine.step(now()?, input));
             }
         }
-        self.performer.perform(effects, &mut self.capture)
+        self.performer.perform(effects, &mut self.capture).map(drop)
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
@@ -244,7 +244,7 @@ impl Agent {
         let performed = self.performer.perform(effects, &mut self.capture);
         drop(self.capture);
         self.performer.finish(grace, settled).await?;
-        swept.and(performed)
+        swept.and(performed.map(drop))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
 use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::agent::audience::Audience;
@@ -31,8 +31,6 @@ pub(crate) struct Performer {
     unstored: Vec<Change>,
     /// Why it did not, as last told.
     refusal: Option<String>,
-    waiting: BTreeMap<u64, oneshot::Sender<Decided>>,
-    next_ticket: u64,
 }
 
 impl Performer {
@@ -53,8 +51,6 @@ impl Performer {
             audience: Audience::new(tell),
             unstored: Vec::new(),
             refusal: None,
-            waiting: BTreeMap::new(),
-            next_ticket: 0,
         }
     }
 
@@ -68,20 +64,14 @@ impl Performer {
         self.audience.gone().await;
     }
 
-    /// A ticket for a decision; the answer comes through the receiver.
-    pub(crate) fn ticket(&mut self) -> (u64, oneshot::Receiver<Decided>) {
-        let (sender, receiver) = oneshot::channel();
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.waiting.insert(ticket, sender);
-        (ticket, receiver)
-    }
-
+    /// Performs all of it; hands back what the author of a decision is to be told, once the decision
+    /// is stored and the kernel knows of it.
     pub(crate) fn perform(
         &mut self,
         effects: Vec<Effect>,
         capture: &mut Capture,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Decided>> {
+        let mut decided = None;
         let mut changes = Vec::new();
         let mut rest = Vec::new();
         for effect in effects {
@@ -106,10 +96,10 @@ impl Performer {
                     );
                     self.tell(Told::Alert(alert));
                 }
-                Effect::Reply { ticket, result } => self.reply(ticket, result),
+                Effect::Reply(result) => decided = Some(self.told_if_unstored(result)),
             }
         }
-        Ok(())
+        Ok(decided)
     }
 
     /// Stores what waits, and `changes` after it. A refusal is told once, and its end as well.
@@ -151,18 +141,15 @@ impl Performer {
         entries.into_iter().map(numbered).collect()
     }
 
-    fn reply(&mut self, ticket: u64, result: Decided) {
-        let Some(waiting) = self.waiting.remove(&ticket) else { return };
-        let result = result.map(|mut reply| {
-            if let Some(why) = &self.refusal {
-                reply.notes.push(format!(
-                    "done, but not stored yet ({why}): a restart would undo it; the agent keeps trying"
-                ));
-            }
-            reply
-        });
-        // Whoever asked may have gone.
-        drop(waiting.send(result));
+    /// Adds to the reply that the disk has not taken the decision yet, if it has not.
+    fn told_if_unstored(&self, decided: Decided) -> Decided {
+        let mut reply = decided?;
+        if let Some(why) = &self.refusal {
+            reply.notes.push(format!(
+                "done, but not stored yet ({why}): a restart would undo it; the agent keeps trying"
+            ));
+        }
+        Ok(reply)
     }
 
     fn deliver(&mut self, delivery: Delivery) {
