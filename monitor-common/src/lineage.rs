@@ -13,15 +13,15 @@ pub struct Lineage {
     /// The executable id of the shell that a process of this cgroup started and that this one
     /// comes from or is; 0 where there is none. Valid while the process stays in the cgroup.
     pub shell_id: u64,
-    /// The cgroup of its parent when it was forked.
-    pub born_in: u64,
     /// The cgroup in which what it runs was executed, be it by an ancestor; 0 where unknown.
     pub executed_in: u64,
+    /// The same of its parent, when it was forked.
+    pub parent_executed_in: u64,
     /// When it was forked. A process is no younger than its children: what is was given the id of
     /// one that is gone.
     pub born_ns: u64,
     pub parent: u32,
-    /// [`Lineage::SHELL`].
+    /// [`Lineage::SHELL`] and [`Lineage::PARENT_SHELL`].
     pub flags: u32,
 }
 const _: () = assert!(size_of::<Lineage>() == 48);
@@ -42,38 +42,56 @@ pub struct Execution {
 impl Lineage {
     /// What it runs is a shell by its name.
     pub const SHELL: u32 = 1;
+    /// What its parent ran when it was forked was.
+    pub const PARENT_SHELL: u32 = 2;
 
     /// Nothing is known.
     pub const UNKNOWN: Self = Self {
         executable_id: 0,
         shell_id: 0,
-        born_in: 0,
         executed_in: 0,
+        parent_executed_in: 0,
         born_ns: 0,
         parent: 0,
         flags: 0,
     };
 
-    /// The process, in `cgroup_id`, starts to run something else.
-    ///
-    /// A shell is a service's where the service started it: the process was forked in this cgroup
-    /// by something that was itself executed here. So the shell that a runtime or systemd starts a
-    /// service with is none, whether they fork in their own cgroup and move the child, or move a
-    /// child of theirs and fork there. A shell that becomes or starts a shell changes nothing.
+    /// A child of the process `parent`, which is `self`.
     #[inline(always)]
-    pub fn executes(&mut self, it: &Execution) {
+    #[must_use]
+    pub const fn forks(&self, parent: u32, born_ns: u64) -> Self {
+        let shell = self.flags & Self::SHELL;
+        Self {
+            parent_executed_in: self.executed_in,
+            born_ns,
+            parent,
+            flags: shell | shell * Self::PARENT_SHELL,
+            ..*self
+        }
+    }
+
+    /// The process starts to run something else.
+    ///
+    /// A shell is a service's where the service started it: the process was forked by something that
+    /// was itself executed in this cgroup. So the shell that a runtime or systemd starts a service
+    /// with is none, whether they move the child here before it executes or before it forks. What a
+    /// shell starts, directly or by way of another program (`env bash`), changes nothing.
+    #[inline(always)]
+    pub const fn executes(&mut self, it: &Execution) {
         let at_home = self.executed_in == it.cgroup_id;
-        let was_shell = self.flags & Self::SHELL != 0;
-        self.flags = it.shell * Self::SHELL;
+        let after_shell = self.flags & (Self::SHELL | Self::PARENT_SHELL) != 0;
+        self.flags = self.flags & Self::PARENT_SHELL | it.shell * Self::SHELL;
         self.executable_id = it.executable_id;
         if it.shell == 0 {
-            self.shell_id = if at_home { self.shell_id } else { 0 };
+            if !at_home {
+                self.shell_id = 0;
+            }
             if self.shell_id != 0 {
                 self.executable_id = under_shell(it.executable_id, self.shell_id);
             }
-        } else if !at_home || !was_shell {
-            let service = at_home && self.born_in == it.cgroup_id;
-            self.shell_id = if service { it.executable_id } else { 0 };
+        } else if !at_home || !after_shell {
+            let of_service = self.parent_executed_in == it.cgroup_id;
+            self.shell_id = if of_service { it.executable_id } else { 0 };
         }
         // What runs itself once more, as container runtimes do, has not become the service's.
         if it.itself == 0 || self.executed_in == 0 {
@@ -142,9 +160,10 @@ mod tests {
     const NGINX: u64 = 100;
     const SH: u64 = 200;
     const PYTHON: u64 = 300;
+    const ENV: u64 = 400;
 
-    fn fork(parent: &Lineage, cgroup: u64) -> Lineage {
-        Lineage { born_in: cgroup, ..*parent }
+    fn fork(parent: &Lineage) -> Lineage {
+        parent.forks(1, 0)
     }
 
     fn exec(lineage: &mut Lineage, executable_id: u64, cgroup_id: u64) {
@@ -152,9 +171,14 @@ mod tests {
         lineage.executes(&Execution { executable_id, cgroup_id, shell, itself: 0 });
     }
 
-    /// The main process of a service, which systemd forked in its own cgroup.
+    /// What starts services, systemd or a container runtime.
+    fn starter() -> Lineage {
+        Lineage { executed_in: ELSEWHERE, ..Lineage::UNKNOWN }
+    }
+
+    /// The main process of a service.
     fn service() -> Lineage {
-        let mut main = Lineage { executed_in: ELSEWHERE, born_in: ELSEWHERE, ..Lineage::UNKNOWN };
+        let mut main = fork(&starter());
         exec(&mut main, NGINX, HERE);
         assert_eq!((main.executable_id, main.shell_id), (NGINX, 0));
         main
@@ -166,7 +190,7 @@ mod tests {
             assert!(is_shell(end_of(path.as_bytes())), "{path}");
         }
         for path in
-            ["/bin/ssh", "sh", "/bin/shx", "/bin/sh/", "", "/", "/usr/sbin/nologin", "/xbusybox"]
+            ["/bin/ssh", "sh", "/bin/shx", "/bin/sh/", "", "/", "/sbin/nologin", "/xbusybox"]
         {
             assert!(!is_shell(end_of(path.as_bytes())), "{path}");
         }
@@ -175,70 +199,91 @@ mod tests {
     #[test]
     fn what_a_services_shell_starts_is_another_executable() {
         let main = service();
-        let mut child = fork(&main, HERE);
+        let mut child = fork(&main);
         exec(&mut child, SH, HERE);
         assert_eq!((child.executable_id, child.shell_id), (SH, SH));
         // Forked by the shell, or executed in its place.
-        for mut python in [fork(&child, HERE), child] {
+        for mut python in [fork(&child), child] {
             exec(&mut python, PYTHON, HERE);
             assert_ne!(python.executable_id, PYTHON);
             assert_eq!(python.shell_id, SH);
             // And what that starts.
-            let mut other = fork(&python, HERE);
+            let mut other = fork(&python);
             exec(&mut other, NGINX, HERE);
             assert_ne!(other.executable_id, NGINX);
         }
-        let mut direct = fork(&main, HERE);
+        let mut direct = fork(&main);
         exec(&mut direct, PYTHON, HERE);
         assert_eq!((direct.executable_id, direct.shell_id), (PYTHON, 0));
     }
 
     #[test]
-    fn the_shell_a_service_begins_with_is_not_its_own() {
-        // Forked elsewhere and moved here.
-        let mut entry = Lineage { executed_in: ELSEWHERE, born_in: ELSEWHERE, ..Lineage::UNKNOWN };
+    fn a_script_that_becomes_a_shell_is_started_by_whom_it_was() {
+        // `#!/usr/bin/env bash`: two executions in one process.
+        let mut of_service = fork(&service());
+        exec(&mut of_service, ENV, HERE);
+        exec(&mut of_service, SH, HERE);
+        assert_eq!(of_service.shell_id, SH);
+        let mut entry = fork(&starter());
+        exec(&mut entry, ENV, HERE);
         exec(&mut entry, SH, HERE);
-        // Moved here and forked: the second stage of a container runtime.
-        let mut second = Lineage { executed_in: ELSEWHERE, born_in: HERE, ..Lineage::UNKNOWN };
+        assert_eq!(entry.shell_id, 0);
+        let mut of_entry = fork(&entry);
+        exec(&mut of_entry, ENV, HERE);
+        exec(&mut of_entry, SH, HERE);
+        assert_eq!(of_entry.shell_id, 0);
+    }
+
+    #[test]
+    fn the_shell_a_service_begins_with_is_not_its_own() {
+        // Moved here, then executed.
+        let mut first = fork(&starter());
+        exec(&mut first, SH, HERE);
+        // Moved here, forked, then executed: the stages of a container runtime.
+        let mut second = fork(&fork(&starter()));
         exec(&mut second, SH, HERE);
-        // Executed here by systemd's executor, which was forked elsewhere.
-        let mut third = Lineage { executed_in: HERE, born_in: ELSEWHERE, ..Lineage::UNKNOWN };
+        // Executed here by systemd's executor, which was itself executed here.
+        let mut third = fork(&starter());
+        exec(&mut third, ENV, HERE);
         exec(&mut third, SH, HERE);
-        for shell in [entry, second, third] {
+        for shell in [first, second, third] {
             assert_eq!(shell.shell_id, 0);
-            let mut inner = fork(&shell, HERE);
+            let mut inner = fork(&shell);
             exec(&mut inner, SH, HERE);
-            for mut python in [shell, fork(&shell, HERE), inner] {
+            for mut python in [shell, fork(&shell), inner] {
                 exec(&mut python, PYTHON, HERE);
                 assert_eq!((python.executable_id, python.shell_id), (PYTHON, 0));
+                let mut own = fork(&python);
+                exec(&mut own, SH, HERE);
+                assert_eq!(own.shell_id, SH, "the service's own");
             }
         }
     }
 
     #[test]
     fn a_runtime_that_executes_itself_once_more_stays_foreign() {
-        let mut stage = Lineage { executed_in: ELSEWHERE, born_in: ELSEWHERE, ..Lineage::UNKNOWN };
         let again = Execution { executable_id: 5, cgroup_id: HERE, shell: 0, itself: 1 };
+        let mut stage = fork(&starter());
         stage.executes(&again);
-        let mut entry = fork(&stage, HERE);
+        let mut entry = fork(&stage);
         exec(&mut entry, SH, HERE);
         assert_eq!(entry.shell_id, 0);
         // What a service runs from memory is still the service's.
-        let mut payload = fork(&service(), HERE);
+        let mut payload = fork(&service());
         payload.executes(&again);
-        let mut shell = fork(&payload, HERE);
+        let mut shell = fork(&payload);
         exec(&mut shell, SH, HERE);
         assert_eq!(shell.shell_id, SH);
     }
 
     #[test]
     fn a_mark_does_not_leave_its_cgroup() {
-        let mut shell = fork(&service(), HERE);
+        let mut shell = fork(&service());
         exec(&mut shell, SH, HERE);
-        let mut moved = fork(&shell, HERE);
+        let mut moved = fork(&shell);
         exec(&mut moved, PYTHON, ELSEWHERE);
         assert_eq!((moved.executable_id, moved.shell_id), (PYTHON, 0));
-        let mut moved = shell;
+        let mut moved = fork(&shell);
         exec(&mut moved, SH, ELSEWHERE);
         assert_eq!(moved.shell_id, 0);
     }

@@ -155,7 +155,7 @@ fn try_process_fork(ctx: &TracePointContext) -> Result<u32, i32> {
     let inherited = unsafe { PROCESSES.get(parent) }.copied().unwrap_or(Lineage::UNKNOWN);
     // Entered also where nothing is known of the parent: ids of processes are used again, and what
     // the last one ran is not what this one runs.
-    let lineage = Lineage { born_in: cgroup_id(), born_ns: seen::now_ns(), parent, ..inherited };
+    let lineage = inherited.forks(parent, seen::now_ns());
     if PROCESSES.insert(child, &lineage, 0).is_err() {
         emit::lost(Loss::MapFull);
     }

@@ -211,9 +211,7 @@ impl Older {
             shell: u32::from(runs_shell(&running.path, command)),
             itself: 0,
         };
-        let born_in = self.processes.get(&parent).map_or(0, |parent| parent.cgroup_id);
-        let inherited = self.lineage(parent, id_of);
-        let mut lineage = Lineage { born_in, born_ns, parent, ..inherited };
+        let mut lineage = self.lineage(parent, id_of).forks(parent, born_ns);
         lineage.executes(&execution);
         self.lineages.insert(pid, lineage);
         lineage

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
-use monitor_core::flow::{Direction, Flow, FlowKey, Listening, Loss, Observation, Process, Remote};
+use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
 use crate::capture::cgroups::Cgroups;
@@ -240,13 +240,13 @@ impl Teller {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
-        let (at, netns) = (self.clock.wall(at_ns), origin.netns);
-        self.pending.push(match key.direction {
-            Direction::Listening => Observation::Listening(Listening { key, at, netns, process }),
-            Direction::Outbound | Direction::Inbound => {
-                Observation::Flow(Flow { key, at, netns, client: origin.client, process })
-            }
-        });
+        self.pending.push(Observation::Flow(Flow {
+            key,
+            at: self.clock.wall(at_ns),
+            netns: origin.netns,
+            client: origin.client,
+            process,
+        }));
     }
 
     fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
