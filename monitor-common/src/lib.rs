@@ -13,7 +13,8 @@ mod lineage;
 
 pub use address::Address;
 pub use executable::{
-    EXECUTABLE_PATH_BYTES, Executable, executable_id, leads_through_itself, names_one_file,
+    EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
+    names_one_file,
 };
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};

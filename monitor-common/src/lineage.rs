@@ -35,7 +35,7 @@ pub struct Execution {
     pub cgroup_id: u64,
     /// 1 where its name is a shell's, see [`is_shell`].
     pub shell: u32,
-    /// 1 where its path leads through the process itself: `/proc/self/exe`, `/dev/fd/3`.
+    /// 1 where its path leads through the process itself: `/dev/fd/3`, `/proc/7/exe`.
     pub itself: u32,
 }
 

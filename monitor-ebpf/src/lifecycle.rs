@@ -12,7 +12,7 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use monitor_common::{
     CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Executable, Execution, Lineage, Loss, SHELL_BYTES,
-    executable_id, is_shell, leads_through_itself, names_one_file,
+    executable_id, is_own_file, is_shell, leads_through_itself, names_one_file,
 };
 
 use crate::emit;
@@ -100,6 +100,10 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
     if copied <= 0 {
         return Ok(0);
     }
+    let pid = pid();
+    if is_own_file(&executable.path) && PROCESSES.get_ptr(pid).is_some() {
+        return Ok(0);
+    }
     // Before the NUL. Of a short path this takes in what lies before it in the record.
     let end_at = copied as isize - 1 - SHELL_BYTES as isize;
     // SAFETY: the helper reads kernel memory and fails where there is none.
@@ -117,7 +121,7 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
         shell: u32::from(is_shell(end)),
         itself: u32::from(leads_through_itself(&executable.path)),
     };
-    let lineage = start(pid(), &execution);
+    let lineage = start(pid, &execution);
     if execution.shell == 0 {
         executable.shell_id = lineage.shell_id;
     }

@@ -13,10 +13,13 @@ use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::{Lab, Service, Wire};
 use tests::process::{Running, finish};
-use tests::receiver::{Receiver, edge_of};
+use tests::receiver::{Receiver, edge_of, findings};
 use tests::traffic::{Protocol, Server, edge, nameless};
 
 use crate::lab;
+
+/// Five times the ten seconds between two sweeps of the counters.
+const SWEPT: Duration = Duration::from_secs(50);
 
 /// A service's main process, an interpreter: obeys `WAY PORT` and says `done` where
 /// what it started has dialled. The orphan dials when the shell that started it is gone.
@@ -261,6 +264,46 @@ fn a_port_that_is_opened_is_told_with_who_opens_it() {
         assert!(late.cgroup.ends_with(cgroup.trim_start_matches('/')), "{line:#}");
         assert!(line.get("edge").is_none() && line.get("outcome").is_none(), "{line:#}");
     }
+}
+
+#[test]
+fn a_listener_that_is_forbidden_is_told_while_it_listens() {
+    let lab = lab();
+    let receiver = Receiver::start();
+    // Room for little, so that the kernel forgets what is not seen again.
+    let setup = Setup::mode("learn").tables("[capture]\nseen = 64\n");
+    let agent = lab.agent("agent", &setup.told_to(&lab, &receiver));
+    let wire = lab.wire();
+    let (web, api) = (lab.service("web"), lab.service("api"));
+    let mut dialler = lab.dialler(&web, &wire.client);
+    let mut serve = |port| {
+        let at = SocketAddr::new(wire.server.v4, port);
+        let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
+        dialler.reaches(&server);
+        agent.sees(&server.edge_from(&web));
+        server
+    };
+    let servers = [serve(8080), serve(8081)];
+    let forbid = |server: &Server| {
+        let port = server.address.port();
+        let listener = format!("{} listens {port}/tcp", api.name);
+        agent.text(&["baseline", "forbid", &listener, "--reason", "moved"]);
+        receiver.alert(SOON, &listener, |alert| {
+            findings(alert).any(|it| {
+                it["kind"] == "forbidden"
+                    && it["edge"]["port"] == port
+                    && it["edge"].get("client").is_none()
+            })
+        });
+    };
+    forbid(&servers[0]);
+    for port in 1..400 {
+        dialler.is_refused(SocketAddr::new(wire.server.v4, 20_000 + port));
+    }
+    // The sweep that counts the last of them has looked for listeners that were forgotten.
+    let last = edge(&web, &nameless(wire.server.v4), 20_399, Protocol::Tcp);
+    agent.shows(&last, SWEPT, |view| view["evidence"]["failures"] == 1);
+    forbid(&servers[1]);
 }
 
 #[test]
