@@ -70,6 +70,13 @@ impl Lineage {
         }
     }
 
+    /// The service's shell that what it runs was started under; 0 for none, and for a shell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn under(&self) -> u64 {
+        if self.flags & Self::SHELL == 0 { self.shell_id } else { 0 }
+    }
+
     /// The process starts to run something else.
     ///
     /// A shell is a service's where the service started it: the process was forked by something that
@@ -103,7 +110,7 @@ impl Lineage {
 /// The identity of an executable that a service's shell started. Never 0.
 #[inline(always)]
 #[must_use]
-const fn under_shell(executable_id: u64, shell_id: u64) -> u64 {
+pub const fn under_shell(executable_id: u64, shell_id: u64) -> u64 {
     match executable_id ^ shell_id.rotate_left(32) {
         0 => 1,
         id => id,
