@@ -254,7 +254,9 @@ mod tests {
             (31, 30, "/usr/bin/dash", 12),
             (32, 31, "/usr/bin/python3.11", 12),
         ]);
-        let mut id = |path: &str| path.bytes().fold(1, |sum, byte| sum * 31 + u64::from(byte));
+        let mut id = |path: &str| {
+            path.bytes().fold(1, |sum: u64, byte| sum.rotate_left(7) ^ u64::from(byte))
+        };
         let python = id("/usr/bin/python3.11");
         let dash = id("/usr/bin/dash");
         let mut of = |pid| older.lineage(pid, &mut id);
