@@ -65,7 +65,7 @@ impl Lineage {
             parent_executed_in: self.executed_in,
             born_ns,
             parent,
-            flags: shell | shell * Self::PARENT_SHELL,
+            flags: shell | (shell * Self::PARENT_SHELL),
             ..*self
         }
     }
@@ -87,7 +87,7 @@ impl Lineage {
     pub const fn executes(&mut self, it: &Execution) {
         let at_home = self.executed_in == it.cgroup_id;
         let after_shell = self.flags & (Self::SHELL | Self::PARENT_SHELL) != 0;
-        self.flags = self.flags & Self::PARENT_SHELL | it.shell * Self::SHELL;
+        self.flags = (self.flags & Self::PARENT_SHELL) | (it.shell * Self::SHELL);
         self.executable_id = it.executable_id;
         if it.shell == 0 {
             if !at_home {
