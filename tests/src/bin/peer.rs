@@ -15,7 +15,10 @@ const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
-peer obey        one `dial …` a line from standard input, one answer a line";
+peer orphaned PID dial …   dials when its parent PID is gone
+peer obey        one `dial …` a line from standard input, one answer a line; or what to start and
+                 wait for, which answers itself: `start PROGRAM ARGS…`, `shell SCRIPT`
+peer unfiled NAME WORDS…   becomes a copy of itself that is in no file, called NAME, with these words";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +38,12 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["serve", "tcp", address] => serve_tcp(address.parse()?),
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
+        ["orphaned", parent, "dial", rest @ ..] => {
+            outlive(parent.parse()?);
+            say(&Dial::parse(rest)?.perform())
+        }
         ["obey"] => obey(),
+        ["unfiled", name, rest @ ..] => Err(unfiled(name, rest)?.into()),
         _ => bail!("usage:\n{USAGE}"),
     }
 }
@@ -62,6 +70,24 @@ fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
         }
     }
     Ok(command.exec())
+}
+
+/// Becomes a copy of this program in memory; returns only why it could not.
+fn unfiled(name: &str, words: &[&str]) -> anyhow::Result<io::Error> {
+    // Kept open across the execution, which is by its number.
+    let flags = rustix::fs::MemfdFlags::empty();
+    let memory = rustix::fs::memfd_create(name, flags).context("make a file in memory")?;
+    let mut memory = std::fs::File::from(memory);
+    let mut program = std::fs::File::open("/proc/self/exe").context("read this program")?;
+    io::copy(&mut program, &mut memory).context("copy this program")?;
+    // What is open for writing cannot be executed.
+    let number = std::os::fd::AsRawFd::as_raw_fd(&memory);
+    let path = format!("/proc/self/fd/{number}");
+    let readable = std::fs::File::open(&path).context("open the copy")?;
+    drop(memory);
+    let number = std::os::fd::AsRawFd::as_raw_fd(&readable);
+    rustix::io::fcntl_setfd(&readable, rustix::io::FdFlags::empty()).context("keep it open")?;
+    Ok(Command::new(format!("/proc/self/fd/{number}")).args(words).exec())
 }
 
 fn enter_namespace(name: &str) -> anyhow::Result<()> {
@@ -124,10 +150,27 @@ fn obey() -> anyhow::Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform())?,
+            ["start", program, rest @ ..] => start(Command::new(program).args(rest))?,
+            ["shell", ..] => {
+                let script = line.trim_start().trim_start_matches("shell");
+                start(Command::new("/bin/sh").args(["-c", script]))?;
+            }
             _ => bail!("{line:?} is nothing to obey"),
         }
     }
     Ok(())
+}
+
+/// Starts a command and waits for its end.
+fn start(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if status.success() { Ok(()) } else { Err(anyhow!("{command:?}: {status}")) }
+}
+
+fn outlive(parent: u32) {
+    while std::os::unix::process::parent_id() == parent {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How to dial.
