@@ -76,6 +76,9 @@ pub struct Alert {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inspect: Option<String>,
     pub allow: String,
+    /// Listed and not sent: somebody muted its service until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted_until: Option<WallTime>,
 }
 
 /// A finding as it is sent.
@@ -206,6 +209,7 @@ impl Incident {
             more: self.more,
             inspect: lead.and_then(inspect),
             allow: lead.map_or_else(String::new, allow),
+            muted_until: None,
         }
     }
 

@@ -50,7 +50,7 @@ impl Engine {
             let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
                 it.findings.iter().map(|finding| finding.edge.clone()).collect()
             });
-            self.resolve(&id, effects);
+            self.resolve(now, &id, effects);
             // Whoever comes back after that is told again.
             for edge in &edges {
                 if let Some(pending) = &mut self.baseline.edge_mut(edge).pending {
@@ -178,9 +178,9 @@ impl Engine {
     }
 
     /// Ends an incident with a last message.
-    pub(crate) fn resolve(&mut self, id: &str, effects: &mut Vec<Effect>) {
+    pub(crate) fn resolve(&mut self, now: Now, id: &str, effects: &mut Vec<Effect>) {
         if let Some(incident) = self.incidents.resolve(id) {
-            self.send(&incident, effects);
+            self.send(now, &incident, effects);
         }
     }
 }
