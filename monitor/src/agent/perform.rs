@@ -204,12 +204,8 @@ impl Performer {
 pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);
 
 async fn attempt(notifier: &Notifier, delivery: &Delivery) -> Outcome {
-    let body = match serde_json::to_string(&delivery.alert) {
-        Ok(body) => body,
-        Err(error) => return Outcome::Failed { why: error.to_string(), retry_after_ms: None },
-    };
-    let key = delivery.key();
-    let message = notify::Delivery { sink: delivery.sink.clone(), key, body };
+    let message =
+        notify::Delivery { sink: delivery.sink.clone(), message: delivery.message.clone() };
     match notifier.deliver(&message).await {
         notify::Outcome::Accepted => Outcome::Accepted,
         notify::Outcome::Retry { after, why } => {
@@ -230,6 +226,8 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Edge(edge, _) => format!("e{edge}"),
         Change::Incident(id, _) => format!("i{id}"),
         Change::Delivery(id, _) => format!("d{id}"),
+        Change::Held(sink, _) => format!("h{sink}"),
+        Change::Mute(pattern, _) => format!("m{pattern}"),
         Change::Audit(number, _) => format!("a{number}"),
     };
     let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();

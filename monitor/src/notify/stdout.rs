@@ -25,7 +25,10 @@ impl Stdout {
     /// up neither the agent's tasks nor its end, and whoever comes next waits no longer than
     /// `timeout`.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        let line = one_line(&delivery.body);
+        let line = match delivery.json() {
+            Ok(body) => one_line(&body),
+            Err(outcome) => return outcome,
+        };
         let lines = Arc::clone(&self.lines);
         let writing = async move { write(lines.lock_owned().await, line).await };
         let why = match tokio::time::timeout(self.timeout, writing).await {
