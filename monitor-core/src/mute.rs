@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Cause, EndedMute, Ledger, Sink};
 use crate::detect::Kind;
+use crate::edge::Edge;
 use crate::ids::WallTime;
 use crate::incident::{Alert, Incident, State};
 use crate::pattern::Pattern;
@@ -35,7 +36,7 @@ impl Mute {
         let mut together = incident.findings.iter().filter(|it| it.kind == Kind::Unbaselined);
         self.pattern.matches(incident.service.as_str())
             && together
-                .all(|it| it.edge.owner().is_none_or(|owner| self.pattern.matches(owner.as_str())))
+                .all(|it| it.edge.as_ref().and_then(Edge::owner).is_none_or(|owner| self.pattern.matches(owner.as_str())))
     }
 
     /// Counts a message that is not sent.

@@ -23,6 +23,8 @@ pub enum Change {
     /// A mute, by its pattern.
     Mute(String, Option<Box<Mute>>),
     Audit(u64, AuditEntry),
+    /// Somebody looked until then.
+    Alive(WallTime),
 }
 
 /// Who changed what, and when.
@@ -45,6 +47,8 @@ pub struct Snapshot {
     pub mutes: Vec<Mute>,
     /// The number of the next audit entry.
     pub next_audit: u64,
+    /// Until when somebody looked; None in a store that was never used.
+    pub alive: Option<WallTime>,
 }
 
 impl From<Kept> for Change {

@@ -48,7 +48,7 @@ impl Engine {
             .collect();
         for id in forgotten {
             let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
-                it.findings.iter().map(|finding| finding.edge.clone()).collect()
+                it.findings.iter().filter_map(|finding| finding.edge.clone()).collect()
             });
             self.resolve(now, &id, effects);
             // Whoever comes back after that is told again.

@@ -229,6 +229,7 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Held(sink, _) => format!("h{sink}"),
         Change::Mute(pattern, _) => format!("m{pattern}"),
         Change::Audit(number, _) => format!("a{number}"),
+        Change::Alive(_) => "z".to_owned(),
     };
     let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();
     changes.extend(newest.into_values());

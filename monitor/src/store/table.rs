@@ -18,6 +18,7 @@ use crate::store::{Store, StoreError};
 pub(crate) const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const PROGRAM: &str = "program";
+pub(crate) const ALIVE: &str = "alive";
 
 const SERVICES: Texts = TableDefinition::new("services");
 const EDGES: Texts = TableDefinition::new("edges");
@@ -78,6 +79,7 @@ pub(crate) struct Tables<'t> {
     held: Table<'t, &'static str, &'static [u8]>,
     mutes: Table<'t, &'static str, &'static [u8]>,
     audit: Table<'t, u64, &'static [u8]>,
+    meta: Table<'t, &'static str, &'static str>,
 }
 
 impl<'t> Tables<'t> {
@@ -90,6 +92,7 @@ impl<'t> Tables<'t> {
             held: transaction.open_table(HELD)?,
             mutes: transaction.open_table(MUTES)?,
             audit: transaction.open_table(AUDIT)?,
+            meta: transaction.open_table(META)?,
         })
     }
 
@@ -113,6 +116,10 @@ impl<'t> Tables<'t> {
                 if let Some(oldest) = number.checked_sub(Store::AUDIT) {
                     self.audit.remove(oldest)?;
                 }
+                Ok(())
+            }
+            Change::Alive(until) => {
+                self.meta.insert(ALIVE, until.0.to_string().as_str())?;
                 Ok(())
             }
         }
