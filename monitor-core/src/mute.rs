@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::{Cause, EndedMute, Ledger, Sink};
-use crate::detect::Kind;
-use crate::edge::Edge;
 use crate::ids::WallTime;
-use crate::incident::{Alert, Incident, State};
+use crate::incident::{About, Alert, Incident, State};
 use crate::pattern::Pattern;
 
 /// A mute. Stored as one value, under its pattern.
@@ -32,11 +30,11 @@ impl Mute {
     /// Whether all of `incident` is about services it names.
     #[must_use]
     pub fn covers(&self, incident: &Incident) -> bool {
-        // Services without a baseline are told together: one mute must not silence the others.
-        let mut together = incident.findings.iter().filter(|it| it.kind == Kind::Unbaselined);
+        let owners = || incident.findings.iter().filter_map(|it| it.edge.as_ref()?.owner());
+        // Services that nobody guards are told together: one mute must not silence the others.
         self.pattern.matches(incident.service.as_str())
-            && together
-                .all(|it| it.edge.as_ref().and_then(Edge::owner).is_none_or(|owner| self.pattern.matches(owner.as_str())))
+            && (incident.about != About::Unguarded
+                || owners().all(|owner| self.pattern.matches(owner.as_str())))
     }
 
     /// Counts a message that is not sent.

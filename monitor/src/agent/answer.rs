@@ -15,12 +15,12 @@ impl Agent {
         }
         match request.query.clone() {
             Query::Ready => request.answer(Ok(true)),
-            Query::Status => request.answer(Ok(self.engine.status())),
+            Query::Status => request.answer(Ok(self.engine.status(now.wall))),
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),
             Query::Services => request.answer(Ok(self.engine.services(now.wall))),
-            Query::Alerts => request.answer(Ok(self.engine.alerts())),
+            Query::Alerts => request.answer(Ok(self.engine.alerts(now.wall))),
             Query::Alert(id) => {
-                let alert = self.engine.alerts().into_iter().find(|alert| alert.id == id);
+                let alert = self.engine.alerts(now.wall).into_iter().find(|alert| alert.id == id);
                 let missing = || {
                     Refusal::Missing(format!(
                         "no alert has the id {id:?}: `edgewatch alerts` lists them"
@@ -64,8 +64,11 @@ fn refused(error: CommandError) -> Refusal {
     match error {
         CommandError::NoSuchService(_) => Refusal::Missing(text),
         CommandError::Document(_) => Refusal::Invalid(text),
-        CommandError::Provisional(_) | CommandError::InFile(_) | CommandError::NotGuarded(_) => {
-            Refusal::Conflict(text)
-        }
+        CommandError::NotMuted(_) => Refusal::Missing(text),
+        CommandError::MuteTooLong => Refusal::Invalid(text),
+        CommandError::Provisional(_)
+        | CommandError::InFile(_)
+        | CommandError::NotGuarded(_)
+        | CommandError::TooManyMutes => Refusal::Conflict(text),
     }
 }

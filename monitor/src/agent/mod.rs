@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::Trouble;
-use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot};
+use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -114,7 +114,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         agent.step(Input::Trouble(trouble))?;
     }
     announce(agent.capture.summary());
-    agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &agent.engine)));
+    let status = agent.engine.status(now()?.wall);
+    agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
@@ -368,8 +369,7 @@ fn ground(summary: &Summary) -> String {
 }
 
 /// What the agent does here, for people.
-fn ready(config: &Config, summary: &Summary, engine: &Engine) -> String {
-    let status = engine.status();
+fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
     let baseline = match (status.guarded, status.services) {
         (_, 0) => "no baseline yet".to_owned(),
         (guarded, services) => format!("{services} services known, {guarded} guarded"),

@@ -1,6 +1,7 @@
 //! One receiver as the configuration file says it, and which alerts it wants. Read strictly, and
 //! checked without opening anything: files and variables are read when the receiver is built.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use monitor_core::pattern::Pattern;
 use serde::{Deserialize, Deserializer};
 
 /// What a receiver understands.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Kind {
     /// The alert as JSON, by HTTP POST.
@@ -112,16 +113,13 @@ impl Kind {
 }
 
 /// As the configuration writes it.
-impl std::fmt::Debug for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(
-            match self {
-                Self::Webhook => "webhook",
-                Self::Slack => "slack",
-                Self::Stdout => "stdout",
-            },
-            f,
-        )
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Webhook => "webhook",
+            Self::Slack => "slack",
+            Self::Stdout => "stdout",
+        })
     }
 }
 
@@ -148,15 +146,8 @@ const fn default_timeout() -> Duration {
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
-const PLANNED: [&str; 7] = [
-    "teams",
-    "discord",
-    "mattermost",
-    "google-chat",
-    "alertmanager",
-    "pagerduty",
-    "syslog",
-];
+const PLANNED: [&str; 7] =
+    ["teams", "discord", "mattermost", "google-chat", "alertmanager", "pagerduty", "syslog"];
 
 #[cfg(test)]
 mod tests {

@@ -76,9 +76,9 @@ pub enum Problem {
     Name,
     #[error("another receiver has this name: names are unique")]
     Duplicate,
-    #[error("kind = {kind:?} takes no {key}: remove it")]
+    #[error("kind = \"{kind}\" takes no {key}: remove it")]
     NotForKind { kind: Kind, key: &'static str },
-    #[error("kind = {0:?} needs url_file or url_env (or url, for a receiver on this machine)")]
+    #[error("kind = \"{0}\" needs url_file or url_env (or url, for a receiver on this machine)")]
     NoUrl(Kind),
     #[error("url is set beside url_file or url_env: keep one")]
     TwoUrls,
@@ -195,10 +195,8 @@ fn check_name(name: &str) -> Result<(), Problem> {
 type Key = (&'static str, fn(&SinkConfig) -> bool);
 
 /// Keys that only a webhook takes.
-const SECRET_KEYS: [Key; 2] = [
-    ("secret_file", |it| it.secret_file.is_some()),
-    ("secret_env", |it| it.secret_env.is_some()),
-];
+const SECRET_KEYS: [Key; 2] =
+    [("secret_file", |it| it.secret_file.is_some()), ("secret_env", |it| it.secret_env.is_some())];
 
 /// Keys that only a receiver elsewhere takes.
 const PLACE_KEYS: [Key; 5] = [

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const BODY: &str = r#"{"schema":"edgewatch-alert/1","title":"é"}"#;
+/// What [`delivery`] is as JSON.
+const BODY: &str = r#"{"schema":"edgewatch-test/1","id":"01J0ABC","revision":2,"severity":"low","title":"é","node":"n1","at":"1970-01-01T00:00:00Z"}"#;
 
 fn delivery() -> Delivery {
-    Delivery { sink: "ops".to_owned(), key: "01J0ABC/2".to_owned(), body: BODY.to_owned() }
+    Delivery { sink: "ops".to_owned(), message: Message::Test(serde_json::from_str(BODY).unwrap()) }
 }
 
 fn sink(more: &str) -> SinkConfig {
@@ -133,7 +134,7 @@ async fn a_secret_signs_the_raw_body() {
     // printf '%s' BODY | openssl dgst -sha256 -hmac key
     assert_eq!(
         request.header("x-edgewatch-signature"),
-        "sha256=ddc231681973c469725575d2256c2ead296a4f33ea994869e420a8a390aa6790"
+        "sha256=684e7c739beba821dee3ac05a175a9a7c646f921747160db17c97e933f04ed8b"
     );
 }
 
@@ -148,10 +149,13 @@ async fn localhost_is_this_machine() {
 async fn a_key_cannot_add_headers() {
     let (url, mut requests) = receiver(200, &[]).await;
     let notifier = build(webhook(&url, "")).unwrap();
-    let delivery = Delivery { key: "a\r\nX-Evil: 1".to_owned(), ..delivery() };
+    let mut delivery = delivery();
+    if let Message::Test(test) = &mut delivery.message {
+        test.id = "a\r\nX-Evil: 1".to_owned();
+    }
     assert_eq!(notifier.deliver(&delivery).await, Outcome::Accepted);
     let request = requests.recv().await.unwrap();
-    assert_eq!(request.header("idempotency-key"), "a%0D%0AX-Evil:%201");
+    assert_eq!(request.header("idempotency-key"), "a%0D%0AX-Evil:%201/2");
     assert_eq!(request.header("x-evil"), "");
 }
 

@@ -1,7 +1,6 @@
 //! An alert as a chat would show it, and the list of them.
 
 use monitor_core::detect::Severity;
-use monitor_core::edge::Port;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -17,17 +16,16 @@ const ALSO: usize = 5;
 #[must_use]
 pub fn alert(screen: Screen, alert: &Alert) -> String {
     let tone = tone_of(alert.severity, alert.state);
-    let headline = format!("{} · {}", capitalised(alert.severity), safe(&alert.title));
+    let headline = format!("{} · {}", alert.severity.capitalised(), safe(&alert.title));
     let mut lines = vec![screen.colour.paint(tone, &headline)];
-    let Some(lead) = lead(alert) else {
+    let Some(lead) = alert.lead() else {
         return lines.join("\n") + "\n";
     };
-    let several = alert.more > 0 || alert.findings.iter().any(|it| it.edge != lead.edge);
-    let of = if several { " in this incident" } else { "" };
-    let edge = lead.edge.as_ref().map(edge_text);
+    let of = if alert.is_about_several() { " in this incident" } else { "" };
+    let edge = lead.edge.as_ref().map(AlertEdge::sentence);
     let times = lead
         .outcome
-        .filter(|_| !listens(lead))
+        .filter(|_| !lead.is_listener())
         .map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
     let place = format!("node {} · {} UTC", safe(&alert.node), clock(alert.last_seen));
     let facts: Vec<String> = edge.into_iter().chain(times).chain([place]).collect();
@@ -51,26 +49,8 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
             lines.push(format!("Expected? {}", safe(&alert.allow)));
         }
     }
-    lines.extend(also(alert, lead));
+    lines.extend(also(alert));
     lines.join("\n") + "\n"
-}
-
-/// The weightiest finding: the one the title is about.
-fn lead(alert: &Alert) -> Option<&AlertFinding> {
-    let rank = |it: &AlertFinding| (it.severity, it.score);
-    alert.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
-}
-
-fn listens(finding: &AlertFinding) -> bool {
-    finding.edge.as_ref().is_some_and(|edge| edge.client.is_nobody())
-}
-
-fn edge_text(edge: &AlertEdge) -> String {
-    let port = Port { number: edge.port, protocol: edge.protocol };
-    if edge.client.is_nobody() {
-        return format!("{} listens at {port}", edge.server);
-    }
-    format!("{} → {} {port}", edge.client, edge.server)
 }
 
 fn with(finding: &AlertFinding) -> Option<String> {
@@ -82,15 +62,8 @@ fn with(finding: &AlertFinding) -> Option<String> {
 }
 
 /// The other findings of the incident, each with the command that allows it.
-fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
-    // Both ends of one edge may have found it odd: once is enough.
-    let mut others: Vec<&AlertFinding> = Vec::new();
-    for finding in alert.findings.iter().filter(|it| it.edge != lead.edge || it.kind == lead.kind) {
-        let told = |it: &&AlertFinding| it.edge == finding.edge && it.process == finding.process;
-        if !std::ptr::eq(finding, lead) && !others.iter().any(told) {
-            others.push(finding);
-        }
-    }
+fn also(alert: &Alert) -> Vec<String> {
+    let others = alert.others();
     let total = others.len() as u64 + alert.more;
     if total == 0 {
         return Vec::new();
@@ -100,10 +73,10 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
         let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
         let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
         let what = match (&finding.edge, finding.reasons.first()) {
-            (Some(edge), _) => edge_text(edge),
+            (Some(edge), _) => edge.sentence(),
             (None, reason) => safe(reason.map_or("", |reason| reason.text.as_str())),
         };
-        let outcome = finding.outcome.filter(|_| !listens(finding));
+        let outcome = finding.outcome.filter(|_| !finding.is_listener());
         let outcome = outcome.map(|it| format!(" · {it}")).unwrap_or_default();
         lines.push(format!("  {}: {what}{with}{outcome}", finding.kind));
     }
@@ -112,15 +85,6 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
         lines.push(format!("  … and {hidden} more"));
     }
     lines
-}
-
-fn capitalised(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Low => "Low",
-        Severity::Medium => "Medium",
-        Severity::High => "High",
-        Severity::Critical => "Critical",
-    }
 }
 
 const fn tone_of(severity: Severity, state: State) -> Tone {

@@ -108,9 +108,7 @@ impl<'t> Tables<'t> {
             }
             Change::Delivery(id, delivery) => put(&mut self.deliveries, *id, delivery.as_ref()),
             Change::Held(sink, held) => put(&mut self.held, sink.as_str(), Some(held)),
-            Change::Mute(pattern, mute) => {
-                put(&mut self.mutes, pattern.as_str(), mute.as_ref())
-            }
+            Change::Mute(pattern, mute) => put(&mut self.mutes, pattern.as_str(), mute.as_ref()),
             Change::Audit(number, entry) => {
                 put(&mut self.audit, *number, Some(entry))?;
                 if let Some(oldest) = number.checked_sub(Store::AUDIT) {
