@@ -150,6 +150,7 @@ pub struct Status {
     pub proposed: usize,
     pub learning: usize,
     pub open_incidents: usize,
+    #[serde(default)]
     pub mutes: Vec<MuteView>,
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
