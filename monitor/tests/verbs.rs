@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use monitor::serve::{self, Listener, Query, Refusal, Request};
+use monitor::serve::{self, Feed, Listener, Query, Refusal, Request};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,7 @@ impl Agent {
         let served = shutdown.clone();
         runtime.block_on(async {
             let listener = Listener::bind(&config).unwrap();
-            tokio::spawn(serve::serve(listener, sender, served));
+            tokio::spawn(serve::serve(listener, sender, Feed::new(), served));
         });
         runtime.spawn(async move {
             while let Some(request) = requests.recv().await {

@@ -2,8 +2,9 @@
 //! of it once it is stored and the kernel knows.
 
 use monitor_core::engine::{Command, CommandError, Input};
+use monitor_core::ids::WallTime;
 
-use crate::agent::{Agent, now};
+use crate::agent::{Agent, now, trial};
 use crate::serve::{Query, Refusal, Request};
 
 impl Agent {
@@ -28,6 +29,8 @@ impl Agent {
                 };
                 request.answer(alert.ok_or_else(missing));
             }
+            Query::Mutes => request.answer(Ok(self.engine.mutes(now.wall))),
+            Query::Test { receiver } => self.test(now.wall, receiver.as_deref(), request),
             Query::Baseline => request.answer(Ok(self.engine.baseline_rows(now))),
             Query::Undecided => request.answer(Ok(self.engine.undecided())),
             Query::Document { selection, figures } => {
@@ -45,6 +48,15 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    fn test(&mut self, at: WallTime, receiver: Option<&str>, request: Request) {
+        let status = self.engine.status(at);
+        let known: Vec<String> = status.sinks.into_iter().map(|sink| sink.name).collect();
+        match trial::chosen(&known, receiver) {
+            Ok(chosen) => self.performer.test(chosen, trial::message(&status.node, at), request),
+            Err(why) => request.answer(Err::<(), _>(Refusal::Missing(why))),
+        }
     }
 
     /// The engine answers within the step.

@@ -6,6 +6,7 @@ mod audience;
 mod files;
 mod perform;
 mod preflight;
+mod trial;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::capture::{self, Capture, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
-use crate::serve::{self, Listener, Request, ServeError};
+use crate::serve::{self, Feed, Listener, Request, ServeError};
 use crate::store::Store;
 
 use self::audience::Audience;
@@ -35,6 +36,7 @@ use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
+pub use self::trial::test_receivers;
 /// What `run` and `check` refuse a receiver's configuration with.
 pub use crate::notify::NotifyError;
 
@@ -99,11 +101,12 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 
     let (requests, asked) = mpsc::channel(REQUESTS);
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve::serve(door, requests, stop.clone()));
+    let feed = Feed::new();
+    let served = tokio::spawn(serve::serve(door, requests, feed.clone(), stop.clone()));
     let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
-        performer: Performer::new(store, notifier, outcomes, options.tell),
+        performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,
         files,

@@ -43,6 +43,7 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     if let Some(owner) = &alert.owner {
         lines.push(format!("Owner: {}", safe(owner)));
     }
+    lines.extend(muted(alert));
     if alert.state != State::Resolved {
         lines.extend(alert.inspect.as_ref().map(|command| format!("Look: {}", safe(command))));
         if !alert.allow.is_empty() {
@@ -53,7 +54,13 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     lines.join("\n") + "\n"
 }
 
-fn with(finding: &AlertFinding) -> Option<String> {
+/// That nobody was sent it.
+pub(crate) fn muted(alert: &Alert) -> Option<String> {
+    let until = alert.muted_until?;
+    Some(format!("Muted until {} UTC: listed here and not sent", date(until)))
+}
+
+pub(crate) fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
     let name = process.executable.as_deref().unwrap_or(&process.command);
     let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
@@ -87,7 +94,7 @@ fn also(alert: &Alert) -> Vec<String> {
     lines
 }
 
-const fn tone_of(severity: Severity, state: State) -> Tone {
+pub(crate) const fn tone_of(severity: Severity, state: State) -> Tone {
     match (state, severity) {
         (State::Resolved, _) => Tone::Faint,
         (_, Severity::Low) => Tone::Plain,
@@ -115,14 +122,10 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
         .iter()
         .map(|alert| {
             let tone = tone_of(alert.severity, alert.state);
-            let state = match alert.state {
-                State::Firing | State::Updated => "open",
-                State::Resolved => "resolved",
-            };
             [
                 (date(alert.last_seen), Tone::Faint),
                 (alert.severity.to_string(), tone),
-                (state.to_owned(), Tone::Plain),
+                (standing(alert).to_owned(), Tone::Plain),
                 (alert.count.to_string(), Tone::Plain),
                 // `alerts show` takes the beginning; the whole is in the JSON.
                 (alert.id.chars().take(ID).collect(), Tone::Plain),
@@ -131,4 +134,54 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
         })
         .collect();
     table::table(screen, &ALERTS, &rows)
+}
+
+/// Where it stands, in a word.
+fn standing(alert: &Alert) -> &'static str {
+    match alert.state {
+        State::Resolved => "resolved",
+        State::Firing | State::Updated if alert.muted_until.is_some() => "muted",
+        State::Firing | State::Updated => "open",
+    }
+}
+
+const LIVE: [Column; 5] = [
+    Column { title: "when", kind: Kind::Left },
+    Column { title: "severity", kind: Kind::Left },
+    Column { title: "state", kind: Kind::Left },
+    Column { title: "id", kind: Kind::Left },
+    Column { title: "what", kind: Kind::Gives },
+];
+
+/// Widths of the live columns: they cannot wait for what comes, so they are fixed.
+fn live_widths(screen: Screen) -> [usize; 5] {
+    const FIXED: [usize; 4] = [8, 8, 8, ID];
+    const GAPS: usize = 8;
+    let rest = FIXED.iter().sum::<usize>() + GAPS;
+    let [when, severity, state, id] = FIXED;
+    [when, severity, state, id, screen.width.map_or(0, |width| width.saturating_sub(rest).max(20))]
+}
+
+/// The head above the live lines.
+#[must_use]
+pub fn alert_head(screen: Screen) -> String {
+    let head = LIVE.map(|column| (column.title.to_owned(), Tone::Faint));
+    table::line(screen, &LIVE, &live_widths(screen), &head)
+}
+
+/// One message as it comes.
+#[must_use]
+pub fn alert_line(screen: Screen, alert: &Alert) -> String {
+    let state = match (standing(alert), alert.state) {
+        ("open", State::Updated) => "updated",
+        (standing, _) => standing,
+    };
+    let row = [
+        (clock(alert.last_seen), Tone::Faint),
+        (alert.severity.to_string(), tone_of(alert.severity, alert.state)),
+        (state.to_owned(), Tone::Plain),
+        (alert.id.chars().take(ID).collect(), Tone::Plain),
+        (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
+    ];
+    table::line(screen, &LIVE, &live_widths(screen), &row)
 }
