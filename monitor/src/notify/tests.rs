@@ -67,6 +67,15 @@ async fn receiver(
     status: u16,
     headers: &[(&str, &str)],
 ) -> (String, mpsc::UnboundedReceiver<Request>) {
+    wordy_receiver(status, headers, "").await
+}
+
+/// One that also has something to say.
+async fn wordy_receiver(
+    status: u16,
+    headers: &[(&str, &str)],
+    words: &'static str,
+) -> (String, mpsc::UnboundedReceiver<Request>) {
     let status = axum::http::StatusCode::from_u16(status).unwrap();
     let mut answer = HeaderMap::new();
     for (name, value) in headers {
@@ -78,7 +87,7 @@ async fn receiver(
         async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let request = Request { method, uri, headers, body };
             seen.send(request).ok().unwrap();
-            (status, answer)
+            (status, answer, words)
         },
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -191,6 +200,68 @@ async fn a_receiver_may_ask_to_be_left_alone() {
         assert!((least..=most).contains(&after), "{value}: {after}");
         assert!(why.contains(&status.to_string()), "{why}");
     }
+}
+
+fn slack(url: &str) -> SinkConfig {
+    sink(&format!("kind = 'slack'\nurl = '{url}'"))
+}
+
+#[tokio::test]
+async fn slack_accepts_with_the_word_ok() {
+    let (url, mut requests) = wordy_receiver(200, &[], "ok").await;
+    assert_eq!(deliver(slack(&url)).await, Outcome::Accepted);
+    let request = requests.recv().await.unwrap();
+    assert_eq!(
+        (&request.method, request.header("content-type")),
+        (&Method::POST, "application/json")
+    );
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(body["blocks"][0]["type"], "header");
+    for (status, words) in [(200, "<html>Please log in</html>"), (200, ""), (204, "ok")] {
+        let (url, _requests) = wordy_receiver(status, &[], words).await;
+        let why = why(deliver(slack(&url)).await);
+        assert!(why.starts_with(&format!("http://127.0.0.1:{}", &url[17..20])), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn slacks_refusals_are_told_with_their_mend() {
+    for (status, words, said) in [
+        (400, "invalid_payload", "400 Bad Request (invalid_payload: Slack cannot read"),
+        (403, "action_prohibited", "(action_prohibited: an administrator"),
+        (404, "no_service", "(no_service: the webhook was removed"),
+        (404, "channel_not_found", "(channel_not_found: the channel is gone"),
+        (410, "channel_is_archived", "410 Gone (channel_is_archived: the channel is archived"),
+        (500, "rollup_error", "(rollup_error: trouble at Slack"),
+        (400, "what is\nthat\u{1b}", "(what is?that?)"),
+        (503, "", "503 Service Unavailable"),
+    ] {
+        let (url, _requests) = wordy_receiver(status, &[], words).await;
+        let why = why(deliver(slack(&url)).await);
+        assert!(why.contains(said), "{why}");
+        assert!(!why.contains("s3cret"), "{why}");
+    }
+    let (url, _requests) = wordy_receiver(429, &[("Retry-After", "30")], "rate_limited").await;
+    let Outcome::Retry { after, why } = deliver(slack(&url)).await else { panic!() };
+    assert_eq!(after, Some(Duration::from_secs(30)));
+    assert!(why.contains("lower rate"), "{why}");
+}
+
+#[tokio::test]
+async fn slacks_endless_words_are_not_read() {
+    let (stopped, mut end) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook/s3cret", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _client) = listener.accept().await.unwrap();
+        let head = b"HTTP/1.1 500 No\r\nContent-Length: 1000000000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+        stopped.send(()).unwrap();
+    });
+    let why = why(deliver(slack(&url)).await);
+    assert!(why.len() < 400, "{why}");
+    end.recv().await.unwrap();
 }
 
 #[tokio::test]
@@ -395,6 +466,9 @@ fn a_receiver_that_cannot_work_is_refused() {
         ("kind = 'webhook'\nurl_env = 'URL'\nproxy = 'proxy:3128'", "http://HOST:PORT"),
         ("kind = 'webhook'\nurl_env = 'URL'\nproxy = 'http://u:s3cret@p:1'", "password"),
         ("kind = 'webhook'\nurl = 'http://[::1]/'\nproxy = 'http://p:1'", "remove it"),
+        ("kind = 'slack'", "kind = \"slack\" needs url_file"),
+        ("kind = 'slack'\nurl = 'https://hooks.example/s3cret'", "url_file"),
+        ("kind = 'slack'\nurl_env = 'URL'\nsecret_env = 'URL'", "\"slack\" takes no secret_env"),
         ("kind = 'stdout'\nurl = 'http://127.0.0.1/'", "takes no url"),
         ("kind = 'stdout'\nsecret_file = '/x'", "takes no secret_file"),
     ] {

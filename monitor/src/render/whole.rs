@@ -4,7 +4,7 @@
 use monitor_core::incident::{Alert, AlertFinding, State};
 
 use crate::render::alert::{muted, tone_of};
-use crate::render::text::{counted, date, grouped, safe};
+use crate::render::text::{counted, date, safe};
 use crate::render::{Screen, Tone};
 
 /// Everything about one alert.
@@ -42,8 +42,9 @@ pub fn whole_alert(screen: Screen, alert: &Alert) -> String {
     }
     if alert.more > 0 {
         lines.push(String::new());
-        let (more, kept) = (grouped(alert.more), alert.findings.len());
-        lines.push(format!("{more} further findings were counted; the first {kept} are kept"));
+        let were = if alert.more == 1 { "was" } else { "were" };
+        let more = counted(alert.more, "more finding");
+        lines.push(format!("{more} {were} left out; the first {} are kept", alert.findings.len()));
     }
     lines.join("\n") + "\n"
 }
@@ -61,7 +62,7 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
         finding.score
     );
     let mut lines = vec![screen.colour.paint(Tone::Strong, &head)];
-    let mut say = |label: &str, text: &str| lines.push(format!("   {label:<9}{}", safe(text)));
+    let mut say = |label: &str, text: &str| lines.push(format!("   {label:<10} {}", safe(text)));
     if let Some(process) = &finding.process {
         let name = process.executable.as_deref().unwrap_or(&process.command);
         let command = match process.command.as_str() {
@@ -79,7 +80,7 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
         [("container", &place.container), ("pod", &place.pod), ("cgroup", &place.cgroup)]
     {
         if let Some(text) = text {
-            say(label, &format!(" {text}"));
+            say(label, text);
         }
     }
     for (index, reason) in finding.reasons.iter().enumerate() {
@@ -92,7 +93,7 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
         say("ATT&CK", &finding.attack.join(", "));
     }
     if !finding.allow.is_empty() {
-        say("Expected?", &format!(" {}", finding.allow));
+        say("Expected?", &finding.allow);
     }
     lines
 }
