@@ -175,7 +175,8 @@ pub enum Kept {
 struct Queued {
     delivery: Delivery,
     due: BootTime,
-    in_flight: bool,
+    /// Since when it is in flight, if it is.
+    sent_at: Option<BootTime>,
 }
 
 /// What is known of a receiver that is configured.
@@ -216,7 +217,7 @@ impl Queue {
         let next_id = stored.iter().map(|it| it.id + 1).max().unwrap_or(0);
         let queued = stored
             .into_iter()
-            .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0), in_flight: false }))
+            .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0), sent_at: None }))
             .collect();
         let line = |sink: &Sink| {
             let bucket = Bucket::new(sink.rate);
@@ -236,7 +237,7 @@ impl Queue {
         };
         let waiting = || {
             let mine = self.queued.iter().filter(|(_, it)| it.delivery.sink == sink);
-            mine.filter(|(_, it)| !it.in_flight && it.delivery.message.alert().is_some())
+            mine.filter(|(_, it)| it.sent_at.is_none() && it.delivery.message.alert().is_some())
         };
         if waiting().count() < room {
             return vec![self.enqueue(sink, Message::Alert(Box::new(alert)))];
@@ -280,7 +281,7 @@ impl Queue {
         let id = self.next_id;
         self.next_id += 1;
         let delivery = Delivery { id, sink: sink.to_owned(), message, attempts: 0, failure: None };
-        let queued = Queued { delivery: delivery.clone(), due: BootTime(0), in_flight: false };
+        let queued = Queued { delivery: delivery.clone(), due: BootTime(0), sent_at: None };
         self.queued.insert(id, queued);
         Kept::Delivery(id, Some(Box::new(delivery)))
     }
@@ -357,7 +358,7 @@ impl Queue {
                 && let Some(line) = self.lines.get_mut(&queued.delivery.sink)
                 && line.bucket.take(now.boot)
             {
-                queued.in_flight = true;
+                queued.sent_at = Some(now.boot);
                 queued.delivery.attempts += 1;
                 due.push(queued.delivery.clone());
             }
@@ -391,7 +392,7 @@ impl Queue {
 
     /// The receivers with a message in flight.
     fn busy(&self) -> BTreeSet<String> {
-        let flying = self.queued.values().filter(|it| it.in_flight);
+        let flying = self.queued.values().filter(|it| it.sent_at.is_some());
         flying.map(|it| it.delivery.sink.clone()).collect()
     }
 
@@ -405,6 +406,12 @@ impl Queue {
         outcome: Outcome,
         jitter: f64,
     ) -> Option<Delivery> {
+        let queued = self.queued.get_mut(&id)?;
+        if let Some(line) = self.lines.get_mut(&queued.delivery.sink)
+            && let Some(sent_at) = queued.sent_at.take()
+        {
+            line.bucket.flew(sent_at, now.boot);
+        }
         match outcome {
             Outcome::Accepted => {
                 let queued = self.queued.remove(&id)?;
@@ -412,8 +419,6 @@ impl Queue {
                 None
             }
             Outcome::Failed { why, retry_after_ms } => {
-                let queued = self.queued.get_mut(&id)?;
-                queued.in_flight = false;
                 queued.delivery.failure = Some(why);
                 let pause = pause_ms(queued.delivery.attempts, jitter);
                 let asked = retry_after_ms.unwrap_or(0);

@@ -132,6 +132,13 @@ impl Bucket {
         true
     }
 
+    /// A message may have arrived as late as it was answered: no time passed for its receiver.
+    pub(crate) fn flew(&mut self, sent: BootTime, answered: BootTime) {
+        if let Some(full_at) = &mut self.full_at {
+            full_at.0 = full_at.0.saturating_add(answered.0.saturating_sub(sent.0));
+        }
+    }
+
     /// When there is a token.
     pub(crate) fn next(&self) -> BootTime {
         let full_at = self.full_at.unwrap_or_default();
@@ -203,5 +210,9 @@ mod tests {
         assert!(!bucket.take(BootTime(6)));
         assert_eq!(bucket.next(), BootTime(1_000_000_005));
         assert!(bucket.take(bucket.next()));
+        let sent = bucket.next();
+        assert!(bucket.take(sent));
+        bucket.flew(sent, BootTime(sent.0 + 7));
+        assert_eq!(bucket.next(), BootTime(sent.0 + 7 + 1_000_000_000), "it may have come last");
     }
 }
