@@ -302,7 +302,7 @@ impl Engine {
                 delivered: self.queue.delivered.get(&sink.name).copied().unwrap_or(0),
                 queued: waiting.len(),
                 held_back: self.queue.held_back(&sink.name),
-                failure: waiting.first().and_then(|delivery| delivery.failure.clone()),
+                failure: waiting.iter().find_map(|delivery| delivery.failure.clone()),
             }
         });
         let seen = self.baseline.edges.iter();

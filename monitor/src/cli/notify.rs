@@ -1,6 +1,6 @@
 //! `edgewatch notify`: do messages arrive?
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use monitor_core::delivery::Tested;
 use serde_json::json;
@@ -43,7 +43,7 @@ async fn through(client: &Client, name: Option<&str>) -> Result<Vec<Tested>, Fai
     }
 }
 
-async fn here(file: &PathBuf, name: Option<&str>) -> Result<Vec<Tested>, Failure> {
+async fn here(file: &Path, name: Option<&str>) -> Result<Vec<Tested>, Failure> {
     let config = Config::load(Some(file))?;
     let tested = agent::test_receivers(&config, name).await;
     tested.map_err(|error| in_file(Some(file), error))
