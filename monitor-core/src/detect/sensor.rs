@@ -5,6 +5,8 @@ use crate::detect::{Finding, Kind, Reason, Severity, Where};
 use crate::flow::Loss;
 use crate::ids::WallTime;
 
+const FILES: &str = "baseline-file";
+
 /// One way in which the agent sees less than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -25,11 +27,17 @@ impl Trouble {
     fn name(&self) -> String {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
-            Self::Files { .. } => "baseline-file".to_owned(),
+            Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
             Self::EmptyStore => "empty-store".to_owned(),
             Self::Gap { .. } => "gap".to_owned(),
         }
+    }
+
+    /// Whether a finding says that a baseline file cannot be read.
+    #[must_use]
+    pub fn is_about_files(finding: &Finding) -> bool {
+        finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == FILES)
     }
 
     const fn severity(&self) -> Severity {

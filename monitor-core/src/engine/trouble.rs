@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::detect::{Trouble, sensor_finding};
-use crate::engine::Engine;
+use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
-use crate::incident::About;
+use crate::incident::{About, Incident};
 
 /// Things not told, by reason, and how much of it was said.
 #[derive(Debug, Default)]
@@ -72,6 +72,18 @@ impl Engine {
         let finding = sensor_finding(trouble, &self.settings.node, now.wall);
         let service = ServiceName::new("host", &self.settings.node);
         self.report(now, &service, About::Agent, vec![finding]);
+    }
+
+    /// The baseline files can be read: incidents that said otherwise, and nothing else, are over.
+    pub(crate) fn files_mended(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let about_files = |it: &Incident| {
+            it.about == About::Agent && it.findings.iter().all(Trouble::is_about_files)
+        };
+        let open = self.incidents.open.values();
+        let over: Vec<String> = open.filter(|it| about_files(it)).map(|it| it.id.clone()).collect();
+        for id in over {
+            self.resolve(now, &id, effects);
+        }
     }
 
     pub(crate) fn tell_losses(&mut self, now: Now) {

@@ -133,6 +133,7 @@ impl Engine {
 
     /// The baseline files changed: what they touch is judged anew.
     pub(crate) fn files(&mut self, now: Now, written: Written, effects: &mut Vec<Effect>) {
+        self.files_mended(now, effects);
         if written == self.baseline.files {
             return;
         }

@@ -1,7 +1,7 @@
 //! Stories of what is odd beyond a new peer: ports that are opened, servers that dial, places nobody
 //! should reach, programs that are not what they seem, an agent that sees less than it should.
 
-use monitor_core::baseline::Mode;
+use monitor_core::baseline::{Mode, Written};
 use monitor_core::detect::Trouble;
 use monitor_core::engine::{Input, Selection};
 use monitor_core::flow::{Ancestor, Direction, Image, Loss, Outcome, Process, Remote};
@@ -197,6 +197,9 @@ fn an_agent_in_trouble_says_so() {
     let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
     let detached =
         |program: &str| Input::Trouble(Trouble::Detached { program: program.to_owned() });
+    stage.step(Input::Trouble(Trouble::Files { mistake: "a.yaml:1: no".to_owned() }));
+    stage.step(Input::Files(Written::default()));
+    assert!(stage.said.ends_with("resolved medium: sensor baseline-file;\n"), "{}", stage.said);
     stage.step(detached("connect4"));
     stage.step(detached("connect6"));
     stage.step(Input::Trouble(Trouble::Files { mistake: "b.yaml:3: unknown key".to_owned() }));
@@ -207,13 +210,13 @@ fn an_agent_in_trouble_says_so() {
         "updated high: sensor detached-connect4; sensor detached-connect6; sensor baseline-file;"
     );
     let alerts = stage.engine.alerts(stage.now.wall);
-    let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };
+    let [alert, _resolved] = alerts.as_slice() else { panic!("{alerts:?}") };
     assert_eq!(alert.service.as_str(), "host:n1");
     assert_eq!(alert.allow, "");
     // A hijack meanwhile is its own message.
     stage.event("20 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(21_000);
-    assert_eq!(stage.engine.alerts(stage.now.wall).len(), 2);
+    assert_eq!(stage.engine.alerts(stage.now.wall).len(), 3);
 }
 
 #[test]

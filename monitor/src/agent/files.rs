@@ -32,8 +32,8 @@ impl Files {
     pub(crate) fn changed(&mut self) -> Option<Input> {
         match baseline_file::read_all(&self.patterns, self.at) {
             Ok(parsed) => {
-                self.mistake = None;
-                if parsed == self.parsed {
+                let mended = self.mistake.take().is_some();
+                if parsed == self.parsed && !mended {
                     return None;
                 }
                 self.parsed = parsed;

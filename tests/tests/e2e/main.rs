@@ -11,6 +11,7 @@ mod chat;
 mod delivery;
 mod errors;
 mod harness;
+mod oddities;
 mod restart;
 mod state;
 mod watch;
