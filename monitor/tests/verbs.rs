@@ -215,7 +215,11 @@ fn a_mute_says_what_for_how_long_and_why() {
     let agent = Agent::start();
     let mute = ["alerts", "mute", "compose:shop/*", "--for", "4h", "--reason", "rollout"];
     let ran = agent.run(&mute);
-    assert!(ran.stdout.starts_with("muted compose:shop/*\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.starts_with("muted compose:shop/*: 1 service: compose:shop/web\n"),
+        "{}",
+        ran.stdout
+    );
     let Query::Command(command) = agent.asked.recv().unwrap() else { panic!("no command") };
     assert_eq!(
         serde_json::to_value(command).unwrap(),

@@ -56,7 +56,7 @@ impl Engine {
         }
         let until = now.wall.plus_seconds(for_s.try_into().unwrap_or(i64::MAX));
         let by = approver.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
-        let what = format!("muted {pattern} until {until}{by}: {reason}");
+        let what = format!("muted {pattern} until {}{by}: {reason}", until.to_second());
         let mute = Mute {
             pattern: pattern.clone(),
             since: now.wall,
@@ -96,7 +96,7 @@ impl Engine {
     ) -> Result<Reply, CommandError> {
         let mute =
             self.mutes.remove(pattern).ok_or_else(|| CommandError::NotMuted(pattern.clone()))?;
-        let note = format!("{} messages were kept back", mute.messages);
+        let note = kept_back(&mute);
         self.unmuted(now, actor, mute, effects);
         Ok(Reply { notes: vec![note], ..Reply::default() })
     }
@@ -111,7 +111,7 @@ impl Engine {
     /// What a mute kept back is left to the digests.
     fn unmuted(&mut self, now: Now, actor: &Actor, mute: Mute, effects: &mut Vec<Effect>) {
         let pattern = mute.pattern.to_string();
-        let what = format!("unmuted {pattern}: {} messages were kept back", mute.messages);
+        let what = format!("unmuted {pattern}: {}", kept_back(&mute));
         self.noted(now, actor, what, Change::Mute(pattern, None), effects);
         let left = mute.ended(now.wall);
         let kept: Vec<Change> = left
@@ -163,5 +163,12 @@ impl Engine {
             messages: mute.messages,
         };
         holding.map(view).collect()
+    }
+}
+
+fn kept_back(mute: &Mute) -> String {
+    match mute.messages {
+        1 => "1 message was not sent".to_owned(),
+        messages => format!("{messages} messages were not sent"),
     }
 }

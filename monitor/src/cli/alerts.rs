@@ -68,7 +68,11 @@ async fn decided(
         return out.json(&answer);
     }
     let reply: Reply = client.read(answer)?;
-    out.text(&format!("{said}\n{}", render::reply(out.screen, "", &reply)))
+    if reply.services.is_empty() {
+        out.text(&format!("{said}\n"))?;
+        return out.text(&render::reply(out.screen, "", &reply));
+    }
+    out.text(&render::reply(out.screen, &format!("{said}:"), &reply))
 }
 
 /// Ids are long: their beginning is enough where it means one.
