@@ -3,6 +3,7 @@
 
 mod command;
 mod judging;
+mod quiet;
 mod record;
 mod trouble;
 mod upkeep;
@@ -16,7 +17,8 @@ use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, S
 use crate::detect::{Kind, Trouble};
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
-use crate::incident::{Alert, Incident, Incidents};
+use crate::incident::{Alert, Incidents};
+use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
 use self::trouble::{Gap, Losses};
@@ -24,7 +26,8 @@ use self::trouble::{Gap, Losses};
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::record::{AuditEntry, Change, Snapshot};
 pub use self::view::{
-    BaselineRow, Difference, EdgeView, EvidenceView, Rtt, ServiceView, SinkView, Standing, Status,
+    BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
+    Standing, Status,
 };
 
 /// How the engine is to behave: all of it known before anything is opened.
@@ -105,6 +108,7 @@ pub struct Engine {
     baseline: Baseline,
     incidents: Incidents,
     queue: Queue,
+    mutes: Mutes,
     losses: Losses,
     batch: Batch,
     gap: Option<Gap>,
@@ -154,7 +158,7 @@ impl Engine {
         for incident in snapshot.incidents {
             incidents.restore(incident);
         }
-        let receivers = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
         let mut attribution = Attribution::new(settings.seed);
         for (edge, record) in &baseline.edges {
             for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
@@ -167,7 +171,8 @@ impl Engine {
             settings,
             baseline,
             incidents,
-            queue: Queue::restore(snapshot.deliveries, receivers),
+            queue,
+            mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
             batch: Batch::default(),
             gap: None,
@@ -255,6 +260,8 @@ impl Engine {
             self.next_upkeep = now.boot.plus_millis(Self::UPKEEP_MS);
             self.expire(now, effects);
             self.promote(now);
+            self.end_mutes(now, effects);
+            self.digest(now, effects);
             self.tell_losses(now);
         }
         if self.next_save <= now.boot {
@@ -271,25 +278,8 @@ impl Engine {
     /// Incidents that have something new to say become messages.
     fn speak(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for incident in self.incidents.speaking(now) {
-            self.send(&incident, effects);
+            self.send(now, &incident, effects);
         }
-    }
-
-    /// Puts one message into the queue of every receiver that wants it.
-    fn send(&mut self, incident: &Incident, effects: &mut Vec<Effect>) {
-        let alert = incident.alert();
-        let mut changes = self.save();
-        for sink in &self.settings.sinks {
-            if sink.wants(alert.severity, &alert.service) {
-                let (delivery, superseded) = self.queue.push(&sink.name, alert.clone());
-                changes.extend(superseded.map(|older| Change::Delivery(older, None)));
-                changes.push(Change::Delivery(delivery.id, Some(Box::new(delivery))));
-            }
-        }
-        if !changes.is_empty() {
-            effects.push(Effect::Store(changes));
-        }
-        effects.push(Effect::Alerted(Box::new(alert)));
     }
 
     fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {

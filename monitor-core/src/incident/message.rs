@@ -39,6 +39,9 @@ pub struct Alert {
     pub inspect: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub allow: String,
+    /// Listed and not sent: somebody muted its service until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted_until: Option<WallTime>,
 }
 
 /// A finding as it is sent.
@@ -136,6 +139,7 @@ impl Incident {
             more: self.more,
             inspect: lead.and_then(inspect),
             allow: lead.map_or_else(String::new, allow),
+            muted_until: None,
         }
     }
 

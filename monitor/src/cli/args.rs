@@ -69,6 +69,11 @@ pub(crate) enum Verb {
     Services,
     /// What was alerted
     Alerts(Alerts),
+    /// The receivers of alerts
+    Notify {
+        #[command(subcommand)]
+        verb: Notify,
+    },
     /// The agent at a glance
     Status,
     /// Check the configuration, its secrets and its baseline files without starting anything
@@ -132,10 +137,51 @@ pub(crate) struct Alerts {
 pub(crate) enum AlertsVerb {
     /// Every alert, open ones first (what plain `alerts` does)
     List,
-    /// One alert in full
+    /// One alert in full: every finding, with the command that allows it
     Show {
         /// Its id, or the beginning of it
         id: String,
+    },
+    /// Print alerts as they come; Ctrl-C ends
+    Follow,
+    /// Send no alerts of some services for a while
+    ///
+    /// Nothing else changes: they are judged, listed and never learned. What is critical is muted
+    /// too. A mute ends by itself, and what it kept back is then told once, in a digest.
+    Mute {
+        /// A service or a pattern like compose:shop/*
+        services: Pattern,
+        /// For how long, like 4h; at most 30d
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Period,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Who decides [default: you]
+        #[arg(long, value_name = "NAME")]
+        approver: Option<String>,
+    },
+    /// End a mute before its time
+    Unmute {
+        /// As it was muted
+        services: Pattern,
+    },
+    /// The mutes that hold
+    Mutes,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Notify {
+    /// Send a marked test message to the receivers, and say what became of it
+    ///
+    /// Without --config the running agent sends it, as it sends alerts. Exits 1 if a receiver did not
+    /// accept it.
+    Test {
+        /// One receiver; all of them without
+        name: Option<String>,
+        /// Send it from here, to the receivers of this configuration: no agent needs to run
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 

@@ -1,9 +1,11 @@
 //! The verbs. Reads the command line, asks the agent or becomes it, and prints; decides nothing
 //! itself. Only here and in `main` does the program print or exit.
 
+mod alerts;
 mod args;
 mod asking;
 mod baseline;
+mod notify;
 mod output;
 mod running;
 
@@ -26,6 +28,8 @@ pub(crate) enum Ending {
     Done,
     /// It found something: a difference.
     Found,
+    /// It was done, and what it printed says what failed.
+    Failed,
 }
 
 /// Why a verb did not do what it was asked for.
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
     match carry_out(cli) {
         Ok(Ending::Done) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Ok(Ending::Found) => 2.into(),
+        Ok(Ending::Failed) => ExitCode::FAILURE,
         Err(Failure::Usage(error)) => {
             output::complain(&error);
             USAGE.into()
@@ -93,7 +98,8 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Check(check) => running::check(&check, &mut out),
         Verb::Map => block_on(asking::map(&client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
-        Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),
+        Verb::Alerts(alerts) => block_on(alerts::carry_out(alerts, &client(), &mut out)),
+        Verb::Notify { verb } => block_on(notify::carry_out(verb, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),

@@ -69,7 +69,7 @@ pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
 }
 
 /// A receiver that cannot work is a mistake in the file that names it.
-fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
+pub(crate) fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
     if error.is::<NotifyError>() {
         let file = named.unwrap_or(Path::new(Config::PATH)).display().to_string();
         return Failure::Usage(error.context(file));

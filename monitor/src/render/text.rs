@@ -1,7 +1,7 @@
 //! Small pieces: times, counts, and texts that others wrote.
 
 use monitor_core::flow::Outcome;
-use monitor_core::ids::WallTime;
+use monitor_core::ids::{WallTime, is_unprintable};
 
 use crate::render::Tone;
 
@@ -9,18 +9,13 @@ use crate::render::Tone;
 pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || is_invisible(character) {
+        if is_unprintable(character) {
             safe.extend(character.escape_unicode());
         } else {
             safe.push(character);
         }
     }
     safe
-}
-
-/// What reorders or hides other text.
-const fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Shortened in the middle, where names differ least, to at most `width` characters.

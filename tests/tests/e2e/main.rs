@@ -7,6 +7,7 @@ mod shop;
 mod alerts;
 mod baseline;
 mod capture;
+mod chat;
 mod delivery;
 mod errors;
 mod harness;

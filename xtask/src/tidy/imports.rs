@@ -39,6 +39,7 @@ const CORE: &[&str] = &[
     "detect",
     "incident",
     "delivery",
+    "mute",
     "engine",
 ];
 
