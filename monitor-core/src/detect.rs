@@ -103,6 +103,8 @@ pub struct Where {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
 }
 
@@ -222,10 +224,11 @@ pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Findin
 
 fn place(node: &str, workload: Option<&Workload>) -> Where {
     Where {
-        node: node.to_owned(),
+        node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
         pod: workload.and_then(|it| it.pod.clone()),
-        cgroup: workload.map(|it| it.cgroup.clone()),
+        image: workload.and_then(|it| it.image.clone()),
+        cgroup: workload.map(|it| it.cgroup.clone()).filter(|it| !it.is_empty()),
     }
 }
 

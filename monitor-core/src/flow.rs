@@ -48,6 +48,9 @@ pub enum Outcome {
     TimedOut,
     /// Ended before it was established for another reason: an ICMP error, or the caller gave up.
     Unreachable,
+    /// A policy on the dialling machine refused it. Only recordings made elsewhere say so: what our
+    /// hooks see of it stays attempted.
+    Denied,
     /// A datagram went out or came in.
     Sent,
     /// The handshake was completed.
@@ -75,6 +78,7 @@ impl fmt::Display for Outcome {
             Self::Refused => "refused",
             Self::TimedOut => "timed-out",
             Self::Unreachable => "unreachable",
+            Self::Denied => "denied",
             Self::Sent => "sent",
             Self::Established => "established",
         })

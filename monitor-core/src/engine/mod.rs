@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use crate::attribute::{Attribution, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
+use crate::edge::Edge;
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incident, Incidents};
 use crate::pattern::Pattern;
@@ -52,7 +54,14 @@ pub enum Input {
         addresses: Vec<IpAddr>,
     },
     Flow(Flow),
+    /// A flow whose ends are known already: out of a recording.
+    Sighting(Box<Sighting>),
     Traffic(Traffic),
+    /// What an edge did, whose ends are known already.
+    Counted {
+        edge: Edge,
+        count: Box<Count>,
+    },
     Forgotten(FlowKey),
     Lost {
         loss: Loss,
@@ -185,7 +194,13 @@ impl Engine {
                     self.sighted(now, &sighting, &mut effects);
                 }
             }
-            Input::Traffic(traffic) => self.traffic(now, &traffic, &mut effects),
+            Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
+            Input::Traffic(traffic) => {
+                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
+                    self.counted(now, &edge, &Count::from(&traffic), &mut effects);
+                }
+            }
+            Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
             Input::Lost { loss, count } => *self.losses.entry(loss).or_default() += count,
             Input::Files(written) => self.files(now, written, &mut effects),
@@ -198,6 +213,11 @@ impl Engine {
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
         effects
+    }
+
+    /// From now on services that are not guarded are treated as `mode` says.
+    pub const fn set_mode(&mut self, mode: Mode) {
+        self.settings.mode = mode;
     }
 
     /// When time alone will have something to do next, if nothing else happens before.

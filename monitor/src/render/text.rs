@@ -98,7 +98,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (String, Tone) {
         Outcome::Established => ("ok".to_owned(), Tone::Good),
         Outcome::Sent => ("sent".to_owned(), Tone::Good),
         Outcome::Attempted => ("attempted".to_owned(), Tone::Faint),
-        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable => {
+        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable | Outcome::Denied => {
             (outcome.to_string(), Tone::Doubtful)
         }
     }
