@@ -14,6 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("identity", &[]),
     ("notify", &[]),
+    ("recording", &["spelling"]),
     ("render", &[]),
     ("serve", &["lock"]),
     ("store", &["lock"]),
