@@ -118,11 +118,28 @@ pub struct Process {
     /// Path of the executable, as seen in the process's own mount namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
     pub pid: u32,
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
     pub uid: u32,
     /// The settable command name (`comm`): shown, never judged by.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub command: String,
+}
+
+impl Process {
+    /// A process or user id that was not told, as recordings made elsewhere have it: neither is ever
+    /// given this number.
+    pub const UNKNOWN: u32 = u32::MAX;
+}
+
+const fn unknown() -> u32 {
+    Process::UNKNOWN
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_unknown(id: &u32) -> bool {
+    *id == Process::UNKNOWN
 }
 
 /// One end's first sighting of a [`FlowKey`].

@@ -108,6 +108,15 @@ pub struct AlertEdge {
     pub port: u16,
 }
 
+impl Alert {
+    /// The weightiest finding: the one the title is about.
+    #[must_use]
+    pub fn lead(&self) -> Option<&AlertFinding> {
+        let rank = |it: &AlertFinding| (it.kind.severity(), it.score);
+        self.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+    }
+}
+
 impl From<&Edge> for AlertEdge {
     fn from(edge: &Edge) -> Self {
         Self {
@@ -279,7 +288,7 @@ fn allow(finding: &Finding) -> String {
 fn inspect(finding: &Finding) -> Option<String> {
     let service = finding.edge.owner()?.as_str();
     let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
-    if let Some(process) = &finding.process {
+    if let Some(process) = finding.process.as_ref().filter(|it| it.pid != Process::UNKNOWN) {
         let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
         // The process may be gone by the time somebody looks; its unit is not.
         return Some(unit.map_or(ps.clone(), |unit| format!("{ps} || {unit}")));

@@ -10,6 +10,7 @@ pub mod serve;
 pub mod config;
 pub mod baseline_file;
 pub mod recording;
+pub mod rehearsal;
 pub mod agent;
 pub mod client;
 pub mod render;

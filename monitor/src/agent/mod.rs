@@ -6,6 +6,7 @@ mod audience;
 mod files;
 mod perform;
 mod preflight;
+mod record;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
+pub use self::record::{RecordOptions, Recorded, record};
 /// What `run` and `check` refuse a receiver's configuration with.
 pub use crate::notify::NotifyError;
 

@@ -2,6 +2,7 @@
 
 use monitor_core::detect::Severity;
 use monitor_core::edge::Port;
+use monitor_core::flow::Process;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -19,7 +20,7 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     let tone = tone_of(alert.severity, alert.state);
     let headline = format!("{} · {}", capitalised(alert.severity), safe(&alert.title));
     let mut lines = vec![screen.colour.paint(tone, &headline)];
-    let Some(lead) = lead(alert) else {
+    let Some(lead) = alert.lead() else {
         return lines.join("\n") + "\n";
     };
     let several = alert.more > 0 || alert.findings.iter().any(|it| it.edge != lead.edge);
@@ -53,12 +54,6 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The weightiest finding: the one the title is about.
-fn lead(alert: &Alert) -> Option<&AlertFinding> {
-    let rank = |it: &AlertFinding| (it.kind.severity(), it.score);
-    alert.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
-}
-
 fn edge_text(edge: &AlertEdge) -> String {
     let port = Port { number: edge.port, protocol: edge.protocol };
     format!("{} → {} {port}", edge.client, edge.server)
@@ -67,7 +62,11 @@ fn edge_text(edge: &AlertEdge) -> String {
 fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
     let name = process.executable.as_deref().unwrap_or(&process.command);
-    Some(format!("{} (pid {}, uid {})", safe(name), process.pid, process.uid))
+    let id = |what, id| (id != Process::UNKNOWN).then(|| format!("{what} {id}"));
+    let ids: Vec<String> =
+        [id("pid", process.pid), id("uid", process.uid)].into_iter().flatten().collect();
+    let ids = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+    Some(format!("{}{ids}", safe(name)).trim_start().to_owned())
 }
 
 /// The other findings of the incident, each with the command that allows it.

@@ -70,7 +70,8 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 }
 
 /// `88,211`
-pub(crate) fn grouped(count: u64) -> String {
+#[must_use]
+pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
