@@ -44,7 +44,7 @@ pub struct Plan {
 /// What it came to.
 #[derive(Debug)]
 pub struct Rehearsed {
-    /// Each as its last message told it: open ones first, each list newest first.
+    /// Each as it stands at the end: open ones first, each list newest first.
     pub alerts: Vec<Alert>,
     pub summary: Summary,
 }
@@ -127,6 +127,8 @@ impl Rehearsal {
             self.pass(self.now.wall.plus_seconds(Self::REST_S));
             let effects = self.engine.finish(self.now);
             self.perform(effects);
+            // As they stand: what was counted since their last message, too.
+            self.alerts.extend(self.engine.alerts().into_iter().map(|it| (it.id.clone(), it)));
         }
         let (mut alerts, closed): (Vec<Alert>, Vec<Alert>) =
             self.alerts.into_values().rev().partition(|it| it.state != State::Resolved);
