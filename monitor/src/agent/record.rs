@@ -39,6 +39,8 @@ pub struct Recorded {
     pub connections: u64,
     /// What the kernel could not tell, by reason.
     pub lost: BTreeMap<Loss, u64>,
+    /// Kernel programs that somebody detached meanwhile: what they see is missing since.
+    pub detached: Vec<String>,
 }
 
 /// Records until it is asked to end.
@@ -189,6 +191,7 @@ impl Scribe {
             Observation::Lost { loss, count } => {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
+            Observation::Detached { program } => self.recorded.detached.push(program),
         }
     }
 
@@ -203,8 +206,11 @@ impl Scribe {
         }
     }
 
-    /// A line for a first sighting.
+    /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
     fn sighted(&mut self, sighting: &Sighting) {
+        if sighting.edge.is_listener() {
+            return;
+        }
         let direction = match sighting.seen_from {
             SeenFrom::Client | SeenFrom::Both => Direction::Outbound,
             SeenFrom::Server => Direction::Inbound,
@@ -231,6 +237,8 @@ impl Scribe {
         let direction = match traffic.key.direction {
             flow::Direction::Outbound => Direction::Outbound,
             flow::Direction::Inbound => Direction::Inbound,
+            // No exchange: it has no far end.
+            flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
         let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };

@@ -52,7 +52,7 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
         duration: record.duration.map(crate::config::Period::get),
         ready: Box::new(|ground| output::say(&format!("edgewatch: {ground}"))),
     };
-    let Recorded { lines, connections, lost } =
+    let Recorded { lines, connections, lost, detached } =
         runtime()?.block_on(agent::record(config, options))?;
     let lost: Vec<String> =
         lost.iter().map(|(loss, count)| format!("{loss} {}", render::grouped(*count))).collect();
@@ -62,6 +62,11 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
         render::grouped(lines),
         render::grouped(connections)
     ));
+    for program in detached {
+        output::say(&format!(
+            "edgewatch: {program} was detached by somebody: what it sees is missing since"
+        ));
+    }
     Ok(Ending::Done)
 }
 

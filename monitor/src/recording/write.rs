@@ -105,6 +105,8 @@ impl<'a> From<&'a FarEnd> for LinePeer<'a> {
             Peer::Network(name) => Self { network: Some(name), ..peer },
             Peer::World => Self { network: Some(WORLD), ..peer },
             Peer::Address(address) => Self { address: Some(*address), ..peer },
+            // A port that was opened: no flow, and not to be written.
+            Peer::Nobody => peer,
         }
     }
 }

@@ -270,7 +270,7 @@ fn process(flow: &RecordedFlow) -> Option<Process> {
         executable: flow.executable.clone(),
         pid: flow.pid.unwrap_or(Process::UNKNOWN),
         uid: flow.uid.unwrap_or(Process::UNKNOWN),
-        command: String::new(),
+        ..Process::default()
     })
 }
 

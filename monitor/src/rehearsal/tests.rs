@@ -89,7 +89,7 @@ fn incident(alert: &Alert) -> String {
         .findings
         .iter()
         .map(|it| {
-            let edge = &it.edge;
+            let edge = it.edge.as_ref().unwrap();
             format!("{} {} -> {} {}", it.kind, edge.client, edge.server, edge.port)
         })
         .collect();
@@ -173,7 +173,7 @@ fn an_answer_and_another_executable_are_news() {
     let rehearsed = rehearse(plan, story.lines().map(flow));
     let [alert] = rehearsed.alerts.as_slice() else { panic!("{:?}", rehearsed.alerts) };
     let told: Vec<String> =
-        alert.findings.iter().map(|it| format!("{} {}", it.kind, it.outcome)).collect();
+        alert.findings.iter().map(|it| format!("{} {}", it.kind, it.outcome.unwrap())).collect();
     assert_eq!(told, ["new-executable established", "new-peer established"]);
     assert_eq!(rehearsed.summary.total.messages, 3);
     let process = alert.findings[0].process.as_ref().unwrap();

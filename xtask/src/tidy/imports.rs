@@ -22,7 +22,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
     (
         "agent",
-        &["baseline_file", "capture", "config", "identity", "notify", "recording", "render", "serve", "store"],
+        &[
+            "baseline_file",
+            "capture",
+            "config",
+            "identity",
+            "notify",
+            "recording",
+            "render",
+            "serve",
+            "store",
+        ],
     ),
     ("cli", &["agent", "baseline_file", "client", "config", "recording", "rehearsal", "render"]),
     ("lib", &[]),
