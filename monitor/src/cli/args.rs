@@ -141,19 +141,27 @@ pub(crate) struct Record {
 pub(crate) struct Replay {
     /// A recording, as `record` writes it; `-` for standard input
     pub(crate) file: PathBuf,
-    /// A baseline file: its services are guarded as written; may be given several times
-    #[arg(long, value_name = "FILE", required_unless_present = "learn")]
-    pub(crate) baseline: Vec<PathBuf>,
-    /// Learn the beginning, then guard every service: a duration like 24h, a part like 0.5 or 50%,
-    /// or the time at which it ends, like 2026-11-21T10:00:00Z
-    #[arg(long, value_name = "DURATION|PART|TIME")]
-    pub(crate) learn: Option<Learn>,
+    #[command(flatten)]
+    pub(crate) guarded: Guarded,
     /// Take `mode`, `[learn]` and `[detect]` from this configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print each alert in full, as a chat would show it
     #[arg(long)]
     pub(crate) full: bool,
+}
+
+/// What `replay` guards: one of them, or both.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Guarded {
+    /// A baseline file: its services are guarded as written; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Vec<PathBuf>,
+    /// Learn the beginning, then guard every service: a duration like 24h, a part like 0.5 or 50%,
+    /// or the time at which it ends, like 2026-11-21T10:00:00Z
+    #[arg(long, value_name = "DURATION|PART|TIME")]
+    pub(crate) learn: Option<Learn>,
 }
 
 #[derive(Debug, Args)]

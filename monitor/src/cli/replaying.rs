@@ -23,14 +23,14 @@ pub(crate) fn replay(replay: &Replay, out: Out) -> Result<Ending, Failure> {
         None => Config::default(),
     };
     let internal = std::mem::take(&mut config.detect.internal);
-    let documents = replay.baseline.iter().map(|file| baseline_file::read(file));
+    let documents = replay.guarded.baseline.iter().map(|file| baseline_file::read(file));
     let plan = Plan {
         mode: config.mode,
         rule: config.learn.rule(),
         only: config.detect.only,
         internal: Box::new(move |address| internal.iter().any(|it| it.contains(address))),
         baseline: documents.collect::<Result<_, _>>()?,
-        learn: replay.learn.map(|learn| end_of(learn, &replay.file)).transpose()?,
+        learn: replay.guarded.learn.map(|learn| end_of(learn, &replay.file)).transpose()?,
     };
     let mut rehearsal = Rehearsal::new(plan).context("take the baseline apart")?;
     let mut bad = BadLines::default();
@@ -42,7 +42,7 @@ pub(crate) fn replay(replay: &Replay, out: Out) -> Result<Ending, Failure> {
     summary.skipped = bad.count;
     print(&alerts, &summary, replay, out)?;
     bad.tell(&replay.file, summary.flows)?;
-    if replay.learn.is_some() && replay.baseline.is_empty() && summary.judged == 0 {
+    if replay.guarded.learn.is_some() && replay.guarded.baseline.is_empty() && summary.judged == 0 {
         return Err(nothing_judged(&summary));
     }
     Ok(if summary.total.messages > 0 { Ending::Found } else { Ending::Done })
