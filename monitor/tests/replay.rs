@@ -1,6 +1,6 @@
 //! `edgewatch replay` from outside: what it prints and how it exits, on lines written here and on
-//! recordings of real systems, one of which was hijacked. Those are read from `../shared/data`
-//! beside the repository where they are there; the tests that need them say so where they are not.
+//! recordings of real systems, one of which was hijacked. Those are read from `shared/data` beside the
+//! repository where they are there; the tests that need them say so where they are not.
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::fmt::Write as _;
@@ -139,7 +139,7 @@ fn shared(name: &str) -> Option<PathBuf> {
     if found.is_none() {
         #[expect(clippy::print_stderr, reason = "a skipped test says so")]
         {
-            eprintln!("skipped: ../shared/data/{name} is not beside the repository");
+            eprintln!("skipped: shared/data/{name} is not beside the repository");
         }
     }
     found

@@ -2,7 +2,9 @@
 //! `SECOND SOURCE -> PEER PORT/PROTOCOL [OUTCOME] [with EXECUTABLE]`, `<-` where it was dialled.
 
 use monitor_core::baseline::Promote;
+use monitor_core::baseline::document::FORMAT;
 use monitor_core::flow::Outcome;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::recording::{FarEnd, Source};
@@ -46,13 +48,16 @@ fn flow(line: &str) -> RecordedFlow {
     }
 }
 
-/// A baseline file that guards `service` and allows it one edge.
-fn guarded(text: &str) -> Document {
-    let text = format!("format: edgewatch-baseline/1\nservices:\n{text}");
-    crate::baseline_file::from_text(&text, "test").unwrap()
+/// A baseline that guards `systemd:web` with this section.
+fn guarded(section: Value) -> Document {
+    let services = json!({"systemd:web": section});
+    serde_json::from_value(json!({"format": FORMAT, "services": services})).unwrap()
 }
 
-const WEB: &str = "  systemd:web:\n    outbound:\n      - {to: systemd:api, ports: [80/tcp]}\n";
+/// It may dial `systemd:api`.
+fn web() -> Document {
+    guarded(json!({"outbound": [{"to": "systemd:api", "ports": ["80/tcp"]}]}))
+}
 
 fn plan() -> Plan {
     Plan {
@@ -73,10 +78,10 @@ fn rehearse(plan: Plan, flows: impl IntoIterator<Item = RecordedFlow>) -> Rehear
     rehearsal.finish()
 }
 
-/// Rehearses the lines of `story` with `WEB` guarded; says each incident's edges and messages.
+/// Rehearses the lines of `story` with [`web`] guarded; says each incident's edges and messages.
 #[track_caller]
 fn check(story: &str, expected: &[&str]) -> Rehearsed {
-    let plan = Plan { baseline: vec![guarded(WEB)], ..plan() };
+    let plan = Plan { baseline: vec![web()], ..plan() };
     let rehearsed = rehearse(plan, story.lines().map(flow));
     let mut told: Vec<String> = rehearsed.alerts.iter().map(incident).collect();
     told.sort();
@@ -142,7 +147,7 @@ fn findings_are_grouped_and_resolved_in_recorded_time() {
 
 #[test]
 fn a_forbidden_edge_repeats_itself_every_hour() {
-    let forbidden = "  systemd:web:\n    forbidden:\n      - {to: systemd:db, ports: [5432/tcp]}\n";
+    let forbidden = json!({"forbidden": [{"to": "systemd:db", "ports": ["5432/tcp"]}]});
     let plan = Plan { baseline: vec![guarded(forbidden)], ..plan() };
     let flows =
         (0..360).map(|round| flow(&format!("{} systemd:web -> systemd:db 5432/tcp", round * 30)));
@@ -164,8 +169,8 @@ fn clients_outside_the_internal_networks_are_the_world() {
 
 #[test]
 fn an_answer_and_another_executable_are_news() {
-    let by = WEB.replace("[80/tcp]", "[80/tcp], by: [/usr/sbin/nginx]");
-    let plan = Plan { baseline: vec![guarded(&by)], ..plan() };
+    let line = json!({"to": "systemd:api", "ports": ["80/tcp"], "by": ["/usr/sbin/nginx"]});
+    let plan = Plan { baseline: vec![guarded(json!({"outbound": [line]}))], ..plan() };
     let story = "0 systemd:web -> systemd:api 80/tcp with /usr/sbin/nginx\n\
                  1 systemd:web -> systemd:api 80/tcp with /usr/bin/bash\n\
                  2 systemd:web -> ip:10.0.0.1 1/tcp denied with /usr/bin/bash\n\
@@ -200,7 +205,7 @@ fn what_was_learned_is_guarded_after_it() {
     assert_eq!(rehearsed.summary.judged, 2);
 
     // What a file names is guarded from the start.
-    let both = Plan { baseline: vec![guarded(WEB)], learn: learn(60), ..plan() };
+    let both = Plan { baseline: vec![web()], learn: learn(60), ..plan() };
     let rehearsed = rehearse(both, story.lines().map(flow));
     assert_eq!(rehearsed.alerts[0].findings.len(), 2);
 
@@ -225,7 +230,7 @@ fn the_same_flows_give_the_same_bytes() {
             let second = index * 7;
             flow(&format!("{second} systemd:web -> ip:10.0.0.{} {}/tcp", index % 250, index % 13))
         });
-        let rehearsed = rehearse(Plan { baseline: vec![guarded(WEB)], ..plan() }, flows);
+        let rehearsed = rehearse(Plan { baseline: vec![web()], ..plan() }, flows);
         let alerts = serde_json::to_string(&rehearsed.alerts).unwrap();
         (alerts, serde_json::to_string(&rehearsed.summary).unwrap())
     };
@@ -242,7 +247,7 @@ fn any_times_are_crossed_in_few_steps() {
         flow.at = at.parse().unwrap();
         flow
     });
-    let rehearsed = rehearse(Plan { baseline: vec![guarded(WEB)], ..plan() }, flows);
+    let rehearsed = rehearse(Plan { baseline: vec![web()], ..plan() }, flows);
     assert_eq!(rehearsed.summary.flows, 4);
     assert!(rehearsed.summary.total.messages >= 2, "told, resolved, told again");
 }
