@@ -1,7 +1,7 @@
 //! `edgewatch replay` from outside: what it prints and how it exits, on lines written here and on
 //! recordings of real systems, one of which was hijacked. Those are read from `shared/data` beside the
 //! repository where they are there; the tests that need them say so where they are not.
-#![expect(clippy::unwrap_used, reason = "all of this is a test")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,9 @@ fn what_cannot_be_meant_is_refused() {
     }
     let (code, _, stderr) = place.replay(&["flows.jsonl", "--learn", "1h"]);
     let told = "edgewatch: nothing was judged: --learn goes beyond the end of the recording, which spans 0s\n";
+    assert_eq!((code, stderr.as_str()), (1, told));
+    let (code, _, stderr) = place.replay(&["flows.jsonl", "--learn", "2026-11-20T10:00:00Z"]);
+    let told = "edgewatch: nothing was learned: --learn ends before the recording begins, at 2026-11-21T10:00:00Z\n";
     assert_eq!((code, stderr.as_str()), (1, told));
 }
 

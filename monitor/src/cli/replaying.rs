@@ -1,13 +1,14 @@
 //! `record` and `replay`: what happened as a file, and what would have been alerted of it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::incident::Alert;
 use serde::Serialize;
 
 use crate::baseline_file;
-use crate::cli::args::{Format, Replay};
+use crate::cli::args::{Format, Guarded, Replay};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
 use crate::recording::{self, LineError, RecordedFlow};
@@ -42,19 +43,26 @@ pub(crate) fn replay(replay: &Replay, out: Out) -> Result<Ending, Failure> {
     summary.skipped = bad.count;
     print(&alerts, &summary, replay, out)?;
     bad.tell(&replay.file, summary.flows)?;
-    if replay.guarded.learn.is_some() && replay.guarded.baseline.is_empty() && summary.judged == 0 {
-        return Err(nothing_judged(&summary));
-    }
+    check_learned(&summary, &replay.guarded)?;
     Ok(if summary.total.messages > 0 { Ending::Found } else { Ending::Done })
 }
 
-/// Everything was learned: that there is no alert says nothing.
-fn nothing_judged(summary: &Summary) -> Failure {
-    let span = summary.span.map(|it| it.seconds()).unwrap_or_default();
-    Failure::Failed(anyhow::anyhow!(
-        "nothing was judged: --learn goes beyond the end of the recording, which spans {}",
-        humantime::format_duration(std::time::Duration::from_secs(span))
-    ))
+/// Where all was learned, or nothing, that there is no alert says nothing.
+fn check_learned(summary: &Summary, guarded: &Guarded) -> Result<(), Failure> {
+    let (Some(_), Some(span)) = (guarded.learn, summary.span) else { return Ok(()) };
+    if summary.learned.as_ref().is_some_and(|it| it.flows == 0) {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "nothing was learned: --learn ends before the recording begins, at {}",
+            span.first_seen
+        )));
+    }
+    if summary.judged == 0 && guarded.baseline.is_empty() {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "nothing was judged: --learn goes beyond the end of the recording, which spans {}",
+            humantime::format_duration(Duration::from_secs(span.seconds()))
+        )));
+    }
+    Ok(())
 }
 
 /// Reads all lines of a recording.
