@@ -15,7 +15,9 @@ use crate::attribute::{Attribution, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::{Kind, Trouble};
+use crate::edge::Edge;
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
@@ -62,6 +64,11 @@ pub enum Input {
     /// A flow whose ends are known already: out of a recording.
     Sighting(Box<Sighting>),
     Traffic(Traffic),
+    /// What an edge did, whose ends are known already.
+    Counted {
+        edge: Edge,
+        count: Box<Count>,
+    },
     Forgotten(FlowKey),
     Lost {
         loss: Loss,
@@ -205,7 +212,12 @@ impl Engine {
                 }
             }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
-            Input::Traffic(traffic) => self.traffic(now, &traffic, &mut effects),
+            Input::Traffic(traffic) => {
+                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
+                    self.counted(now, &edge, &Count::from(&traffic), &mut effects);
+                }
+            }
+            Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
@@ -219,6 +231,11 @@ impl Engine {
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
         effects
+    }
+
+    /// From now on services that are not guarded are treated as `mode` says.
+    pub const fn set_mode(&mut self, mode: Mode) {
+        self.settings.mode = mode;
     }
 
     /// When time alone will have something to do next, if nothing else happens before.

@@ -268,7 +268,7 @@ fn inspect(finding: &Finding) -> Option<String> {
     };
     let service = edge.owner()?.as_str();
     let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
-    if let Some(process) = &finding.process {
+    if let Some(process) = finding.process.as_ref().filter(|it| it.pid != Process::UNKNOWN) {
         let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
         // The process may be gone by the time somebody looks; its unit is not.
         return Some(unit.map_or(ps.clone(), |unit| format!("{ps} || {unit}")));

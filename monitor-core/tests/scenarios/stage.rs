@@ -166,7 +166,9 @@ impl Stage {
             service: ServiceName::new("systemd", &format!("{name}.service")),
             container: None,
             pod: None,
+            image: None,
             cgroup: format!("/system.slice/{name}.service"),
+            node: None,
         };
         self.step(Input::Workload { cgroup: id, workload });
         id

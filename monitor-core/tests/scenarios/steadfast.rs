@@ -169,7 +169,9 @@ fn a_restarted_server_and_the_nightly_job() {
         service: "systemd:b.service".parse().unwrap(),
         container: None,
         pod: None,
+        image: None,
         cgroup: "/system.slice/b.service".to_owned(),
+        node: None,
     };
     stage.step(Input::Workload { cgroup: new, workload });
     // The app dials again: its own key is known, only the new b's inbound key is news.

@@ -6,6 +6,7 @@ mod audience;
 mod files;
 mod perform;
 mod preflight;
+mod record;
 mod trial;
 
 use std::ops::ControlFlow;
@@ -36,6 +37,7 @@ use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
+pub use self::record::{RecordOptions, Recorded, record};
 pub use self::trial::test_receivers;
 /// What `run` and `check` refuse a receiver's configuration with.
 pub use crate::notify::NotifyError;

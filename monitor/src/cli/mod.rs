@@ -7,6 +7,7 @@ mod asking;
 mod baseline;
 mod notify;
 mod output;
+mod replaying;
 mod running;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use clap::Parser as _;
 use crate::baseline_file::FileError;
 use crate::client::Client;
 use crate::config::ConfigError;
+use crate::recording::RecordingError;
 
 pub use self::args::Cli;
 use self::args::Verb;
@@ -26,7 +28,7 @@ use self::output::Out;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Done,
-    /// It found something: a difference.
+    /// It found something: a difference, or what would have been an alert.
     Found,
     /// It was done, and what it printed says what failed.
     Failed,
@@ -49,7 +51,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         if unread.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe) {
             return Self::Unread;
         }
-        if error.is::<ConfigError>() || error.is::<FileError>() {
+        if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<RecordingError>() {
             return Self::Usage(error);
         }
         Self::Failed(error)
@@ -95,6 +97,8 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
     match verb {
         Verb::Run(run) => running::run(run, socket.clone(), out),
         Verb::Watch(watch) => running::watch(watch, out),
+        Verb::Record(record) => running::record(record, out),
+        Verb::Replay(replay) => replaying::replay(&replay, out),
         Verb::Check(check) => running::check(&check, &mut out),
         Verb::Map => block_on(asking::map(&client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),

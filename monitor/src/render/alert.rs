@@ -1,6 +1,7 @@
 //! An alert as a chat would show it, and the list of them.
 
 use monitor_core::detect::Severity;
+use monitor_core::flow::Process;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -63,9 +64,13 @@ pub(crate) fn muted(alert: &Alert) -> Option<String> {
 pub(crate) fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
     let name = process.executable.as_deref().unwrap_or(&process.command);
+    let id = |what, id| (id != Process::UNKNOWN).then(|| format!("{what} {id}"));
+    let ids: Vec<String> =
+        [id("pid", process.pid), id("uid", process.uid)].into_iter().flatten().collect();
+    let ids = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
     let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
     let ancestors: String = ancestors.map(|path| format!(" ← {}", program(path))).collect();
-    Some(format!("{} (pid {}, uid {}){ancestors}", safe(name), process.pid, process.uid))
+    Some(format!("{}{ids}{ancestors}", safe(name)).trim_start().to_owned())
 }
 
 /// The other findings of the incident, each with the command that allows it.

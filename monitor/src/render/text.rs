@@ -65,7 +65,8 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 }
 
 /// `88,211`
-pub(crate) fn grouped(count: u64) -> String {
+#[must_use]
+pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -93,7 +94,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (String, Tone) {
         Outcome::Established => ("ok".to_owned(), Tone::Good),
         Outcome::Sent => ("sent".to_owned(), Tone::Good),
         Outcome::Attempted => ("attempted".to_owned(), Tone::Faint),
-        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable => {
+        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable | Outcome::Denied => {
             (outcome.to_string(), Tone::Doubtful)
         }
     }

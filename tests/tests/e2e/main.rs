@@ -12,6 +12,7 @@ mod delivery;
 mod errors;
 mod harness;
 mod lineage;
+mod record;
 mod oddities;
 mod restart;
 mod state;
