@@ -12,4 +12,5 @@ pub mod baseline_file;
 pub mod agent;
 pub mod client;
 pub mod render;
+pub mod picture;
 pub mod cli;

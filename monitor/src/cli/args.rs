@@ -9,6 +9,7 @@ use monitor_core::engine::Selection;
 use monitor_core::pattern::Pattern;
 
 use crate::config::Period;
+use crate::picture::Language;
 
 /// Where the agent listens when nobody names another socket.
 pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
@@ -29,9 +30,10 @@ pub struct Cli {
     /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
     #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
-    /// For people or for programs: JSON is one document, or one line each where it follows
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = GLOBAL)]
-    pub(crate) format: Format,
+    /// For people or for programs: JSON is one document, or one line each where it follows.
+    /// Only `map` is drawn (dot, mermaid, svg), and only `policy export` writes kubernetes
+    #[arg(long, global = true, value_enum, default_value_t = Wanted::Table, help_heading = GLOBAL)]
+    pub(crate) format: Wanted,
     /// Colours; `auto` means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = When::Auto, help_heading = GLOBAL)]
     pub(crate) color: When,
@@ -40,10 +42,62 @@ pub struct Cli {
 }
 
 /// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Table,
     Json,
+}
+
+/// What `--format` may say: what is neither a table nor JSON is one verb's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wanted {
+    Table,
+    Json,
+    /// A picture of the map, for Graphviz
+    Dot,
+    /// A picture of the map, as code hosts and wikis draw it
+    Mermaid,
+    /// A picture of the map, which needs nothing else
+    Svg,
+    /// `NetworkPolicy` objects
+    Kubernetes,
+    /// `CiliumNetworkPolicy` objects (not there yet)
+    Cilium,
+}
+
+impl Wanted {
+    /// What every verb that prints data can do.
+    pub(crate) const fn data(self) -> Option<Format> {
+        match self {
+            Self::Table => Some(Format::Table),
+            Self::Json => Some(Format::Json),
+            Self::Dot | Self::Mermaid | Self::Svg | Self::Kubernetes | Self::Cilium => None,
+        }
+    }
+
+    /// What only the map can do.
+    pub(crate) const fn picture(self) -> Option<Language> {
+        match self {
+            Self::Dot => Some(Language::Dot),
+            Self::Mermaid => Some(Language::Mermaid),
+            Self::Svg => Some(Language::Svg),
+            Self::Table | Self::Json | Self::Kubernetes | Self::Cilium => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Table => "table",
+            Self::Json => "json",
+            Self::Dot => "dot",
+            Self::Mermaid => "mermaid",
+            Self::Svg => "svg",
+            Self::Kubernetes => "kubernetes",
+            Self::Cilium => "cilium",
+        })
+    }
 }
 
 /// When colours are used.
@@ -63,8 +117,12 @@ pub(crate) enum Verb {
     Run(Run),
     /// Show the edges of this machine as they appear; keeps no state and leaves nothing behind
     Watch(Watch),
-    /// Every edge seen, with its evidence
-    Map,
+    /// Every edge seen, with its evidence; or a picture: --format svg, mermaid or dot
+    ///
+    /// A picture stays readable: beyond some forty nodes, groups of services (a Compose project, a
+    /// Kubernetes namespace) are drawn as one node each, and peers outside are counted. What is
+    /// pending or forbidden is always drawn.
+    Map(Map),
     /// Every service seen
     Services,
     /// What was alerted
@@ -106,6 +164,16 @@ pub(crate) struct Watch {
     /// Take sizes and networks from this configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Map {
+    /// Only the edges of these services or peers, like compose:shop/web or 'k8s:prod/**'
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) focus: Vec<Pattern>,
+    /// In a picture: draw these one by one, however many they are
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) expand: Vec<Pattern>,
 }
 
 #[derive(Debug, Args)]

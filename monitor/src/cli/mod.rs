@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::config::ConfigError;
 
 pub use self::args::Cli;
-use self::args::Verb;
+use self::args::{Format, Verb, Wanted};
 use self::output::Out;
 
 /// How a verb ended, as the caller's shell sees it.
@@ -82,7 +82,8 @@ pub fn main() -> ExitCode {
 
 fn carry_out(cli: Cli) -> Result<Ending, Failure> {
     let Cli { socket, format, color, verb } = cli;
-    let mut out = Out::stdout(format, color);
+    let mut out = Out::stdout(format.data().unwrap_or(Format::Table), color);
+    check_format(format, &verb)?;
     let client = || {
         let standard = || PathBuf::from(args::SOCKET);
         Client::new(socket.clone().unwrap_or_else(standard))
@@ -91,13 +92,25 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Run(run) => running::run(run, socket.clone(), out),
         Verb::Watch(watch) => running::watch(watch, out),
         Verb::Check(check) => running::check(&check, &mut out),
-        Verb::Map => block_on(asking::map(&client(), &mut out)),
+        Verb::Map(map) => block_on(asking::map(&map, format.picture(), &client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
         Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),
     }
+}
+
+/// Refuses a format that the verb does not have, instead of printing something else.
+fn check_format(format: Wanted, verb: &Verb) -> Result<(), Failure> {
+    let (own, takes) = match verb {
+        Verb::Map(_) => (format.picture().is_some(), "table, json, dot, mermaid or svg"),
+        _ => (false, "table or json"),
+    };
+    if own || format.data().is_some() {
+        return Ok(());
+    }
+    Err(Failure::Usage(anyhow::anyhow!("this verb has no --format {format}: it takes {takes}")))
 }
 
 /// One request needs no threads.

@@ -16,6 +16,7 @@ fn command_lines_are_read_or_refused() {
         "run --config /etc/e.toml --mode guard --state-dir /srv/e --socket /run/e.sock --show",
         "watch --for 5m --format json",
         "map --format json",
+        "map --focus compose:shop/web --format svg --expand k8s:prod/**",
         "alerts",
         "alerts list",
         "alerts show 01J",
@@ -53,6 +54,27 @@ fn command_lines_are_read_or_refused() {
     let words = ["edgewatch", "baseline", "approve", "compose:shop/web ip:203.0.113.9"];
     let error = Cli::try_parse_from(words).unwrap_err().to_string();
     assert!(error.contains("is not an edge: write 'CLIENT -> SERVER"), "{error}");
+}
+
+#[test]
+fn a_verb_refuses_the_formats_of_others() {
+    let check = |line: &str| {
+        let words = std::iter::once("edgewatch").chain(line.split(' '));
+        let cli = Cli::try_parse_from(words).unwrap();
+        check_format(cli.format, &cli.verb)
+    };
+    for line in ["map --format svg", "map --format json", "services --format json", "status"] {
+        assert!(check(line).is_ok(), "{line}");
+    }
+    for (line, takes) in [
+        ("services --format svg", "this verb has no --format svg: it takes table or json"),
+        ("map --format kubernetes", "table, json, dot, mermaid or svg"),
+    ] {
+        match check(line) {
+            Err(Failure::Usage(error)) => assert!(error.to_string().contains(takes), "{error}"),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
 }
 
 #[test]

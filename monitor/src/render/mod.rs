@@ -13,6 +13,7 @@ pub use self::alert::{alert, alerts};
 pub use self::baseline::{baseline_rows, reply, undecided};
 pub use self::edges::{edge_head, edge_line, map};
 pub use self::overview::{audit, services, status};
+pub(crate) use self::text::{counted, safe, shortened};
 
 /// What is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
