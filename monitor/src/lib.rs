@@ -13,4 +13,5 @@ pub mod agent;
 pub mod client;
 pub mod render;
 pub mod picture;
+pub mod policy;
 pub mod cli;

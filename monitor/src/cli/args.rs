@@ -10,6 +10,7 @@ use monitor_core::pattern::Pattern;
 
 use crate::config::Period;
 use crate::picture::Language;
+use crate::policy::LabelKey;
 
 /// Where the agent listens when nobody names another socket.
 pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
@@ -133,6 +134,11 @@ pub(crate) enum Verb {
     Check(Check),
     /// Who changed what: approvals, prohibitions, phases, imports
     Audit(Audit),
+    /// The baseline as policies for those who enforce
+    Policy {
+        #[command(subcommand)]
+        verb: Policy,
+    },
     /// What is normal: how far learning is, and the decisions about it
     Baseline {
         #[command(subcommand)]
@@ -257,6 +263,25 @@ pub(crate) enum Baseline {
         /// Guard them at once, instead of proposing them
         #[arg(long)]
         guard: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Print the baseline as Kubernetes NetworkPolicy objects: --format kubernetes
+    ///
+    /// One for each Kubernetes workload, both directions. What such a policy cannot say (names,
+    /// executables, peers that are no pods) stands in comments: read them before you apply it.
+    Export {
+        /// Services or patterns like 'k8s:prod/**'; all without
+        #[arg(value_name = "SERVICE")]
+        services: Vec<Pattern>,
+        /// Take this baseline file instead of what the agent holds
+        #[arg(long, value_name = "FILE")]
+        baseline: Option<PathBuf>,
+        /// The pod label that holds a workload's name: a baseline does not know labels
+        #[arg(long, value_name = "KEY", default_value = LabelKey::STANDARD)]
+        selector_label: LabelKey,
     },
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod asking;
 mod baseline;
 mod output;
+mod policy;
 mod running;
 
 use std::path::PathBuf;
@@ -97,19 +98,21 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
+        Verb::Policy { verb } => block_on(policy::carry_out(verb, &client(), &out)),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),
     }
 }
 
 /// Refuses a format that the verb does not have, instead of printing something else.
 fn check_format(format: Wanted, verb: &Verb) -> Result<(), Failure> {
-    let (own, takes) = match verb {
-        Verb::Map(_) => (format.picture().is_some(), "table, json, dot, mermaid or svg"),
-        _ => (false, "table or json"),
-    };
-    if own || format.data().is_some() {
+    if matches!(verb, Verb::Policy { .. }) {
+        return policy::check_format(format);
+    }
+    let drawn = matches!(verb, Verb::Map(_));
+    if format.data().is_some() || (drawn && format.picture().is_some()) {
         return Ok(());
     }
+    let takes = if drawn { "table, json, dot, mermaid or svg" } else { "table or json" };
     Err(Failure::Usage(anyhow::anyhow!("this verb has no --format {format}: it takes {takes}")))
 }
 

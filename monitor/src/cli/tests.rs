@@ -26,6 +26,7 @@ fn command_lines_are_read_or_refused() {
         "baseline diff web.yaml",
         "baseline export compose:shop/web --with-evidence --output web.yaml",
         "baseline import web.yaml --guard",
+        "policy export --format kubernetes k8s:prod/** --baseline b.yaml --selector-label app",
     ];
     for line in good {
         let words = std::iter::once("edgewatch").chain(line.split(' '));
@@ -42,6 +43,7 @@ fn command_lines_are_read_or_refused() {
         "baseline guard --all compose:shop/web",
         "baseline learn",
         "baseline import",
+        "policy export --selector-label no/label/key",
         "baseline approve",
     ];
     for line in bad {
@@ -63,11 +65,13 @@ fn a_verb_refuses_the_formats_of_others() {
         let cli = Cli::try_parse_from(words).unwrap();
         check_format(cli.format, &cli.verb)
     };
-    for line in ["map --format svg", "map --format json", "services --format json", "status"] {
+    for line in ["map --format svg", "map --format json", "policy export --format kubernetes"] {
         assert!(check(line).is_ok(), "{line}");
     }
     for (line, takes) in [
         ("services --format svg", "this verb has no --format svg: it takes table or json"),
+        ("policy export", "--format kubernetes"),
+        ("policy export --format cilium", "--format cilium is not there yet"),
         ("map --format kubernetes", "table, json, dot, mermaid or svg"),
     ] {
         match check(line) {

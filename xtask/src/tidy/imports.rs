@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("notify", &[]),
     ("render", &[]),
     ("picture", &["render"]),
+    ("policy", &["render"]),
     ("serve", &["lock"]),
     ("store", &["lock"]),
     ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
@@ -23,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "agent",
         &["baseline_file", "capture", "config", "identity", "notify", "render", "serve", "store"],
     ),
-    ("cli", &["agent", "baseline_file", "client", "config", "picture", "render"]),
+    ("cli", &["agent", "baseline_file", "client", "config", "picture", "policy", "render"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];
