@@ -4,7 +4,6 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::Value;
 
 use super::*;
-use crate::baseline_file;
 
 const SHOP: &str = r#"
 format: edgewatch-baseline/1
@@ -35,7 +34,7 @@ services:
 "#;
 
 fn exported(baseline: &str, services: &[&str], label: &str) -> Export {
-    let document = baseline_file::from_text(baseline, "b.yaml").unwrap();
+    let document: Document = serde_saphyr::from_str(baseline).unwrap();
     let services: Vec<Pattern> = services.iter().map(|it| it.parse().unwrap()).collect();
     let wanted = Wanted {
         services: &services,
