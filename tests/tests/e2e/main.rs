@@ -8,6 +8,7 @@ mod alerts;
 mod baseline;
 mod capture;
 mod delivery;
+mod drawn;
 mod errors;
 mod harness;
 mod oddities;
