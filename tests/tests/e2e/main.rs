@@ -9,6 +9,7 @@ mod baseline;
 mod capture;
 mod chat;
 mod delivery;
+mod drawn;
 mod errors;
 mod harness;
 mod lineage;
