@@ -11,5 +11,6 @@ pub mod config;
 pub mod baseline_file;
 pub mod agent;
 pub mod client;
+pub mod doctor;
 pub mod render;
 pub mod cli;

@@ -135,9 +135,8 @@ fn query(cgroup: RawFd, attach_type: u32) -> io::Result<(Vec<u32>, u32)> {
     };
     // SAFETY: the attribute is as long as we say, and `ids` points to room for `count` ids; both
     // outlive the call.
-    let answered = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>())
-    };
+    let answered =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if answered != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -9,6 +9,7 @@ use monitor_core::flow::Protocol;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::capture::namespaces;
 use crate::capture::netlink;
 use crate::capture::preflight::{self, unescape};
 
@@ -36,10 +37,17 @@ pub struct Machine {
     pub booted_at: i64,
     /// TCP sockets that listen here, as capture looks them up; the kernel's refusal else.
     pub listeners: Result<usize, String>,
-    /// Whether the executable of a process of root can be read.
-    pub executables: Result<(), String>,
+    /// Processes whose executable can be read, and those whose cannot.
+    pub executables: Insight,
     /// What capture does without, and whether it is here.
     pub not_needed: Vec<(&'static str, bool)>,
+}
+
+/// How many processes show their executable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Insight {
+    pub readable: usize,
+    pub refused: usize,
 }
 
 /// Whether this process is in the machine's own.
@@ -81,7 +89,7 @@ impl Machine {
             socket_marker: text("/proc/self/mountinfo").as_deref().and_then(socket_marker),
             booted_at: wall.tv_sec - boot.tv_sec,
             listeners: listeners().map_err(|error| error.to_string()),
-            executables: fs::read_link("/proc/1/exe").map(drop).map_err(|error| error.to_string()),
+            executables: executables(),
             not_needed: vec![
                 ("kprobes", Path::new("/sys/kernel/debug/kprobes").exists() || kprobes()),
                 ("BTF", Path::new("/sys/kernel/btf/vmlinux").exists()),
@@ -116,6 +124,19 @@ fn kprobes() -> bool {
 
 fn unprivileged_bpf() -> bool {
     number("/proc/sys/kernel/unprivileged_bpf_disabled") == Some(0)
+}
+
+fn executables() -> Insight {
+    let mut counted = Insight::default();
+    for pid in namespaces::pids() {
+        match fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(_) => counted.readable += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => counted.refused += 1,
+            // A kernel thread, or gone meanwhile.
+            Err(_) => {}
+        }
+    }
+    counted
 }
 
 fn listeners() -> io::Result<usize> {

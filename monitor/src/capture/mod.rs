@@ -50,7 +50,7 @@ use self::tell::{Accepts, Teller};
 
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
-pub use self::machine::{Home, Lockdown, Machine, Namespaces};
+pub use self::machine::{Home, Insight, Lockdown, Machine, Namespaces};
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,

@@ -21,7 +21,8 @@ const GLOBAL: &str = "Options of every verb";
 /// learns what is normal and alerts on what is not. The other verbs talk to a running agent through
 /// its Unix socket.
 ///
-/// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty); 64 the command
+/// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty, `doctor`
+/// found a failure); 64 the command
 /// line, the configuration or a named file is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "edgewatch", version, max_term_width = 100)]
@@ -73,6 +74,13 @@ pub(crate) enum Verb {
     Status,
     /// Check the configuration, its secrets and its baseline files without starting anything
     Check(Check),
+    /// What works on this machine, what does not, and what to do
+    ///
+    /// Looks at the kernel, privileges, cgroups, the configuration, the state, a running agent and
+    /// container runtimes. Each kernel program is loaded and attached for a moment to an empty cgroup;
+    /// nothing of it stays. An ordinary user is told what cannot be seen. Exits 2 where something
+    /// keeps the agent from working, 64 where that is in the configuration.
+    Doctor(Doctor),
     /// Who changed what: approvals, prohibitions, phases, imports
     Audit(Audit),
     /// What is normal: how far learning is, and the decisions about it
@@ -113,6 +121,19 @@ pub(crate) struct Check {
     /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the state is kept, whatever the configuration says
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Also connect to every receiver; nothing is sent
+    #[arg(long)]
+    pub(crate) receivers: bool,
 }
 
 #[derive(Debug, Args)]

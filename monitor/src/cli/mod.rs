@@ -4,6 +4,7 @@
 mod args;
 mod asking;
 mod baseline;
+mod checking;
 mod output;
 mod running;
 
@@ -24,8 +25,10 @@ use self::output::Out;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Done,
-    /// It found something: a difference.
+    /// It found something: a difference, or a reason why the agent cannot work.
     Found,
+    /// What it found is a mistake in the configuration, and was told.
+    Mistaken,
 }
 
 /// Why a verb did not do what it was asked for.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
     match carry_out(cli) {
         Ok(Ending::Done) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Ok(Ending::Found) => 2.into(),
+        Ok(Ending::Mistaken) => USAGE.into(),
         Err(Failure::Usage(error)) => {
             output::complain(&error);
             USAGE.into()
@@ -90,7 +94,8 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
     match verb {
         Verb::Run(run) => running::run(run, socket.clone(), out),
         Verb::Watch(watch) => running::watch(watch, out),
-        Verb::Check(check) => running::check(&check, &mut out),
+        Verb::Check(check) => checking::check(&check, &mut out),
+        Verb::Doctor(doctor) => checking::doctor(doctor, socket.clone(), &mut out),
         Verb::Map => block_on(asking::map(&client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
         Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),

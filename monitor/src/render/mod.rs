@@ -6,6 +6,7 @@ mod alert;
 mod baseline;
 mod edges;
 mod overview;
+mod report;
 mod table;
 mod text;
 
@@ -13,6 +14,7 @@ pub use self::alert::{alert, alerts};
 pub use self::baseline::{baseline_rows, reply, undecided};
 pub use self::edges::{edge_head, edge_line, map};
 pub use self::overview::{audit, services, status};
+pub use self::report::report;
 
 /// What is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("identity", &[]),
     ("notify", &[]),
-    ("render", &[]),
+    ("render", &["doctor"]),
     ("serve", &["lock"]),
     ("store", &["lock"]),
     ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
@@ -22,7 +22,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "agent",
         &["baseline_file", "capture", "config", "identity", "notify", "render", "serve", "store"],
     ),
-    ("cli", &["agent", "baseline_file", "client", "config", "render"]),
+    ("doctor", &["baseline_file", "capture", "client", "config", "identity", "notify", "store"]),
+    ("cli", &["agent", "baseline_file", "client", "config", "doctor", "render"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];

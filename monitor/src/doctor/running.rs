@@ -1,0 +1,98 @@
+//! The agent, where one runs: asked through its socket, as the other verbs do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use monitor_core::engine::{SinkView, Status};
+use serde_json::Value;
+
+use crate::client::{Client, ClientError};
+use crate::doctor::{Check, Finding, counted, told};
+
+/// An agent that takes longer has something else to do, and that is worth telling.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) async fn examine(socket: &Path) -> Vec<Finding> {
+    let check = Check::Agent;
+    let client = Client::new(socket.to_owned());
+    let what = format!("agent at {}", socket.display());
+    let Ok(asked) = tokio::time::timeout(PATIENCE, ask(&client)).await else {
+        let detail = format!("does not answer within {} s", PATIENCE.as_secs());
+        return vec![Finding::warn(check, what, detail).mend("look at its log and its load")];
+    };
+    match asked {
+        Ok(answers) => answered(&what, &answers),
+        Err(ClientError::Nobody(_)) if !socket.exists() => {
+            let detail = "none runs: start one with `sudo edgewatch run`";
+            vec![Finding::ok(check, what, detail)]
+        }
+        Err(ClientError::Nobody(_)) => {
+            let detail = "the socket is there and nobody listens: an agent was killed";
+            vec![Finding::warn(check, what, detail).mend("start it again")]
+        }
+        Err(error) => vec![Finding::warn(check, what, told(error))],
+    }
+}
+
+/// What a running agent says of itself.
+struct Answers {
+    version: Option<String>,
+    /// Why it is not ready, where it is not.
+    unready: Option<String>,
+    status: Status,
+}
+
+async fn ask(client: &Client) -> Result<Answers, ClientError> {
+    let health = client.get("/healthz").await?;
+    let unready = match client.get("/readyz").await {
+        Ok(_) => None,
+        Err(ClientError::Refused { what, .. }) => Some(what),
+        Err(error) => return Err(error),
+    };
+    let status = client.read(client.get("/api/v1/status").await?)?;
+    let version = health.get("version").and_then(Value::as_str).map(ToOwned::to_owned);
+    Ok(Answers { version, unready, status })
+}
+
+fn answered(what: &str, answers: &Answers) -> Vec<Finding> {
+    let check = Check::Agent;
+    let mut findings = Vec::new();
+    let status = &answers.status;
+    let version = answers.version.as_deref().unwrap_or("of another version");
+    let since = status.since.map(|since| format!(", since {since}")).unwrap_or_default();
+    let detail = format!(
+        "{version}, mode {}{since}: {}, {}",
+        status.mode,
+        counted(status.services, "service"),
+        counted(status.edges, "edge")
+    );
+    findings.push(match &answers.unready {
+        None => Finding::ok(check, what, format!("ready: {detail}")),
+        Some(why) => Finding::warn(check, what, format!("not ready ({why}): {detail}")),
+    });
+    let own = env!("CARGO_PKG_VERSION");
+    if version != own {
+        let detail = format!("runs version {version}, this program is {own}");
+        findings.push(Finding::warn(check, what, detail).mend("restart it to run this one"));
+    }
+    let lost: Vec<String> =
+        status.lost.iter().map(|(loss, count)| format!("{count} {loss}")).collect();
+    findings.push(if lost.is_empty() {
+        Finding::ok(check, "lost", "nothing since the agent started")
+    } else {
+        let mend = "make room for it: raise the sizes in [capture]";
+        Finding::warn(check, "lost", lost.join(", ")).mend(mend)
+    });
+    findings.extend(status.sinks.iter().map(queue));
+    findings
+}
+
+fn queue(sink: &SinkView) -> Finding {
+    let what = format!("deliveries to {}", sink.name);
+    let detail = format!("{} delivered, {} queued", sink.delivered, sink.queued);
+    match &sink.failure {
+        None => Finding::ok(Check::Agent, what, detail),
+        Some(why) => Finding::warn(Check::Agent, what, format!("{detail}: {why}"))
+            .mend("queued alerts are delivered once it is reached"),
+    }
+}
