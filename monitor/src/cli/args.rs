@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use monitor_core::baseline::Mode;
 use monitor_core::edge::EdgeWith;
 use monitor_core::engine::Selection;
@@ -87,6 +88,20 @@ pub(crate) enum Verb {
     Baseline {
         #[command(subcommand)]
         verb: Baseline,
+    },
+    /// Print what makes a shell complete verbs and options
+    ///
+    /// Bash: `edgewatch completions bash > /etc/bash_completion.d/edgewatch`. Zsh: into a directory of
+    /// `$fpath`, as `_edgewatch`. Fish: `~/.config/fish/completions/edgewatch.fish`.
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual: read it with `edgewatch man | man -l -`
+    Man {
+        /// Write edgewatch.1, and a page for each verb, into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod asking;
 mod baseline;
 mod checking;
+mod manual;
 mod output;
 mod running;
 
@@ -101,6 +102,9 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
+        Verb::Completions { shell } => manual::completions(shell, &out),
+        Verb::Man { dir: None } => manual::print(&out),
+        Verb::Man { dir: Some(dir) } => manual::write(&dir),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),
     }
 }
