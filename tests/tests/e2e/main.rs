@@ -8,6 +8,7 @@ mod alerts;
 mod baseline;
 mod capture;
 mod delivery;
+mod doctor;
 mod errors;
 mod harness;
 mod restart;
