@@ -11,6 +11,7 @@ mod delivery;
 mod doctor;
 mod errors;
 mod harness;
+mod oddities;
 mod restart;
 mod state;
 mod watch;
