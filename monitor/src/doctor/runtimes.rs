@@ -100,3 +100,50 @@ async fn ask(socket: &Path, protocol: Protocol) -> Result<Answer, String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    /// What is found at a socket where whoever asks is answered with `text`.
+    async fn found(protocol: Protocol, text: &'static str) -> (Finding, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let speaking = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        let finding = runtime("docker", &socket, protocol).await;
+        (finding, speaking.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_runtime_is_asked_once_and_never_relied_on() {
+        let info = "HTTP/1.1 200 OK\r\ncontent-length: 48\r\n\r\n{\"ServerVersion\":\"28.2.2\",\"ContainersRunning\":3}";
+        let (finding, request) = found(Protocol::Http, info).await;
+        assert!(request.starts_with("GET /info "), "{request}");
+        assert!(finding.what.starts_with("docker 28.2.2 at "), "{finding:?}");
+        assert!(finding.detail.starts_with("3 containers running; names come from cgroups"));
+        let (finding, _) = found(Protocol::Http, "garbage\r\n\r\n").await;
+        assert!(finding.detail.starts_with("it cannot be asked; names"), "{finding:?}");
+        assert_eq!(finding.verdict, crate::doctor::Verdict::Ok);
+        let (finding, request) = found(Protocol::Other, "").await;
+        assert!(finding.detail.starts_with("it can be reached; "), "{finding:?}");
+        assert_eq!(request, "", "nothing is sent where no HTTP is spoken");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_serves_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        drop(UnixListener::bind(&socket).unwrap());
+        let finding = runtime("CRI-O", &socket, Protocol::Other).await;
+        assert!(finding.detail.starts_with("Connection refused"), "{finding:?}");
+    }
+}
