@@ -35,7 +35,8 @@ pub struct Machine {
     pub socket_marker: Option<PathBuf>,
     /// Seconds since 1970 when the machine was started, by both clocks.
     pub booted_at: i64,
-    /// TCP sockets that listen here, as capture looks them up; the kernel's refusal else.
+    /// Sockets that wait for peers in this network namespace, as capture looks them up; the kernel's
+    /// refusal else.
     pub listeners: Result<usize, String>,
     /// Processes whose executable can be read, and those whose cannot.
     pub executables: Insight,
@@ -140,7 +141,8 @@ fn executables() -> Insight {
 }
 
 fn listeners() -> io::Result<usize> {
-    netlink::sockets(Protocol::Tcp).map(|sockets| sockets.len())
+    let sockets = [netlink::sockets(Protocol::Tcp)?, netlink::sockets(Protocol::Udp)?];
+    Ok(sockets.iter().map(Vec::len).sum())
 }
 
 /// The mount of a version-1 hierarchy in which a cgroup marks its sockets.
@@ -149,7 +151,7 @@ fn socket_marker(mountinfo: &str) -> Option<PathBuf> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut fields = filesystem.split(' ');
         let is_cgroup = fields.next() == Some("cgroup");
-        let mut options = fields.last()?.split(',');
+        let mut options = fields.next_back()?.split(',');
         let marks = options.any(|option| option == "net_cls" || option == "net_prio");
         let point = mount.split(' ').nth(4)?;
         (is_cgroup && marks).then(|| unescape(point))

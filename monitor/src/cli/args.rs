@@ -29,7 +29,7 @@ const GLOBAL: &str = "Options of every verb";
 #[command(name = "edgewatch", version, max_term_width = 100)]
 pub struct Cli {
     /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
-    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", hide_env_values = true, value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
     /// For people or for programs: JSON is one document, or one line each where it follows
     #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = GLOBAL)]

@@ -40,7 +40,7 @@ fn names(proc: &Path) -> Finding {
     }
     if nameless > 0 {
         let detail = format!(
-            "{} of containers are in version-1 cgroups alone: their connections count as those of the cgroup above",
+            "{} of containers are in version-1 cgroups alone, so that their connections count as those of the cgroup above",
             counted(nameless, "process")
         );
         let mend = "use a runtime that makes version-2 cgroups in the hybrid layout (runc 1.1, crun), or boot with systemd.unified_cgroup_hierarchy=1";

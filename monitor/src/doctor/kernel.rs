@@ -25,7 +25,7 @@ pub(super) fn machine(machine: &Machine) -> Vec<Finding> {
         findings.push(memory(machine.lockable));
     }
     if loses_sockets && let Some(mount) = &machine.socket_marker {
-        let detail = "before 5.15 a socket that net_cls or net_prio marks loses its version-2 cgroup: its connections count as the root's";
+        let detail = "before 5.15 a socket that net_cls or net_prio marks loses its version-2 cgroup, so that its connections count as the root's";
         let finding = Finding::warn(Check::SocketMarks, mount.display().to_string(), detail);
         findings.push(finding.mend("take the marks away, or upgrade the kernel"));
     }
@@ -44,7 +44,7 @@ fn lockdown(found: Option<Lockdown>) -> Finding {
             Finding::ok(Check::Lockdown, "lockdown", "integrity: forbids nothing that is used here")
         }
         Some(Lockdown::Confidentiality) => {
-            let detail = "confidentiality: tracepoints and their names may be forbidden";
+            let detail = "confidentiality may forbid tracepoints and their names";
             let mend =
                 "start the kernel with lockdown=integrity, or do without what is named below";
             Finding::warn(Check::Lockdown, "lockdown", detail).mend(mend)
@@ -60,17 +60,17 @@ fn jit(enabled: Option<u32>) -> Finding {
     let what = "BPF compiler";
     match enabled {
         Some(0) => {
-            let detail = "off: kernel programs are interpreted, and every connection costs more";
+            let detail =
+                "off, so that kernel programs are interpreted and every connection costs more";
             Finding::warn(Check::Jit, what, detail).mend("sysctl net.core.bpf_jit_enable=1")
         }
         Some(1) => Finding::ok(Check::Jit, what, "on"),
         Some(_) => {
-            let detail = "on, with debugging: every program is written to the kernel's log";
+            let detail = "on, with debugging, so that every program is written to the kernel's log";
             Finding::warn(Check::Jit, what, detail).mend("sysctl net.core.bpf_jit_enable=1")
         }
         None => {
-            let detail =
-                "not there: kernel programs are interpreted, and every connection costs more";
+            let detail = "not there, so that kernel programs are interpreted and every connection costs more";
             let mend = "run a kernel with CONFIG_BPF_JIT";
             Finding::warn(Check::Jit, what, detail).mend(mend)
         }
@@ -87,7 +87,7 @@ fn memory(lockable: Option<u64>) -> Finding {
         }
         Some(bytes) => {
             let detail = format!(
-                "{} KiB, and before 5.11 the kernel's tables count: edgewatch raises the limit where it may",
+                "{} KiB, and before 5.11 the kernel's tables count (edgewatch raises the limit where it may)",
                 bytes >> 10
             );
             let mend = "set LimitMEMLOCK=infinity, or grant CAP_SYS_RESOURCE";
@@ -99,7 +99,7 @@ fn memory(lockable: Option<u64>) -> Finding {
 /// Loads and attaches every program for a moment, and asks who else is there.
 pub(super) fn hooks(config: &Config) -> Vec<Finding> {
     if !Privileges::own().is_ok_and(Privileges::suffice) {
-        let detail = "not tried: that takes CAP_BPF and CAP_NET_ADMIN";
+        let detail = "not tried, for want of CAP_BPF and CAP_NET_ADMIN";
         return vec![
             Finding::warn(Check::Programs, "kernel programs", detail).mend("run it as root"),
         ];
@@ -164,7 +164,7 @@ fn tried(trial: Trial) -> Vec<Finding> {
     let (present, missing): (Vec<_>, Vec<_>) =
         trial.abilities.into_iter().partition(|ability| ability.present);
     for ability in missing {
-        let detail = format!("programs may not ask for it here: {}", ability.without);
+        let detail = format!("programs may not ask for it here, so that {}", ability.without);
         let finding = Finding::warn(Check::Abilities, ability.name, detail);
         findings.push(
             finding.mend("newer kernels allow it, some only with CAP_PERFMON; or ignore this"),

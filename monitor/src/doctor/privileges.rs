@@ -36,12 +36,12 @@ pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     findings.push(executables(machine));
     findings.push(match &machine.listeners {
         Ok(count) => {
-            let detail = format!("sock_diag answers: {} here", counted(*count, "listening TCP socket"));
+            let detail = format!("sock_diag tells of {} that wait for peers here", counted(*count, "socket"));
             Finding::ok(Check::OlderSockets, "older sockets", detail)
         }
         Err(why) => {
-            let detail = format!("sock_diag does not answer ({why}): who listens since before the agent stays unknown");
-            Finding::warn(Check::OlderSockets, "older sockets", detail).mend("load the module inet_diag, or restart those servers after the agent")
+            let detail = format!("sock_diag does not answer ({why}), so that who listens since before the agent stays unknown");
+            Finding::warn(Check::OlderSockets, "older sockets", detail).mend("load the modules inet_diag, tcp_diag and udp_diag, or restart those servers after the agent")
         }
     });
     findings.push(clock(machine));
@@ -97,7 +97,7 @@ fn namespaces(machine: &Machine) -> Vec<Finding> {
         })
         .collect();
     if machine.namespaces.time == Home::Own {
-        let detail = "the kernel's timestamps are the machine's, the clocks in here are not: times are wrong";
+        let detail = "the kernel's timestamps are the machine's, the clocks in here are not, so that times are wrong";
         let finding = Finding::warn(check, "time namespace", detail);
         findings.push(finding.mend("run it in the machine's time namespace"));
     }
@@ -117,7 +117,7 @@ fn tracefs(tracing: &Tracing) -> Finding {
         }
         Tracing::Refused(error) => {
             let detail = format!(
-                "not mounted, and edgewatch may not mount it ({error}): without it no tracepoints"
+                "not mounted, and edgewatch may not mount it ({error}), so that there are no tracepoints"
             );
             let mend = "mount -t tracefs tracefs /sys/kernel/tracing";
             Finding::warn(check, "tracefs", detail).mend(mend)
@@ -131,7 +131,7 @@ fn clock(machine: &Machine) -> Finding {
     let booted = WallTime(machine.booted_at.saturating_mul(1_000_000));
     if machine.booted_at < EARLIEST {
         let detail = format!(
-            "says that the machine was started {booted}: times in alerts and the ends of approvals are wrong"
+            "says that the machine was started {booted}, so that times in alerts and the ends of approvals are wrong"
         );
         return Finding::warn(Check::Clock, "clock", detail).mend("synchronise it");
     }

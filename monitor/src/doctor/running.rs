@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use monitor_core::engine::{SinkView, Status};
+use monitor_core::flow::Loss;
 use serde_json::Value;
 
 use crate::client::{Client, ClientError};
@@ -27,7 +28,7 @@ pub(super) async fn examine(socket: &Path) -> Vec<Finding> {
             vec![Finding::ok(check, what, detail)]
         }
         Err(ClientError::Nobody(_)) => {
-            let detail = "the socket is there and nobody listens: an agent was killed";
+            let detail = "the socket is there and nobody listens, so an agent was killed";
             vec![Finding::warn(check, what, detail).mend("start it again")]
         }
         Err(error) => vec![Finding::warn(check, what, told(error))],
@@ -75,16 +76,30 @@ fn answered(what: &str, answers: &Answers) -> Vec<Finding> {
         let detail = format!("runs version {version}, this program is {own}");
         findings.push(Finding::warn(check, what, detail).mend("restart it to run this one"));
     }
-    let lost: Vec<String> =
-        status.lost.iter().map(|(loss, count)| format!("{count} {loss}")).collect();
-    findings.push(if lost.is_empty() {
-        Finding::ok(check, "lost", "nothing since the agent started")
-    } else {
-        let mend = "make room for it: raise the sizes in [capture]";
-        Finding::warn(check, "lost", lost.join(", ")).mend(mend)
-    });
+    if status.lost.is_empty() {
+        findings.push(Finding::ok(check, "lost", "nothing since the agent started"));
+    }
+    findings.extend(status.lost.iter().map(|(&loss, &count)| lost(loss, count)));
     findings.extend(status.sinks.iter().map(queue));
     findings
+}
+
+/// What it means that this was lost, and what keeps it from happening again.
+fn lost(loss: Loss, count: u64) -> Finding {
+    let (meaning, mend) = match loss {
+        Loss::RingFull => ("news was late", "raise capture.ring"),
+        Loss::MapFull => ("a table of the kernel was full", "raise the sizes in [capture]"),
+        Loss::Unattributed => (
+            "connections accepted by nobody known",
+            "raise capture.listeners, or restart servers that are older than the agent",
+        ),
+        Loss::Untracked => ("bytes of connections are missing", "raise capture.connections"),
+        Loss::Undecodable => ("the kernel said what this version cannot read", "restart the agent"),
+        Loss::TableFull => {
+            ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
+        }
+    };
+    Finding::warn(Check::Agent, "lost", format!("{count} {loss}, {meaning}")).mend(mend)
 }
 
 fn queue(sink: &SinkView) -> Finding {

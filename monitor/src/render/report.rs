@@ -48,6 +48,8 @@ fn lines(screen: Screen, left: usize, finding: &Finding) -> String {
         Verdict::Fail => ("fail", Tone::Bad),
     };
     let detail = match &finding.mend {
+        // The configuration's mistakes may end with a question.
+        Some(mend) if finding.detail.ends_with('?') => format!("{} {mend}", finding.detail),
         Some(mend) => format!("{}: {mend}", finding.detail),
         None => finding.detail.clone(),
     };
@@ -65,7 +67,8 @@ fn lines(screen: Screen, left: usize, finding: &Finding) -> String {
         let verdict = if at == 0 { verdict } else { "" };
         let margin = " ".repeat(MARGIN - verdict.len());
         let gap = " ".repeat((left + GAP).saturating_sub(what.chars().count()).max(GAP));
-        let line = format!("{}{margin}{what}{gap}{detail}", screen.colour.paint(tone, verdict));
+        let verdict = if at == 0 { screen.colour.paint(tone, verdict) } else { String::new() };
+        let line = format!("{verdict}{margin}{what}{gap}{detail}");
         text.push_str(line.trim_end());
         text.push('\n');
     }
