@@ -34,18 +34,30 @@ pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     findings.extend(namespaces(machine));
     findings.push(tracefs(tracing));
     findings.push(executables(machine));
-    findings.push(match &machine.listeners {
-        Ok(count) => {
-            let detail = format!("sock_diag tells of {} that wait for peers here", counted(*count, "socket"));
-            Finding::ok(Check::OlderSockets, "older sockets", detail)
-        }
-        Err(why) => {
-            let detail = format!("sock_diag does not answer ({why}), so that who listens since before the agent stays unknown");
-            Finding::warn(Check::OlderSockets, "older sockets", detail).mend("load the modules inet_diag, tcp_diag and udp_diag, or restart those servers after the agent")
-        }
-    });
+    findings.push(older_sockets(machine));
     findings.push(clock(machine));
     findings
+}
+
+fn older_sockets(machine: &Machine) -> Finding {
+    let (check, what) = (Check::OlderSockets, "older sockets");
+    match &machine.listeners {
+        Ok(count) => {
+            let sockets = counted(*count, "socket");
+            Finding::ok(
+                check,
+                what,
+                format!("sock_diag tells of {sockets} that wait for peers here"),
+            )
+        }
+        Err(why) => {
+            let lost = "who listens since before the agent stays unknown";
+            let detail = format!("sock_diag does not answer ({why}), so that {lost}");
+            let mend =
+                "load the modules tcp_diag and udp_diag, or restart those servers after the agent";
+            Finding::warn(check, what, detail).mend(mend)
+        }
+    }
 }
 
 fn executables(machine: &Machine) -> Finding {

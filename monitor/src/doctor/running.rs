@@ -111,3 +111,56 @@ fn queue(sink: &SinkView) -> Finding {
             .mend("queued alerts are delivered once it is reached"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::Verdict;
+
+    fn answers(version: &str, unready: Option<&str>) -> Answers {
+        let status = json!({
+            "node": "n1", "mode": "auto", "edges": 40, "pending": 0, "services": 1, "guarded": 0,
+            "proposed": 0, "learning": 1, "open_incidents": 0,
+            "sinks": [
+                {"name": "ops", "delivered": 3, "queued": 2, "failure": "no answer"},
+                {"name": "log", "delivered": 5, "queued": 0},
+            ],
+            "lost": {"ring-full": 7, "untracked": 1},
+        });
+        Answers {
+            version: Some(version.to_owned()),
+            unready: unready.map(ToOwned::to_owned),
+            status: serde_json::from_value(status).unwrap(),
+        }
+    }
+
+    fn lines(answers: &Answers) -> Vec<(Verdict, String)> {
+        let found = answered("agent", answers).into_iter();
+        found.map(|it| (it.verdict, format!("{}: {}", it.what, it.detail))).collect()
+    }
+
+    #[test]
+    fn an_agents_troubles_are_told_one_by_one() {
+        let own = env!("CARGO_PKG_VERSION");
+        let found = lines(&answers(own, None));
+        let expected = [
+            (Verdict::Ok, format!("agent: ready: {own}, mode auto: 1 service, 40 edges")),
+            (Verdict::Warn, "lost: 7 ring-full, news was late".to_owned()),
+            (Verdict::Warn, "lost: 1 untracked, bytes of connections are missing".to_owned()),
+            (Verdict::Warn, "deliveries to ops: 3 delivered, 2 queued: no answer".to_owned()),
+            (Verdict::Ok, "deliveries to log: 5 delivered, 0 queued".to_owned()),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn another_version_and_one_that_is_not_ready_are_told() {
+        let found = lines(&answers("0.0.1", Some("it is starting")));
+        assert_eq!(found[0].0, Verdict::Warn);
+        assert!(found[0].1.starts_with("agent: not ready (it is starting): 0.0.1"), "{found:?}");
+        assert_eq!(found[1].0, Verdict::Warn);
+        assert!(found[1].1.contains("runs version 0.0.1, this program is"), "{found:?}");
+    }
+}
