@@ -153,11 +153,12 @@ fn examined(lab: &Lab, config: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// What the first finding of `check` says.
+/// What the findings of `check` say.
 #[track_caller]
-fn detail<'report>(report: &'report Value, check: &str) -> &'report str {
+fn detail(report: &Value, check: &str) -> String {
     let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = findings.iter().find(|finding| finding["check"] == check);
-    let detail = found.and_then(|finding| finding["detail"].as_str());
-    detail.unwrap_or_else(|| panic!("no {check} in {report:#}"))
+    let found = findings.iter().filter(|finding| finding["check"] == check);
+    let details: Vec<&str> = found.filter_map(|finding| finding["detail"].as_str()).collect();
+    assert!(!details.is_empty(), "no {check} in {report:#}");
+    details.join("\n")
 }
