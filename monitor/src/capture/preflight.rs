@@ -19,16 +19,37 @@ pub struct Ground {
 
 /// Checks kernel, privileges and cgroup hierarchy.
 pub fn preflight() -> Result<Ground, CaptureError> {
-    let kernel = check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())?;
-    check_privileges(&read("/proc/self/status")?)?;
-    let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
-    let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|it| it.ino()).ok();
-    Ok(Ground { kernel, cgroup, hidden: check_namespaces(inode("cgroup"), inode("pid")) })
+    let kernel = kernel()?;
+    if !Privileges::own()?.suffice() {
+        return Err(CaptureError::Unprivileged);
+    }
+    Ok(Ground { kernel, cgroup: cgroup_root()?, hidden: hidden() })
+}
+
+/// The running kernel, if it is new enough.
+pub fn kernel() -> Result<KernelRelease, CaptureError> {
+    check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())
+}
+
+/// Where the version-2 hierarchy is.
+pub fn cgroup_root() -> Result<CgroupRoot, CaptureError> {
+    find_cgroup_root(&read("/proc/self/mountinfo")?)
+}
+
+/// What cannot be seen from the namespaces that this process is in.
+#[must_use]
+pub fn hidden() -> Vec<String> {
+    check_namespaces(namespace("cgroup"), namespace("pid"))
+}
+
+/// The inode number of one of this process's namespaces.
+pub(super) fn namespace(kind: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/self/ns/{kind}")).map(|it| it.ino()).ok()
 }
 
 /// Inode numbers that the kernel gives its initial namespaces.
-const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+pub(super) const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+pub(super) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// From within a container, only part of the machine is seen.
 fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
@@ -90,22 +111,49 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
     }
 }
 
-/// Bits of `CapEff`.
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_BPF: u32 = 39;
+/// What only some processes may, as far as capture asks for it; the numbers are bits of `CapEff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    NetAdmin = 12,
+    SysPtrace = 19,
+    SysAdmin = 21,
+    Perfmon = 38,
+    Bpf = 39,
+}
 
-fn check_privileges(status: &str) -> Result<(), CaptureError> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |capability: u32| effective >> capability & 1 == 1;
-    if has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN)) {
-        Ok(())
-    } else {
-        Err(CaptureError::Unprivileged)
+/// What this process may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Privileges {
+    effective: u64,
+}
+
+impl Privileges {
+    /// Of this process, in the user namespace it is in.
+    pub fn own() -> Result<Self, CaptureError> {
+        Ok(Self::of(&read("/proc/self/status")?))
+    }
+
+    fn of(status: &str) -> Self {
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+        Self { effective: effective.unwrap_or(0) }
+    }
+
+    /// Whether it may; CAP_SYS_ADMIN is what BPF and PERFMON were split from.
+    #[must_use]
+    pub const fn has(self, capability: Capability) -> bool {
+        let includes_it = match capability {
+            Capability::Bpf | Capability::Perfmon => Capability::SysAdmin,
+            Capability::NetAdmin | Capability::SysPtrace | Capability::SysAdmin => capability,
+        };
+        let wanted = 1_u64 << capability as u32 | 1 << includes_it as u32;
+        self.effective & wanted != 0
+    }
+
+    /// Whether kernel programs can be loaded and attached to cgroups.
+    #[must_use]
+    pub const fn suffice(self) -> bool {
+        self.has(Capability::NetAdmin) && self.has(Capability::Bpf)
     }
 }
 
@@ -155,7 +203,7 @@ fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
 }
 
 /// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
-fn unescape(field: &str) -> PathBuf {
+pub(super) fn unescape(field: &str) -> PathBuf {
     let mut path = String::with_capacity(field.len());
     let mut rest = field;
     while let Some((before, after)) = rest.split_once('\\') {
@@ -205,16 +253,20 @@ mod tests {
 
     #[test]
     fn two_capabilities_are_enough() {
-        let status = |capabilities: &[u32]| {
-            let bits: u64 = capabilities.iter().map(|capability| 1 << capability).sum();
-            format!("Name:\tedgewatch\nCapPrm:\t000001ffffffffff\nCapEff:\t{bits:016x}\n")
+        use Capability::{Bpf, NetAdmin, Perfmon, SysAdmin, SysPtrace};
+        let of = |capabilities: &[Capability]| {
+            let bits: u64 = capabilities.iter().map(|&capability| 1 << capability as u32).sum();
+            let status = format!("CapPrm:\t000001ffffffffff\nCapEff:\t{bits:016x}\n");
+            Privileges::of(&status)
         };
-        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_BPF])).is_ok());
-        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_SYS_ADMIN])).is_ok());
-        for refused in [&[][..], &[CAP_BPF], &[CAP_NET_ADMIN], &[CAP_BPF, CAP_SYS_ADMIN]] {
-            assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
+        assert!(of(&[NetAdmin, Bpf]).suffice());
+        assert!(of(&[NetAdmin, SysAdmin]).suffice());
+        for few in [&[][..], &[Bpf], &[NetAdmin], &[Bpf, SysAdmin]] {
+            assert!(!of(few).suffice(), "{few:?}");
         }
-        assert!(check_privileges("").is_err());
+        assert!(of(&[SysAdmin]).has(Perfmon) && !of(&[Bpf]).has(Perfmon));
+        assert!(of(&[SysPtrace]).has(SysPtrace) && !of(&[SysAdmin]).has(SysPtrace));
+        assert!(!Privileges::of("").suffice());
     }
 
     #[test]

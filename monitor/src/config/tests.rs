@@ -139,3 +139,56 @@ fn only_a_file_that_is_named_must_exist() {
     std::fs::write(&file, "mode = \"learn\"").unwrap();
     assert_eq!(Config::load(Some(&file)).unwrap().mode, Mode::Learn);
 }
+
+const REFERENCE: &str = include_str!("../../../docs/configuration.md");
+
+/// The example of the reference.
+fn example() -> &'static str {
+    let (_, rest) = REFERENCE.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+/// The example with what has no default switched on.
+fn example_in_full() -> String {
+    let on = |line: &str| {
+        let key = line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic));
+        key.unwrap_or(line).to_owned() + "\n"
+    };
+    example().lines().map(on).collect()
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let mut shown = Config::parse(example(), "configuration.md").unwrap();
+    shown.notify.clear();
+    assert_eq!(shown, Config::default());
+    Config::parse(&example_in_full(), "configuration.md").unwrap();
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let full: toml::Table = toml::from_str(&example_in_full()).unwrap();
+    let mut tables = vec![(String::new(), full.clone())];
+    for (name, value) in full {
+        match value {
+            toml::Value::Table(table) => tables.push((format!("[{name}]"), table)),
+            toml::Value::Array(array) => {
+                let table = array.first().and_then(toml::Value::as_table);
+                tables.extend(table.map(|table| (format!("[[{name}]]"), table.clone())));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(tables.len(), 6, "{tables:?}");
+    for (name, documented) in tables {
+        // What is unknown is refused with all that is known.
+        let text = format!("{name}\nzzz = 1");
+        let refusal = toml::from_str::<Config>(&text).unwrap_err().message().to_owned();
+        assert!(refusal.starts_with("unknown field `zzz`, expected"), "{name}: {refusal}");
+        let known: Vec<&str> = refusal.split('`').skip(3).step_by(2).collect();
+        assert!(!known.is_empty(), "{refusal}");
+        for key in known {
+            assert!(documented.contains_key(key), "docs/configuration.md: {name} {key} is missing");
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod baseline;
 mod capture;
 mod chat;
 mod delivery;
+mod doctor;
 mod drawn;
 mod errors;
 mod harness;
