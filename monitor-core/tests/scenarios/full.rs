@@ -112,7 +112,7 @@ fn check_known_edges_go_on(stage: &mut Stage) {
         rtt: RttHistogram::default(),
     }));
     stage.until(40_000);
-    assert_eq!((lost(&stage), stage.said.as_str()), (0, ""));
+    assert_eq!((lost(stage), stage.said.as_str()), (0, ""));
     let map = stage.engine.map(stage.now.wall);
     let [edge] = map.as_slice() else { panic!("{map:?}") };
     assert_eq!(edge.evidence.as_ref().unwrap().connections, 41);

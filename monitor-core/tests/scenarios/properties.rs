@@ -162,16 +162,20 @@ proptest! {
 enum Op {
     Push { sink: usize, incident: u8 },
     Wait(u64),
-    Settle { which: usize, retry_after_ms: Option<u64>, accepted: bool },
+    Settle { which: usize, outcome: Outcome },
     Restart,
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    let failed = |retry_after_ms| Outcome::Failed { why: "503".to_owned(), retry_after_ms };
+    prop_oneof![Just(Outcome::Accepted), proptest::option::of(0_u64..90_000).prop_map(failed)]
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0_usize..3, 0_u8..40).prop_map(|(sink, incident)| Op::Push { sink, incident }),
         2 => (0_u64..400_000).prop_map(Op::Wait),
-        5 => (any::<usize>(), proptest::option::of(0_u64..90_000), any::<bool>())
-            .prop_map(|(which, retry_after_ms, accepted)| Op::Settle { which, retry_after_ms, accepted }),
+        5 => (any::<usize>(), outcome()).prop_map(|(which, outcome)| Op::Settle { which, outcome }),
         1 => Just(Op::Restart),
     ]
 }
@@ -227,14 +231,14 @@ impl Model {
                 self.stored.insert(delivery.id, delivery);
             }
             Op::Wait(millis) => self.now_ms += millis,
-            Op::Settle { which, retry_after_ms, accepted } => {
+            Op::Settle { which, outcome } => {
                 let flying: Vec<_> = self.flying.keys().cloned().collect();
                 if flying.is_empty() {
                     return Ok(());
                 }
                 let sink = &flying[which % flying.len()];
                 let id = self.flying.remove(sink).expect("a key of it");
-                self.settle(id, *retry_after_ms, *accepted)?;
+                self.settle(id, outcome.clone())?;
             }
             Op::Restart => {
                 let stored = self.stored.values().cloned().collect();
@@ -246,23 +250,17 @@ impl Model {
         self.check()
     }
 
-    fn settle(
-        &mut self,
-        id: DeliveryId,
-        retry_after_ms: Option<u64>,
-        accepted: bool,
-    ) -> Result<(), TestCaseError> {
-        let outcome = if accepted {
-            Outcome::Accepted
-        } else {
-            Outcome::Failed { why: "503".to_owned(), retry_after_ms }
+    fn settle(&mut self, id: DeliveryId, outcome: Outcome) -> Result<(), TestCaseError> {
+        let (accepted, asked_ms) = match &outcome {
+            Outcome::Accepted => (true, 0),
+            Outcome::Failed { retry_after_ms, .. } => (false, retry_after_ms.unwrap_or(0)),
         };
         let kept = self.queue.settle(self.now(), id, outcome, 0.5);
         prop_assert_eq!(kept.is_none(), accepted);
         match kept {
             Some(delivery) => {
                 self.stored.insert(id, delivery);
-                self.resting.insert(id, self.now_ms + retry_after_ms.unwrap_or(0));
+                self.resting.insert(id, self.now_ms + asked_ms);
             }
             None => {
                 let done = self.stored.remove(&id).expect("it was stored");
@@ -320,7 +318,7 @@ proptest! {
         // Whatever happened, the newest revision of each incident still reaches its receiver.
         let mut rounds = 0;
         while let Some((_, id)) = model.flying.pop_first() {
-            model.settle(id, None, true)?;
+            model.settle(id, Outcome::Accepted)?;
             model.check()?;
             if model.flying.is_empty() {
                 model.now_ms += 600_000;
