@@ -18,6 +18,8 @@ mod seen;
 mod tell;
 
 mod attach;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kernel_log;
 mod older;
 
