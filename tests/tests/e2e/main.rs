@@ -9,6 +9,7 @@ mod baseline;
 mod capture;
 mod delivery;
 mod errors;
+mod faults;
 mod harness;
 mod oddities;
 mod restart;
