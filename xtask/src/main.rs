@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod house;
 mod interrupt;
 mod machine;
@@ -65,6 +66,14 @@ enum Verb {
         #[arg(long)]
         unprivileged: bool,
     },
+    /// Run the fuzz targets, each for a while
+    Fuzz {
+        /// Only this one
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Hold the repository to its architecture: imports, ceilings, opening lines, documents
     Tidy,
 }
@@ -90,6 +99,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
         Verb::Test { unprivileged: false } => test::run(&workspace, Scope::Everything),
+        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Tidy => tidy::run(&workspace),
     }
 }

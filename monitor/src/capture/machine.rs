@@ -9,9 +9,9 @@ use monitor_core::flow::Protocol;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::capture::procfs;
 use crate::capture::netlink;
 use crate::capture::preflight::{self, unescape};
+use crate::capture::procfs;
 
 /// How much the kernel hides from root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

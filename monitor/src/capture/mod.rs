@@ -21,6 +21,8 @@ mod tell;
 
 mod attach;
 mod attachments;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kernel_log;
 mod older;
 

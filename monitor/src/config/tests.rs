@@ -59,7 +59,7 @@ kind = "stdout"
 #[test]
 fn mistakes_are_told_with_their_line_and_what_was_meant() {
     let ops = "[[notify]]\nname = \"ops\"\nkind = \"webhook\"\n";
-    let cases: [(&str, &str); 22] = [
+    let cases: [(&str, &str); 23] = [
         ("\nmodes = \"auto\"", "2: unknown key \"modes\"; did you mean \"mode\"?"),
         (
             "\n\n[[notify]]\nname = \"ops\"\nkind = \"stdout\"\n\nmin_severty = \"low\"",
@@ -73,6 +73,7 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
             "[learn]\nxyzzy = 1",
             "2: unknown key \"xyzzy\" in [learn]; known here: promote, quiet, observations",
         ),
+        ("mode = \"a`b`\\tc\"", "1: mode: \"a`b`\\tc\" is unknown; known here: learn, auto, guard"),
         ("mode = \"gaurd\"", "1: mode: \"gaurd\" is unknown; did you mean \"guard\"?"),
         (
             "[learn]\npromote = \"never\"",

@@ -12,6 +12,7 @@ mod delivery;
 mod doctor;
 mod drawn;
 mod errors;
+mod faults;
 mod harness;
 mod lineage;
 mod record;
