@@ -2,6 +2,8 @@
 //! and the phase of each service. Holds the rules of who may widen what; finds nothing odd itself.
 
 pub mod document;
+mod known;
+mod marks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +14,10 @@ use crate::edge::Edge;
 use crate::flow::Outcome;
 use crate::graph::Evidence;
 use crate::ids::{ServiceName, WallTime};
+
+use self::known::Known;
+pub use self::marks::Dirty;
+use self::marks::Marks;
 
 /// How far a service's baseline has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -269,9 +275,13 @@ pub struct Baseline {
     pub edges: BTreeMap<Edge, EdgeRecord>,
     /// From the baseline files: as written, never stored, above all else.
     pub files: Written,
+    /// Of `edges`, as of when their changes were last taken, and of `files`. Whatever changes an
+    /// allowance is taken before anything else is judged.
+    known: Known,
+    known_by_files: Known,
     /// Changed since they were last stored.
-    dirty_services: BTreeSet<ServiceName>,
-    dirty_edges: BTreeSet<Edge>,
+    dirty_services: Marks<ServiceName>,
+    dirty_edges: Marks<Edge>,
 }
 
 /// The content of the baseline files, joined.
@@ -286,6 +296,32 @@ pub struct Written {
 impl Baseline {
     /// Edges held at most: a node that talks to more peers than this is not learned but scanned.
     pub const EDGES: usize = 200_000;
+
+    /// Takes up what was stored. `seed` keys the hash tables: they hold what strangers choose.
+    #[must_use]
+    pub fn restore(
+        services: Vec<(ServiceName, ServiceRecord)>,
+        edges: Vec<(Edge, EdgeRecord)>,
+        seed: u64,
+    ) -> Self {
+        let edges: BTreeMap<Edge, EdgeRecord> = edges.into_iter().collect();
+        let allowed = edges.iter().filter(|(_, record)| !record.allowed.is_empty());
+        Self {
+            known: Known::of(allowed.map(|(edge, _)| edge)),
+            services: services.into_iter().collect(),
+            edges,
+            files: Written::default(),
+            known_by_files: Known::default(),
+            dirty_services: Marks::new(seed),
+            dirty_edges: Marks::new(seed),
+        }
+    }
+
+    /// What the baseline files say now; returns what they said before.
+    pub fn set_files(&mut self, written: Written) -> Written {
+        self.known_by_files = Known::of(written.allowed.keys());
+        std::mem::replace(&mut self.files, written)
+    }
 
     #[must_use]
     pub fn phase(&self, service: &ServiceName) -> Phase {
@@ -323,13 +359,16 @@ impl Baseline {
         service: &'a ServiceName,
         wall: WallTime,
     ) -> impl Iterator<Item = (&'a Edge, &'a Allowance)> {
-        let stored = self.edges.iter().map(|(edge, record)| (edge, &record.allowed));
-        self.files
-            .allowed
-            .iter()
+        let stored = self
+            .known
+            .edges_of(service)
+            .filter_map(|edge| self.edges.get(edge).map(|record| (edge, &record.allowed)));
+        let written = self
+            .known_by_files
+            .edges_of(service)
+            .filter_map(|edge| self.files.allowed.get(edge).map(|allowed| (edge, allowed)));
+        written
             .chain(stored)
-            // Most of a long list are pending: names are compared last.
-            .filter(|(edge, allowed)| !allowed.is_empty() && edge.touches(service))
             .flat_map(|(edge, allowed)| allowed.iter().map(move |it| (edge, it)))
             .filter(move |(_, it)| !it.grounds.expired(wall))
     }
@@ -343,25 +382,19 @@ impl Baseline {
     /// Records that an edge was seen. Returns whether it is new to the map.
     pub fn see(&mut self, sighting: &Sighting) -> bool {
         for service in sighting.edge.services() {
-            let record = self
-                .services
-                .entry(service.clone())
-                .or_insert_with(|| ServiceRecord::new(sighting.at));
+            let record = self.service_mut(service, sighting.at);
             record.last_seen = record.last_seen.max(sighting.at);
-            self.dirty_services.insert(service.clone());
         }
         if self.is_full_for(&sighting.edge) {
             return true;
         }
-        self.dirty_edges.insert(sighting.edge.clone());
-        let record = self.edges.entry(sighting.edge.clone()).or_default();
-        match &mut record.evidence {
+        match &mut self.edge_mut(&sighting.edge).evidence {
             Some(evidence) => {
                 evidence.see(sighting);
                 false
             }
-            None => {
-                record.evidence = Some(Evidence::of(sighting));
+            evidence => {
+                *evidence = Some(Evidence::of(sighting));
                 true
             }
         }
@@ -409,7 +442,7 @@ impl Baseline {
                 grounds: Grounds::default(),
             }),
         }
-        self.dirty_edges.insert(sighting.edge.clone());
+        self.dirty_edges.mark(&sighting.edge);
         for service in sighting.edge.services() {
             self.return_to_learning(service, sighting.at);
         }
@@ -426,18 +459,18 @@ impl Baseline {
             record.phase = Phase::Learning;
             record.since = at;
         }
-        self.dirty_services.insert(service.clone());
+        self.dirty_services.mark(service);
     }
 
     /// The record of `edge`, to be changed: it will be stored.
     pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
-        self.dirty_edges.insert(edge.clone());
+        self.dirty_edges.mark(edge);
         self.edges.entry(edge.clone()).or_default()
     }
 
     /// The record of `service`, to be changed: it will be stored.
     pub fn service_mut(&mut self, service: &ServiceName, at: WallTime) -> &mut ServiceRecord {
-        self.dirty_services.insert(service.clone());
+        self.dirty_services.mark(service);
         self.services.entry(service.clone()).or_insert_with(|| ServiceRecord::new(at))
     }
 
@@ -445,26 +478,23 @@ impl Baseline {
     /// of the table, and told as None.
     pub fn take_dirty(&mut self) -> Dirty {
         let mut dirty = Dirty::default();
-        for edge in std::mem::take(&mut self.dirty_edges) {
+        for edge in self.dirty_edges.take() {
             let empty = EdgeRecord::default();
             let record = self.edges.get(&edge).filter(|record| **record != empty).cloned();
+            match &record {
+                Some(record) if !record.allowed.is_empty() => self.known.add(&edge),
+                _ => self.known.remove(&edge),
+            }
             if record.is_none() {
                 self.edges.remove(&edge);
             }
             dirty.edges.push((edge, record));
         }
-        for service in std::mem::take(&mut self.dirty_services) {
+        for service in self.dirty_services.take() {
             if let Some(record) = self.services.get(&service) {
                 dirty.services.push((service, record.clone()));
             }
         }
         dirty
     }
-}
-
-/// What changed in a [`Baseline`].
-#[derive(Debug, Default)]
-pub struct Dirty {
-    pub edges: Vec<(Edge, Option<EdgeRecord>)>,
-    pub services: Vec<(ServiceName, ServiceRecord)>,
 }

@@ -234,7 +234,6 @@ impl Engine {
         count: &Count,
         effects: &mut Vec<Effect>,
     ) {
-        let forbidden = self.baseline.prohibition(edge, now.wall).is_some();
         let record = self.baseline.edge_mut(edge);
         let Some(evidence) = &mut record.evidence else { return };
         // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
@@ -250,6 +249,7 @@ impl Engine {
             record.observations += exchanges;
         }
         let Some(pending) = pending else { return };
+        let forbidden = self.baseline.prohibition(edge, now.wall).is_some();
         let repeat =
             forbidden && now.wall.seconds_apart(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         let mut said = false;

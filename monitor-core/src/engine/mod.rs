@@ -158,9 +158,7 @@ impl Engine {
     /// Takes up what was stored.
     #[must_use]
     pub fn restore(settings: Settings, snapshot: Snapshot) -> Self {
-        let mut baseline = Baseline::default();
-        baseline.services.extend(snapshot.services);
-        baseline.edges.extend(snapshot.edges);
+        let baseline = Baseline::restore(snapshot.services, snapshot.edges, settings.seed);
         let mut incidents = Incidents::default();
         for incident in snapshot.incidents {
             incidents.restore(incident);

@@ -142,7 +142,7 @@ impl Engine {
         if written == self.baseline.files {
             return;
         }
-        let before = std::mem::replace(&mut self.baseline.files, written);
+        let before = self.baseline.set_files(written);
         let now_written = &self.baseline.files;
         let touched = |edge: &Edge| {
             edge.services()
