@@ -54,8 +54,12 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// How long an alert takes and what a connection costs, on this machine; needs root
-    Bench,
+    /// How long an alert takes, what a connection and a large baseline cost, here; needs root
+    Bench {
+        /// Write docs/benchmarks.md as well
+        #[arg(long)]
+        save: bool,
+    },
     /// Three real services learned, then hijacked, in about a minute; needs root
     Demo,
     /// Set up, then formatting, architecture and lints
@@ -94,7 +98,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup { from } => setup::run(&workspace, from),
         Verb::Build => build::build(&workspace),
         Verb::Run { args } => build::run(&workspace, &args),
-        Verb::Bench => bench::run(&workspace),
+        Verb::Bench { save: true } => bench::run(&workspace, bench::Keep::Saved),
+        Verb::Bench { save: false } => bench::run(&workspace, bench::Keep::Printed),
         Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::bench::{quantile, sorted};
+use crate::bench::figure::Figure;
 use crate::house::House;
 use crate::interrupt::Interrupt;
 
@@ -15,37 +15,66 @@ const PAIRS: usize = 12;
 const CONNECTIONS: &str = "20000";
 const WAIT: Duration = Duration::from_secs(20);
 
-pub(crate) fn measure(program: &Path, house: &House, interrupt: &Interrupt) -> anyhow::Result<()> {
-    // Known before it is measured.
+pub(crate) fn measure(
+    program: &Path,
+    house: &House,
+    interrupt: &Interrupt,
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<()> {
     let configuration = house.at.join("churn.toml");
     let text = format!("[capture]\ncgroup = {:?}\n", house.node());
     std::fs::write(&configuration, text)
         .with_context(|| format!("write {}", configuration.display()))?;
     let (mut alike, mut attached) = (Vec::new(), Vec::new());
-    let mut plain = Vec::new();
+    let (mut plain, mut woken) = (Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         interrupt.check()?;
         let (first, second) = (churn(house)?, churn(house)?);
         let watching = watch(program, house, &configuration, interrupt)?;
+        // Known before it is measured.
         churn(house)?;
-        let with = churn(house);
+        let measured = with_wakes(house, watching.id());
         end(watching)?;
+        let (with, wakes) = measured?;
         alike.push(second / first);
-        attached.push(with? / second);
+        attached.push(with / second);
         plain.push(second);
+        woken.push(wakes);
     }
-    let (alike, attached, plain) = (sorted(alike), sorted(attached), sorted(plain));
-    println!("\nprocessor time of connect, accept, close on loopback, both ends; {PAIRS} rounds\n");
-    println!("{:>8} {:>8} {:>8}   ", "p25", "p50", "p75");
-    for (values, what) in [
-        (&plain, "µs a connection, nothing attached"),
-        (&alike, "ratio, nothing against nothing: the noise"),
-        (&attached, "ratio, attached against nothing"),
-    ] {
-        let at = |share| quantile(values, share);
-        println!("{:8.3} {:8.3} {:8.3}   {what}", at(0.25), at(0.5), at(0.75));
-    }
+    let name = "connect, accept, close on loopback, both ends";
+    figures.extend([
+        Figure::of(&format!("{name}: nothing attached"), "µs of processor time", plain),
+        Figure::of(&format!("{name}: nothing against nothing, the noise"), "ratio", alike),
+        Figure::of(&format!("{name}: attached against nothing"), "ratio", attached),
+        Figure::of("wake-ups of the agent for a connection on a known edge", "a connection", woken),
+    ]);
     Ok(())
+}
+
+/// The churn with the agent attached, and how often each connection woke it beyond what it does at
+/// rest in the same time.
+fn with_wakes(house: &House, agent: u32) -> anyhow::Result<(f64, f64)> {
+    let started = Instant::now();
+    let before = switches(agent)?;
+    let cost = churn(house)?;
+    let busy = switches(agent)? - before;
+    std::thread::sleep(started.elapsed());
+    let rest = switches(agent)? - before - busy;
+    let connections: f64 = CONNECTIONS.parse().context("a number")?;
+    Ok((cost, (busy - rest) / connections))
+}
+
+/// How often the threads of a process went to sleep by themselves: each wake begins with one.
+fn switches(process: u32) -> anyhow::Result<f64> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).context("list its threads")?;
+    let mut switches = 0.0;
+    for thread in threads {
+        let path = thread.context("list its threads")?.path().join("status");
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
+        switches += line.and_then(|it| it.trim().parse::<f64>().ok()).unwrap_or(0.0);
+    }
+    Ok(switches)
 }
 
 /// Microseconds of processor time a connection.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 
-use crate::bench::{quantile, sorted};
+use crate::bench::figure::{Figure, quantile};
 use crate::house::{House, STRANGER};
 use crate::interrupt::Interrupt;
 
@@ -23,7 +23,12 @@ const KINDS: [(&str, &str); 2] = [
     ("203.0.113.66/4444", "established: 300 ms for the other end to show itself"),
 ];
 
-pub(crate) fn measure(program: &Path, house: &House, interrupt: &Interrupt) -> anyhow::Result<()> {
+pub(crate) fn measure(
+    program: &Path,
+    house: &House,
+    interrupt: &Interrupt,
+    figures: &mut Vec<Figure>,
+) -> anyhow::Result<()> {
     let receiver = TcpListener::bind("127.0.0.1:0").context("listen for alerts")?;
     let port = receiver.local_addr().context("listen for alerts")?.port();
     let (heard, alerts) = mpsc::channel();
@@ -54,8 +59,6 @@ pub(crate) fn measure(program: &Path, house: &House, interrupt: &Interrupt) -> a
     if !silent(verb(&["baseline", "guard", "systemd:bench-*"])) {
         bail!("guard the services");
     }
-    println!("from a dial to its alert at a webhook, {SERVICES} dials each\n");
-    println!("{:>8} {:>8} {:>8} {:>8}   ms", "p50", "p90", "p99", "max");
     for (target, what) in KINDS {
         let mut millis = Vec::new();
         for index in 0..SERVICES {
@@ -71,9 +74,14 @@ pub(crate) fn measure(program: &Path, house: &House, interrupt: &Interrupt) -> a
                 }
             }
         }
-        let millis = sorted(millis);
-        let at = |share| quantile(&millis, share);
-        println!("{:8.1} {:8.1} {:8.1} {:8.1}   {what}", at(0.5), at(0.9), at(0.99), at(1.0));
+        millis.sort_by(f64::total_cmp);
+        let p99 = quantile(&millis, 0.99);
+        figures.push(Figure::of(
+            &format!("from a dial to its alert at a webhook, {what}"),
+            "ms",
+            millis,
+        ));
+        figures.push(Figure::once("the same, 99th percentile", "ms", p99));
     }
     Ok(())
 }

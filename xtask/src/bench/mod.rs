@@ -1,9 +1,12 @@
-//! `bench`: how long it takes from a dial to its alert, and what a connection costs. Real processes on
-//! the real kernel; compared within one run, with the spread beside each figure. Prints, judges
-//! nothing.
+//! `bench`: what the engine and the decoder take, how long it takes from a dial to its alert, what a
+//! connection costs, what a large baseline weighs. Real processes on the real kernel; compared within
+//! one run, with the spread beside each figure. Prints, judges nothing.
 
 mod churn;
+mod core;
+mod figure;
 mod latency;
+mod scale;
 
 use std::process::ExitCode;
 
@@ -14,8 +17,19 @@ use crate::machine;
 use crate::setup;
 use crate::workspace::Workspace;
 
+/// Where the results stand.
+const DOCUMENT: &str = "docs/benchmarks.md";
+
+/// What becomes of the figures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Printed,
+    /// Written into the repository's documents as well.
+    Saved,
+}
+
 /// Sets up, builds and measures.
-pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(workspace: &Workspace, keep: Keep) -> anyhow::Result<ExitCode> {
     machine::require_root(
         "the bench loads kernel programs and makes network namespaces: it needs root",
         "bench",
@@ -23,29 +37,19 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<ExitCode> {
     setup::ensure(workspace)?;
     build::release(workspace)?;
     let interrupt = Interrupt::watch()?;
+    let mut figures = Vec::new();
+    core::measure(workspace, &interrupt, &mut figures)?;
     let house = House::build(&workspace.target().join("bench"))?;
     let program = workspace.target().join("release/edgewatch");
-    let measured = latency::measure(&program, &house, &interrupt)
-        .and_then(|()| churn::measure(&program, &house, &interrupt));
+    let measured = latency::measure(&program, &house, &interrupt, &mut figures)
+        .and_then(|()| churn::measure(&program, &house, &interrupt, &mut figures))
+        .and_then(|()| scale::measure(&program, &house, &interrupt, &mut figures));
     let left = house.take_down();
+    println!("\n{}", figure::table(&figures)?);
     measured?;
     left?;
+    if keep == Keep::Saved {
+        figure::save(&workspace.root().join(DOCUMENT), &figures)?;
+    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The value below which `share` (0 to 1) of `sorted` lies.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1) as f64;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an index below the length"
-    )]
-    let index = (last * share).round() as usize;
-    sorted.get(index).copied().unwrap_or(f64::NAN)
-}
-
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_by(f64::total_cmp);
-    values
 }
