@@ -333,13 +333,13 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
     let wait = answer.retry_after_s.map(|it| format!("Retry-After: {it}\r\n")).unwrap_or_default();
     let words = said(role, answer.status);
-    let mut stream = stream;
-    write!(
-        stream,
+    // In one piece: a reader may look at the first that comes.
+    let response = format!(
         "HTTP/1.1 {} Told\r\n{wait}Content-Length: {}\r\nConnection: close\r\n\r\n{words}",
         answer.status,
         words.len()
-    )
+    );
+    (&stream).write_all(response.as_bytes())
 }
 
 /// Slack's word for each status.
@@ -371,16 +371,16 @@ fn misbehave(manner: Manner, stream: &TcpStream, state: &Mutex<State>) -> std::i
             rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
         }
         Manner::Endless => {
-            write!(stream, "HTTP/1.1 200 Told\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            stream.write_all(b"HTTP/1.1 200 Told\r\nTransfer-Encoding: chunked\r\n\r\n")?;
             // Until nobody reads any more.
             while stream.write_all(b"8\r\nfor ever\r\n").is_ok() {}
         }
         Manner::Redirects => {
             let elsewhere = stream.local_addr()?;
-            write!(
-                stream,
+            let response = format!(
                 "HTTP/1.1 307 Told\r\nLocation: http://{elsewhere}/elsewhere\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )?;
+            );
+            stream.write_all(response.as_bytes())?;
         }
     }
     Ok(true)
