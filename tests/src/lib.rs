@@ -13,4 +13,4 @@ pub mod lab;
 pub mod receiver;
 pub mod traffic;
 
-pub use waiting::eventually;
+pub use waiting::{eventually, stretched};

@@ -13,6 +13,7 @@ mod check;
 mod demo;
 mod house;
 mod interrupt;
+mod kernels;
 mod machine;
 mod setup;
 mod stage;
@@ -64,6 +65,15 @@ enum Verb {
         /// Leave out the tests that need root
         #[arg(long)]
         unprivileged: bool,
+        /// Leave out the other kernels
+        #[arg(long, conflicts_with = "unprivileged")]
+        this_kernel: bool,
+    },
+    /// The end-to-end tests on other kernels, in virtual machines, with kprobes and CAP_PERFMON and
+    /// without
+    TestKernel {
+        /// Such as 6.1; all where none is named
+        kernels: Vec<String>,
     },
     /// Hold the repository to its architecture: imports, ceilings, opening lines, documents
     Tidy,
@@ -88,8 +98,10 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Bench => bench::run(&workspace),
         Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
-        Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
-        Verb::Test { unprivileged: false } => test::run(&workspace, Scope::Everything),
+        Verb::Test { unprivileged: true, .. } => test::run(&workspace, Scope::Unprivileged),
+        Verb::Test { this_kernel: true, .. } => test::run(&workspace, Scope::ThisKernel),
+        Verb::Test { .. } => test::run(&workspace, Scope::Everything),
+        Verb::TestKernel { kernels } => kernels::run(&workspace, &kernels),
         Verb::Tidy => tidy::run(&workspace),
     }
 }

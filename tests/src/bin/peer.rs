@@ -15,6 +15,7 @@ const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
+peer kprobe      registers one, if it can, and says what came of it
 peer obey        one `dial …` a line from standard input, one answer a line";
 
 fn main() -> ExitCode {
@@ -36,6 +37,10 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
         ["obey"] => obey(),
+        ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
+            Ok(()) => "registered".to_owned(),
+            Err(error) => format!("refused: {error}"),
+        }),
         _ => bail!("usage:\n{USAGE}"),
     }
 }
