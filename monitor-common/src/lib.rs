@@ -69,6 +69,8 @@ pub enum Protocol {
 pub enum Direction {
     Outbound = 1,
     Inbound = 2,
+    /// A port was opened: no exchange.
+    Listening = 3,
 }
 
 /// What the `remote` bytes of a key hold.

@@ -12,7 +12,7 @@ use crate::flow::Protocol;
 use crate::ids::{NameError, ServiceName, percent_encode_into};
 
 /// One end of an edge.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Peer {
     Service(ServiceName),
     /// A DNS name, safe text: `dns:api.stripe.com`.
@@ -23,6 +23,9 @@ pub enum Peer {
     Address(IpAddr),
     /// The Internet as a whole; a client only.
     World,
+    /// Nobody: the client's place in what is no exchange but a port that was opened.
+    #[default]
+    Nobody,
 }
 
 impl Peer {
@@ -32,6 +35,11 @@ impl Peer {
             Self::Service(name) => Some(name),
             _ => None,
         }
+    }
+
+    #[must_use]
+    pub const fn is_nobody(&self) -> bool {
+        matches!(self, Self::Nobody)
     }
 
     /// Whether this end's name is not known for good: such an edge is shown, never exported.
@@ -49,6 +57,7 @@ impl fmt::Display for Peer {
             Self::Network(name) => write!(f, "net:{name}"),
             Self::Address(address) => write!(f, "ip:{address}"),
             Self::World => f.write_str("world"),
+            Self::Nobody => f.write_str("nobody"),
         }
     }
 }
@@ -106,7 +115,8 @@ impl FromStr for Port {
     }
 }
 
-/// Client, server, and the server's port. Canonical: seen from both ends it is still one edge.
+/// Client, server, and the server's port. Canonical: seen from both ends it is still one edge. A
+/// port that a service opened has nobody as its client: `SERVICE listens PORT/PROTOCOL`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Edge {
     pub client: Peer,
@@ -129,6 +139,12 @@ impl Edge {
         }
     }
 
+    /// An opened port instead of an exchange: judged like an edge, and none on the map.
+    #[must_use]
+    pub const fn is_listener(&self) -> bool {
+        self.client.is_nobody()
+    }
+
     #[must_use]
     pub fn touches(&self, service: &ServiceName) -> bool {
         self.services().any(|end| end == service)
@@ -142,6 +158,9 @@ impl Edge {
 
 impl fmt::Display for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_listener() {
+            return write!(f, "{} listens {}", self.server, self.port);
+        }
         write!(f, "{} -> {} {}", self.client, self.server, self.port)
     }
 }
@@ -182,18 +201,23 @@ impl FromStr for EdgeWith {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let wrong = || NameError::Edge(text.to_owned());
         let words: Vec<&str> = text.split_whitespace().collect();
-        let (client, server, port, executable) = match words.as_slice() {
-            [client, "->" | "→", server, port] => (client, server, port, None),
-            [client, "->" | "→", server, port, "with", executable] => {
-                if !executable.contains('/') {
-                    return Err(NameError::Executable((*executable).to_owned()));
-                }
-                (client, server, port, Some(executable_name(executable)))
+        let (words, executable) = match words.as_slice() {
+            [edge @ .., "with", executable] if executable.contains('/') => {
+                (edge, Some(executable_name(executable)))
             }
+            [.., "with", executable] => {
+                return Err(NameError::Executable((*executable).to_owned()));
+            }
+            edge => (edge, None),
+        };
+        let (client, server, port) = match words {
+            [client, "->" | "→", server, port] => (client.parse()?, server, port),
+            [server, "listens", port] => (Peer::Nobody, server, port),
             _ => return Err(wrong()),
         };
-        let edge = Edge { client: client.parse()?, server: server.parse()?, port: port.parse()? };
-        if edge.owner().is_none() || edge.server == Peer::World {
+        let edge = Edge { client, server: server.parse()?, port: port.parse()? };
+        let listens_elsewhere = edge.is_listener() && edge.server.service().is_none();
+        if edge.owner().is_none() || edge.server == Peer::World || listens_elsewhere {
             return Err(wrong());
         }
         Ok(Self { edge, executable })
@@ -243,6 +267,9 @@ mod tests {
             "world -> systemd:nginx.service 443/tcp",
             "user:1000/session -> ip:2001:db8::1 53/udp",
             "compose:shop/api -> dns:api.stripe.com 443/tcp with /usr/bin/py%20thon",
+            "compose:shop/api -> ip:192.0.2.1 443/tcp with /bin/sh:/usr/bin/python3",
+            "compose:shop/api listens 4444/tcp with /memfd:x",
+            "systemd:a.service listens 80/tcp",
         ] {
             assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
         }
@@ -262,6 +289,9 @@ mod tests {
             "systemd:a.service -> ip:1.2.3.4 80/tcp with",
             "systemd:a.service -> ip:1.2.3.4 80/tcp with bash",
             "systemd:a.service -> ip:1.2.3.4 80/tcp by /bin/sh",
+            "ip:1.2.3.4 listens 80/tcp",
+            "world listens 80/tcp",
+            "nobody -> systemd:a.service 80/tcp",
         ] {
             assert!(text.parse::<EdgeWith>().is_err(), "{text}");
         }

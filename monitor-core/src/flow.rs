@@ -17,6 +17,9 @@ pub enum Direction {
     Outbound,
     /// The cgroup was dialled.
     Inbound,
+    /// The cgroup opened a port: no exchange, and nobody at the other end. The key's remote is the
+    /// world, its outcome established, its executable the listener's.
+    Listening,
 }
 
 /// The transport protocol.
@@ -99,19 +102,22 @@ pub struct FlowKey {
     pub direction: Direction,
     pub protocol: Protocol,
     pub remote: Remote,
-    /// The address the client reached this end at; inbound only.
+    /// The address the client reached this end at; inbound only. Where a listener listens, None for
+    /// all addresses.
     pub local: Option<IpAddr>,
-    /// The server's port, whichever end the flow was seen from.
+    /// The server's port, whichever end the flow was seen from; the listener's own.
     pub port: u16,
     pub outcome: Outcome,
-    /// The kernel's identity of the dialling executable; 0 where it gave none (and inbound).
+    /// The kernel's identity of the dialling (or listening) executable; 0 where it gave none, and
+    /// inbound.
     pub executable_id: u64,
 }
 
 /// The process that dialled (outbound) or that listens (inbound).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Process {
-    /// Path of the executable, as seen in the process's own mount namespace.
+    /// Path of the executable, as seen in the process's own mount namespace. An interpreter that runs
+    /// under a shell which the service itself started is `SHELL:INTERPRETER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
     pub pid: u32,
@@ -119,6 +125,42 @@ pub struct Process {
     /// The settable command name (`comm`): shown, never judged by.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub command: String,
+    #[serde(default, skip_serializing_if = "Image::is_file")]
+    pub image: Image,
+    /// Who started it, the nearest first, at most [`Process::ANCESTORS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
+}
+
+impl Process {
+    pub const ANCESTORS: usize = 8;
+}
+
+/// A process that started the one in question, or its starter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    pub pid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<String>,
+}
+
+/// What a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Image {
+    #[default]
+    File,
+    /// A file that was deleted or replaced since the process started.
+    Deleted,
+    /// What never was a file that others could see: a memfd, or an open descriptor (`fexecve`).
+    Memory,
+}
+
+impl Image {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    const fn is_file(&self) -> bool {
+        matches!(self, Self::File)
+    }
 }
 
 /// One end's first sighting of a [`FlowKey`].
@@ -239,7 +281,7 @@ pub enum Observation {
     CgroupVanished { id: CgroupId },
     /// The addresses of a network namespace, loopback left out.
     Addresses { netns: NetnsCookie, addresses: Vec<IpAddr> },
-    /// A flow key was seen for the first time.
+    /// A flow key was seen for the first time; a listener is a flow of direction `Listening`.
     Flow(Flow),
     /// Counters of a known key.
     Traffic(Traffic),
@@ -247,6 +289,8 @@ pub enum Observation {
     Forgotten(FlowKey),
     /// Things not told, since last time.
     Lost { loss: Loss, count: u64 },
+    /// A kernel program of ours is attached no longer: what it showed is not seen any more.
+    Detached { program: String },
 }
 
 #[cfg(test)]

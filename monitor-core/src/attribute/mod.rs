@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
-use crate::flow::{Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
 use self::history::History;
@@ -61,7 +61,7 @@ pub struct Sighting {
     pub outcome: Outcome,
     pub seen_from: SeenFrom,
     pub at: WallTime,
-    /// The dialling process; None where only the far end was seen.
+    /// The dialling (or listening) process; None where only the far end was seen.
     pub process: Option<Process>,
     /// Where the edge's owner runs.
     pub workload: Option<Workload>,
@@ -149,6 +149,7 @@ impl Attribution {
                 ready.push(self.inbound(&flow, Peer::Address(address)));
             }
             (Direction::Outbound, _) => self.dialled(now, flow, &mut ready),
+            (Direction::Listening, _) => ready.push(self.listens(&flow)),
         }
         ready
     }
@@ -266,6 +267,12 @@ impl Attribution {
         })
     }
 
+    /// A port was opened: nothing to wait for, and nobody at the other end.
+    fn listens(&mut self, flow: &Flow) -> Sighting {
+        let process = flow.process.clone().map(safe_process);
+        Sighting { process, ..self.inbound(flow, Peer::Nobody) }
+    }
+
     fn inbound(&mut self, flow: &Flow, client: Peer) -> Sighting {
         let edge = Edge {
             client,
@@ -352,9 +359,12 @@ impl Attribution {
 
 /// What a process says of itself, as safe text.
 fn safe_process(process: Process) -> Process {
+    let name = |path: Option<String>| path.as_deref().map(executable_name);
+    let ancestors = process.ancestors.into_iter().take(Process::ANCESTORS);
     Process {
-        executable: process.executable.as_deref().map(executable_name),
+        executable: name(process.executable),
         command: executable_name(&process.command),
+        ancestors: ancestors.map(|it| Ancestor { executable: name(it.executable), ..it }).collect(),
         ..process
     }
 }

@@ -38,11 +38,15 @@ pub struct Entry {
     pub outbound: Vec<Line>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inbound: Vec<Line>,
+    /// Ports it opens: what is dialled there is said by `inbound`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<Line>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forbidden: Vec<Line>,
 }
 
-/// One line of a section: the peer (`to` for outbound, `from` for inbound) and its ports.
+/// One line of a section: the peer (`to` for outbound, `from` for inbound, none for a port that is
+/// opened) and its ports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
@@ -87,6 +91,8 @@ pub enum DocumentError {
         "services.{service}.{list}: the entry for {peer} has no ports: list them, like [443/tcp]"
     )]
     NoPorts { service: ServiceName, list: &'static str, peer: Peer },
+    #[error("services.{service}.{list}: an entry without a peer and without ports says nothing")]
+    Empty { service: ServiceName, list: &'static str },
     #[error(
         "services.{service}.outbound: world cannot be dialled; write a name, an address or a service"
     )]
@@ -119,7 +125,11 @@ impl Document {
             if service.is_provisional() {
                 return Err(DocumentError::Provisional { service: service.clone() });
             }
-            let lists = [("outbound", &entry.outbound), ("inbound", &entry.inbound)];
+            let lists = [
+                ("outbound", &entry.outbound),
+                ("inbound", &entry.inbound),
+                ("listens", &entry.listens),
+            ];
             for (list, lines) in lists {
                 for line in lines {
                     for edge in line.edges(service, list)? {
@@ -145,23 +155,28 @@ impl Line {
         let needs = match list {
             "outbound" => "to",
             "inbound" => "from",
+            "listens" => "ports",
             _ => "to or from",
         };
         let wrong = || DocumentError::Peer { service: service.clone(), list, needs };
         let own = || Peer::Service(service.clone());
-        let (client, server, peer) = match (&self.to, &self.from) {
-            (Some(to), None) if list != "inbound" => (own(), to.clone(), to),
-            (None, Some(from)) if list != "outbound" => (from.clone(), own(), from),
+        let dials = matches!(list, "outbound" | "forbidden");
+        let accepts = matches!(list, "inbound" | "forbidden");
+        let listens = matches!(list, "listens" | "forbidden");
+        let (client, server) = match (&self.to, &self.from) {
+            (Some(to), None) if dials => (own(), to.clone()),
+            (None, Some(from)) if accepts => (from.clone(), own()),
+            (None, None) if listens => (Peer::Nobody, own()),
             _ => return Err(wrong()),
         };
         if server == Peer::World {
             return Err(DocumentError::World { service: service.clone() });
         }
         if self.ports.is_empty() {
-            return Err(DocumentError::NoPorts {
-                service: service.clone(),
-                list,
-                peer: peer.clone(),
+            let service = service.clone();
+            return Err(match self.to.as_ref().or(self.from.as_ref()) {
+                Some(peer) => DocumentError::NoPorts { service, list, peer: peer.clone() },
+                None => DocumentError::Empty { service, list },
             });
         }
         let edge =
@@ -247,9 +262,10 @@ pub fn export(
             continue;
         };
         let outbound = edge.client.service() == Some(name);
+        let inbound = !outbound && !edge.is_listener();
         let line = |grounds: &Grounds| Line {
             to: outbound.then(|| edge.server.clone()),
-            from: (!outbound).then(|| edge.client.clone()),
+            from: inbound.then(|| edge.client.clone()),
             ports: vec![edge.port],
             by: Vec::new(),
             attempted_only: false,
@@ -258,7 +274,11 @@ pub fn export(
             reason: grounds.reason.clone(),
             evidence: None,
         };
-        let list = if outbound { &mut entry.outbound } else { &mut entry.inbound };
+        let list = match (outbound, inbound) {
+            (true, _) => &mut entry.outbound,
+            (_, true) => &mut entry.inbound,
+            _ => &mut entry.listens,
+        };
         for allowance in joined(baseline.allowances(edge, wall)) {
             list.push(Line {
                 by: allowance.executables.iter().cloned().collect(),
@@ -272,7 +292,8 @@ pub fn export(
         }
     }
     for entry in services.values_mut() {
-        for list in [&mut entry.outbound, &mut entry.inbound, &mut entry.forbidden] {
+        let Entry { outbound, inbound, listens, forbidden, .. } = entry;
+        for list in [outbound, inbound, listens, forbidden] {
             merge_ports(list);
         }
     }

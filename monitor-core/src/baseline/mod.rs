@@ -122,9 +122,16 @@ impl Allowance {
     /// Executables learned per edge: a session runs many.
     pub const EXECUTABLES: usize = 1_024;
 
+    /// An interpreter known under a shell (`SHELL:INTERPRETER`) is permitted without one as well:
+    /// of a process older than the agent it is not known what started it.
     #[must_use]
     pub fn permits_executable(&self, executable: &str) -> bool {
-        self.executables.is_empty() || self.executables.contains(executable)
+        let under_shell = |known: &String| {
+            known.strip_suffix(executable).is_some_and(|shell| shell.ends_with(':'))
+        };
+        self.executables.is_empty()
+            || self.executables.contains(executable)
+            || self.executables.iter().any(under_shell)
     }
 }
 

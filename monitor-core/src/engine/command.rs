@@ -204,8 +204,11 @@ impl Engine {
     pub(crate) fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let allowed = |finding: &crate::detect::Finding| {
             let executable = finding.process.as_ref().and_then(|it| it.executable.as_deref());
-            self.baseline.prohibition(&finding.edge, now.wall).is_none()
-                && self.baseline.allowances(&finding.edge, now.wall).any(|it| {
+            let Some(edge) = &finding.edge else {
+                return false;
+            };
+            self.baseline.prohibition(edge, now.wall).is_none()
+                && self.baseline.allowances(edge, now.wall).any(|it| {
                     !it.attempted_only && executable.is_none_or(|path| it.permits_executable(path))
                 })
         };

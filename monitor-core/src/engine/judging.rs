@@ -4,16 +4,16 @@
 use crate::attribute::Sighting;
 use crate::baseline::{Class, Phase, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
-use crate::engine::{Effect, Engine, Unbaselined};
+use crate::engine::{Batch, Effect, Engine};
 use crate::flow::{Loss, Traffic};
 use crate::ids::{Now, ServiceName};
-use crate::incident::{Incident, State, dedup_key};
+use crate::incident::{About, Incident, State, dedup_key};
 
 impl Engine {
     /// An edge happened.
     pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
         if self.baseline.is_full_for(&sighting.edge) {
-            *self.losses.entry(Loss::TableFull).or_default() += 1;
+            self.losses.add(Loss::TableFull, 1);
         }
         let appeared = self.baseline.see(sighting);
         match self.judgement(now, sighting) {
@@ -26,7 +26,8 @@ impl Engine {
             Judgement::Odd { kind: Kind::Unbaselined, .. } => self.unbaselined(now, sighting),
             Judgement::Odd { kind, also } => self.odd(now, kind, also, sighting),
         }
-        if appeared && let Some(mut view) = self.edge_view(&sighting.edge, now.wall) {
+        let shown = appeared && !sighting.edge.is_listener();
+        if shown && let Some(mut view) = self.edge_view(&sighting.edge, now.wall) {
             view.sighted_by(sighting);
             effects.push(Effect::Appeared(Box::new(view)));
         }
@@ -53,7 +54,8 @@ impl Engine {
         let guarded = |it: &&ServiceName| self.baseline.phase(it) == Phase::Guarded;
         // A window at one end does not silence the other, which nobody opened.
         let mut ends = sighting.edge.services().filter(guarded).peekable();
-        let open = ends.peek().is_some() && ends.all(is_open);
+        let unguarded = ends.peek().is_none();
+        let open = !unguarded && ends.all(is_open);
         if self.baseline.is_full_for(&sighting.edge) {
             // Told without being remembered as told: the incident's pace bounds the repeats.
             return self.tell(now, kind, also, sighting);
@@ -76,6 +78,10 @@ impl Engine {
         pending.told.insert(told);
         pending.last_told = now.wall;
         pending.unalerted = false;
+        if unguarded && kind != Kind::Forbidden {
+            // Never learned silently, and asked about together with the others like it.
+            return self.batch(now, kind, sighting);
+        }
         self.tell(now, kind, also, sighting);
     }
 
@@ -83,7 +89,7 @@ impl Engine {
     fn tell(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
         // A full incident only counts: writing a finding out walks the whole baseline.
         if let Some(service) = sighting.edge.owner()
-            && let Some(incident) = self.incidents.joining(service, now.wall)
+            && let Some(incident) = self.incidents.joining(service, About::Service, now.wall)
             && incident.findings.len() >= Incident::FINDINGS
             && !incident.touches(&sighting.edge)
             && kind.severity() <= incident.severity()
@@ -92,29 +98,40 @@ impl Engine {
             incident.unspoken = true;
             return;
         }
-        let context =
-            Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall };
+        let Some(service) = sighting.edge.owner() else {
+            return;
+        };
+        let context = self.context(now);
         let findings: Vec<Finding> = std::iter::once(kind)
             .chain(also)
             .map(|kind| finding(&context, kind, sighting))
             .collect();
-        self.report(now, sighting, findings);
+        self.report(now, service, About::Service, findings);
+    }
+
+    /// What is known around a finding that is written now.
+    fn context(&self, now: Now) -> Context<'_> {
+        let gap = self.gap.filter(|gap| now.boot < gap.matters_until).map(|gap| gap.since);
+        Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall, gap }
     }
 
     /// Puts findings into their service's incident, a new one if none is fresh.
-    pub(crate) fn report(&mut self, now: Now, sighting: &Sighting, findings: Vec<Finding>) {
-        let Some(service) = sighting.edge.owner().cloned() else {
-            return;
-        };
+    pub(crate) fn report(
+        &mut self,
+        now: Now,
+        service: &ServiceName,
+        about: About,
+        findings: Vec<Finding>,
+    ) {
         let Some(first) = findings.first() else {
             return;
         };
-        if self.incidents.joining(&service, now.wall).is_none() {
+        if self.incidents.joining(service, about, now.wall).is_none() {
             let id = self.new_id(now.wall);
-            let incident = self.new_incident(now, id, &service, first);
+            let incident = self.new_incident(now, id, about, service, first);
             self.incidents.open(incident);
         }
-        let Some(incident) = self.incidents.joining(&service, now.wall) else {
+        let Some(incident) = self.incidents.joining(service, about, now.wall) else {
             return;
         };
         for finding in findings {
@@ -128,17 +145,19 @@ impl Engine {
         &self,
         now: Now,
         id: String,
+        about: About,
         service: &ServiceName,
         lead: &Finding,
     ) -> Incident {
         Incident {
+            about,
             id,
             revision: 0,
             state: State::Firing,
             service: service.clone(),
             owner: self.baseline.owner_of(service),
             node: self.settings.node.clone(),
-            dedup_key: dedup_key(lead.kind, &lead.edge),
+            dedup_key: dedup_key(lead),
             first_seen: lead.at,
             last_seen: lead.at,
             last_finding: now.wall,
@@ -155,36 +174,51 @@ impl Engine {
             return;
         };
         let told = self.baseline.services.get(&service).is_some_and(|it| it.unbaselined_told);
-        let waits = |it: &Sighting| it.edge.owner() == Some(&service);
-        if told || self.unbaselined.waiting.iter().any(waits) {
-            return;
+        let waits = |(kind, it): &(Kind, Sighting)| {
+            *kind == Kind::Unbaselined && it.edge.owner() == Some(&service)
+        };
+        if !told && !self.batch.waiting.iter().any(waits) {
+            self.batch(now, Kind::Unbaselined, sighting);
         }
-        if self.unbaselined.waiting.is_empty() {
-            self.unbaselined.due = now.boot.plus_millis(Self::BATCH_MS);
-        }
-        self.unbaselined.waiting.push(sighting.clone());
     }
 
-    pub(crate) fn tell_unbaselined(&mut self, now: Now) {
-        let Unbaselined { waiting, due, next_allowed } = &mut self.unbaselined;
+    /// Keeps what is odd about services that nobody guards for one message about all of them.
+    fn batch(&mut self, now: Now, kind: Kind, sighting: &Sighting) {
+        if self.batch.waiting.is_empty() {
+            self.batch.due = now.boot.plus_millis(Self::BATCH_MS);
+        }
+        self.batch.waiting.push((kind, sighting.clone()));
+    }
+
+    pub(crate) fn tell_batch(&mut self, now: Now) {
+        let Batch { waiting, due, next_allowed } = &mut self.batch;
         if waiting.is_empty() || now.boot < *due || now.boot < *next_allowed {
             return;
         }
-        *next_allowed = now.boot.plus_millis(Self::UNBASELINED_MS);
-        let batch = std::mem::take(waiting);
-        for service in batch.iter().filter_map(|sighting| sighting.edge.owner()) {
-            self.baseline.service_mut(service, now.wall).unbaselined_told = true;
+        *next_allowed = now.boot.plus_millis(Self::BATCHES_MS);
+        let mut batch = std::mem::take(waiting);
+        batch.sort_by_key(|(kind, _)| *kind);
+        for alike in batch.chunk_by(|(one, _), (other, _)| one == other) {
+            self.tell_alike(now, alike);
         }
-        let context =
-            Context { baseline: &self.baseline, node: &self.settings.node, wall: now.wall };
+    }
+
+    /// One message about unguarded services that are odd in the same way.
+    fn tell_alike(&mut self, now: Now, alike: &[(Kind, Sighting)]) {
+        for (kind, sighting) in alike {
+            if let Some(service) = sighting.edge.owner().filter(|_| *kind == Kind::Unbaselined) {
+                self.baseline.service_mut(service, now.wall).unbaselined_told = true;
+            }
+        }
+        let context = self.context(now);
         let findings: Vec<Finding> =
-            batch.iter().map(|sighting| finding(&context, Kind::Unbaselined, sighting)).collect();
-        let Some(lead) = findings.first() else { return };
-        let Some(service) = lead.edge.owner().cloned() else {
+            alike.iter().map(|(kind, sighting)| finding(&context, *kind, sighting)).collect();
+        let Some((_, first)) = alike.first() else { return };
+        let (Some(lead), Some(service)) = (findings.first(), first.edge.owner().cloned()) else {
             return;
         };
         let id = self.new_id(now.wall);
-        let mut incident = self.new_incident(now, id, &service, lead);
+        let mut incident = self.new_incident(now, id, About::Unguarded, &service, lead);
         for finding in findings {
             incident.add(finding);
         }

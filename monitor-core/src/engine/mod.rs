@@ -4,6 +4,7 @@
 mod command;
 mod judging;
 mod record;
+mod trouble;
 mod upkeep;
 mod view;
 
@@ -12,10 +13,13 @@ use std::net::IpAddr;
 use crate::attribute::{Attribution, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
+use crate::detect::{Kind, Trouble};
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incident, Incidents};
 use crate::pattern::Pattern;
+
+use self::trouble::{Gap, Losses};
 
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::record::{AuditEntry, Change, Snapshot};
@@ -52,12 +56,16 @@ pub enum Input {
         addresses: Vec<IpAddr>,
     },
     Flow(Flow),
+    /// A flow whose ends are known already: out of a recording.
+    Sighting(Box<Sighting>),
     Traffic(Traffic),
     Forgotten(FlowKey),
     Lost {
         loss: Loss,
         count: u64,
     },
+    /// The agent itself is in trouble.
+    Trouble(Trouble),
     /// The baseline files were read again: this is what they say now.
     Files(Written),
     Delivered {
@@ -97,12 +105,14 @@ pub struct Engine {
     baseline: Baseline,
     incidents: Incidents,
     queue: Queue,
-    losses: std::collections::BTreeMap<Loss, u64>,
-    unbaselined: Unbaselined,
+    losses: Losses,
+    batch: Batch,
+    gap: Option<Gap>,
     next_audit: u64,
     random: u64,
     started: Option<WallTime>,
     next_save: BootTime,
+    next_alive: BootTime,
     next_upkeep: BootTime,
     /// When the next approval or prohibition ends; None where that must be looked for.
     next_end: Option<WallTime>,
@@ -113,10 +123,10 @@ pub struct Engine {
     ends_seen: Option<WallTime>,
 }
 
-/// Services without a baseline: told together, and not too often.
+/// What is odd about services that nobody guards: told together, and not too often.
 #[derive(Debug, Default)]
-struct Unbaselined {
-    waiting: Vec<Sighting>,
+struct Batch {
+    waiting: Vec<(Kind, Sighting)>,
     due: BootTime,
     next_allowed: BootTime,
 }
@@ -124,11 +134,13 @@ struct Unbaselined {
 impl Engine {
     /// Evidence is stored at most this often, milliseconds; judgements are stored at once.
     pub const SAVE_MS: u64 = 30_000;
+    /// That somebody looks is stored with everything else, and at least this often, milliseconds.
+    const ALIVE_MS: u64 = 300_000;
     /// What has run out is looked for at most this often, milliseconds.
     const UPKEEP_MS: u64 = 500;
-    /// `unbaselined` is batched for this long and told at most once in [`Engine::UNBASELINED_MS`].
+    /// What nobody guards is batched for this long and told at most once in [`Engine::BATCHES_MS`].
     const BATCH_MS: u64 = 1_000;
-    const UNBASELINED_MS: u64 = 10_000;
+    const BATCHES_MS: u64 = 10_000;
     /// A forbidden edge that goes on repeats itself after this time, seconds.
     const FORBIDDEN_REPEAT_S: u64 = 3_600;
 
@@ -156,11 +168,13 @@ impl Engine {
             baseline,
             incidents,
             queue: Queue::restore(snapshot.deliveries, receivers),
-            losses: std::collections::BTreeMap::new(),
-            unbaselined: Unbaselined::default(),
+            losses: Losses::default(),
+            batch: Batch::default(),
+            gap: None,
             next_audit: snapshot.next_audit,
             started: None,
             next_save: BootTime(0),
+            next_alive: BootTime(0),
             next_upkeep: BootTime(0),
             next_end: None,
             files_known: false,
@@ -185,9 +199,11 @@ impl Engine {
                     self.sighted(now, &sighting, &mut effects);
                 }
             }
+            Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => self.traffic(now, &traffic, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
-            Input::Lost { loss, count } => *self.losses.entry(loss).or_default() += count,
+            Input::Lost { loss, count } => self.losses.add(loss, count),
+            Input::Trouble(trouble) => self.trouble(now, &trouble),
             Input::Files(written) => self.files(now, written, &mut effects),
             Input::Delivered { id, outcome } => self.delivered(now, id, outcome, &mut effects),
             Input::Command { actor, command } => {
@@ -203,9 +219,9 @@ impl Engine {
     /// When time alone will have something to do next, if nothing else happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<BootTime> {
-        let unbaselined = (!self.unbaselined.waiting.is_empty())
-            .then(|| self.unbaselined.due.max(self.unbaselined.next_allowed));
-        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due(), unbaselined]
+        let batch =
+            (!self.batch.waiting.is_empty()).then(|| self.batch.due.max(self.batch.next_allowed));
+        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due(), batch]
             .into_iter()
             .flatten()
             .min()
@@ -218,7 +234,9 @@ impl Engine {
             self.sighted(now, &sighting, &mut effects);
         }
         self.speak(now, &mut effects);
-        effects.push(Effect::Store(self.save()));
+        let mut changes = self.save();
+        changes.push(Change::Alive(now.wall));
+        effects.push(Effect::Store(changes));
         self.deliver(now, &mut effects);
         effects
     }
@@ -232,16 +250,19 @@ impl Engine {
         for sighting in self.attribution.due(now) {
             self.sighted(now, &sighting, effects);
         }
-        self.tell_unbaselined(now);
+        self.tell_batch(now);
         if self.next_upkeep <= now.boot {
             self.next_upkeep = now.boot.plus_millis(Self::UPKEEP_MS);
             self.expire(now, effects);
             self.promote(now);
+            self.tell_losses(now);
         }
         if self.next_save <= now.boot {
             self.next_save = now.boot.plus_millis(Self::SAVE_MS);
-            let changes = self.save();
-            if !changes.is_empty() {
+            let mut changes = self.save();
+            if !changes.is_empty() || self.next_alive <= now.boot {
+                self.next_alive = now.boot.plus_millis(Self::ALIVE_MS);
+                changes.push(Change::Alive(now.wall));
                 effects.push(Effect::Store(changes));
             }
         }

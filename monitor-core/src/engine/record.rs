@@ -18,6 +18,8 @@ pub enum Change {
     Incident(String, Option<Box<Incident>>),
     Delivery(DeliveryId, Option<Box<Delivery>>),
     Audit(u64, AuditEntry),
+    /// Somebody looked until then.
+    Alive(WallTime),
 }
 
 /// Who changed what, and when.
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub deliveries: Vec<Delivery>,
     /// The number of the next audit entry.
     pub next_audit: u64,
+    /// Until when somebody looked; None in a store that was never used.
+    pub alive: Option<WallTime>,
 }
 
 pub(crate) fn changes(baseline: Dirty, incidents: Vec<(String, Option<Incident>)>) -> Vec<Change> {

@@ -48,7 +48,7 @@ impl Engine {
             .collect();
         for id in forgotten {
             let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
-                it.findings.iter().map(|finding| finding.edge.clone()).collect()
+                it.findings.iter().filter_map(|finding| finding.edge.clone()).collect()
             });
             self.resolve(&id, effects);
             // Whoever comes back after that is told again.
@@ -133,6 +133,7 @@ impl Engine {
 
     /// The baseline files changed: what they touch is judged anew.
     pub(crate) fn files(&mut self, now: Now, written: Written, effects: &mut Vec<Effect>) {
+        self.files_mended(effects);
         if written == self.baseline.files {
             return;
         }

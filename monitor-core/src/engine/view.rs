@@ -163,7 +163,8 @@ impl Engine {
     /// Every edge seen, with its evidence.
     #[must_use]
     pub fn map(&self, wall: WallTime) -> Vec<EdgeView> {
-        self.baseline.edges.keys().filter_map(|edge| self.edge_view(edge, wall)).collect()
+        let edges = self.baseline.edges.keys().filter(|edge| !edge.is_listener());
+        edges.filter_map(|edge| self.edge_view(edge, wall)).collect()
     }
 
     pub(crate) fn edge_view(&self, edge: &Edge, wall: WallTime) -> Option<EdgeView> {
@@ -234,7 +235,8 @@ impl Engine {
         let edges: BTreeSet<&Edge> = self.baseline.edges.keys().chain(files).collect();
         for edge in edges {
             let record = self.baseline.edges.get(edge);
-            let seen = usize::from(record.is_some_and(|it| it.evidence.is_some()));
+            let seen = record.is_some_and(|it| it.evidence.is_some()) && !edge.is_listener();
+            let seen = usize::from(seen);
             let pending = usize::from(record.is_some_and(|it| it.pending.is_some()));
             let allowed = usize::from(self.baseline.allowances(edge, wall).next().is_some());
             let forbidden = usize::from(self.baseline.prohibition(edge, wall).is_some());
@@ -277,11 +279,12 @@ impl Engine {
                 failure: waiting.first().and_then(|delivery| delivery.failure.clone()),
             }
         });
+        let seen = self.baseline.edges.iter();
         Status {
             node: self.settings.node.clone(),
             mode: self.settings.mode,
             since: self.started,
-            edges: self.baseline.edges.values().filter(|it| it.evidence.is_some()).count(),
+            edges: seen.filter(|(edge, it)| it.evidence.is_some() && !edge.is_listener()).count(),
             pending: self.baseline.edges.values().filter(|it| it.pending.is_some()).count(),
             services: self.baseline.services.len(),
             guarded: phase(Phase::Guarded),
@@ -289,7 +292,7 @@ impl Engine {
             learning: phase(Phase::Learning),
             open_incidents: self.incidents.open.len(),
             sinks: sinks.collect(),
-            lost: self.losses.clone(),
+            lost: self.losses.counted.clone(),
         }
     }
 

@@ -4,11 +4,13 @@
 //! ```text
 //! 10 a -> 192.0.2.7 443/tcp established with /bin/x    a dial somebody outside answered
 //! 10 a => b 443/tcp established with /bin/x            both ends are on this machine
+//! 10 b listens 443/tcp with /bin/x                     a port is opened
 //! 10 world => b 443/tcp                                accepted from outside
 //! 10 guard a b | learn a | open a 60 | approve EDGE ttl 60 | forbid EDGE | tick
 //! ```
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
+mod oddities;
 mod stage;
 mod steadfast;
 
@@ -242,8 +244,8 @@ fn three_dials_of_one_hijack_are_one_incident() {
          11 a -> 169.254.169.254 80/tcp attempted with /bin/bash
          12 a -> 203.0.113.9 4444/tcp established with /bin/bash",
         "firing high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash;
-         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; new-peer a -> ip:169.254.169.254 80/tcp attempted with /bin/bash;
-         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; new-peer a -> ip:169.254.169.254 80/tcp attempted with /bin/bash; new-peer a -> ip:203.0.113.9 4444/tcp established with /bin/bash;",
+         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; metadata-access a -> ip:169.254.169.254 80/tcp attempted with /bin/bash;
+         updated high: new-peer a -> c 5432/tcp established with /bin/bash; new-client a -> c 5432/tcp established with /bin/bash; metadata-access a -> ip:169.254.169.254 80/tcp attempted with /bin/bash; new-peer a -> ip:203.0.113.9 4444/tcp established with /bin/bash;",
     );
     let alerts = stage.engine.alerts();
     let [alert] = alerts.as_slice() else { panic!("{alerts:?}") };

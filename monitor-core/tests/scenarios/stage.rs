@@ -111,12 +111,15 @@ impl Stage {
         };
         let _written = write!(self.said, "{state} {}:", alert.severity);
         for finding in &alert.findings {
-            let edge = format!(
-                "{} -> {} {}/{}",
-                finding.edge.client, finding.edge.server, finding.edge.port, finding.edge.protocol
-            );
-            let edge = edge.replace("systemd:", "").replace(".service", "");
-            let _written = write!(self.said, " {} {edge} {}", finding.kind, finding.outcome);
+            let _written = write!(self.said, " {}", finding.kind);
+            match (&finding.edge, finding.outcome) {
+                (Some(edge), Some(outcome)) => {
+                    let edge = monitor_core::edge::Edge::from(edge).to_string();
+                    let edge = edge.replace("systemd:", "").replace(".service", "");
+                    let _written = write!(self.said, " {edge} {outcome}");
+                }
+                _ => self.said.push_str(&format!(" {}", finding.reasons[0].name)),
+            }
             let executable = finding.process.as_ref().and_then(|it| it.executable.as_ref());
             if let Some(executable) = executable {
                 let _written = write!(self.said, " with {executable}");
@@ -178,6 +181,7 @@ impl Stage {
             [client, "->", address, port, outcome, "with", path] => {
                 self.dial(client, address, port, outcome, path);
             }
+            [server, "listens", port, "with", path] => self.listen(server, port, path),
             [client, "=>", server, port] => self.talk(client, server, port, "/bin/app"),
             [client, "=>", server, port, "with", path] => self.talk(client, server, port, path),
             _ => panic!("no such event: {line}"),
@@ -187,6 +191,16 @@ impl Stage {
     pub(crate) fn command(&mut self, command: Command) {
         let actor = Actor { uid: 0, pid: 1, executable: None };
         self.step(Input::Command { actor, command });
+    }
+
+    /// Opens a port.
+    pub(crate) fn listen(&mut self, server: &str, port: &str, path: &str) {
+        let cgroup = self.cgroup(server);
+        let key = FlowKey {
+            local: None,
+            ..key(cgroup, Direction::Listening, Remote::World, port, Outcome::Established)
+        };
+        self.step(Input::Flow(flow(self.now.wall, key, None, path)));
     }
 
     pub(crate) fn dial(
@@ -233,6 +247,7 @@ impl Stage {
                 Change::Incident(_, Some(incident)) => snapshot.incidents.push(*incident),
                 Change::Delivery(_, Some(delivery)) => snapshot.deliveries.push(*delivery),
                 Change::Audit(number, _) => snapshot.next_audit = number + 1,
+                Change::Alive(until) => snapshot.alive = Some(until),
                 Change::Edge(_, None) | Change::Incident(_, None) | Change::Delivery(_, None) => {}
             }
         }
@@ -251,6 +266,7 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Incident(id, _) => format!("incident {id}"),
         Change::Delivery(id, _) => format!("delivery {id}"),
         Change::Audit(number, _) => format!("audit {number:08}"),
+        Change::Alive(_) => "alive".to_owned(),
     }
 }
 
@@ -306,6 +322,7 @@ pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path:
         pid: 42,
         uid: 33,
         command: "app".to_owned(),
+        ..Process::default()
     });
     Flow { key, at, netns: NetnsCookie(1), client, process }
 }

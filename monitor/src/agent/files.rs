@@ -3,6 +3,8 @@
 
 use monitor_core::baseline::Written;
 use monitor_core::baseline::document::{Parsed, written};
+use monitor_core::detect::Trouble;
+use monitor_core::engine::Input;
 use monitor_core::ids::WallTime;
 
 use crate::baseline_file;
@@ -26,25 +28,26 @@ impl Files {
         written(&self.parsed)
     }
 
-    /// What the files say, if that is something else than before.
-    pub(crate) fn changed(&mut self) -> Option<Written> {
+    /// What the files say, if that is something else than before, or what is newly wrong with them.
+    pub(crate) fn changed(&mut self) -> Option<Input> {
         match baseline_file::read_all(&self.patterns, self.at) {
             Ok(parsed) => {
-                self.mistake = None;
-                if parsed == self.parsed {
+                let mended = self.mistake.take().is_some();
+                if parsed == self.parsed && !mended {
                     return None;
                 }
                 self.parsed = parsed;
                 tracing::info!("the baseline files were read again");
-                Some(self.written())
+                Some(Input::Files(self.written()))
             }
             Err(error) => {
                 let mistake = format!("{:#}", anyhow::Error::new(error));
-                if self.mistake.as_ref() != Some(&mistake) {
-                    tracing::error!("{mistake}; what the files said before still holds");
-                    self.mistake = Some(mistake);
+                if self.mistake.as_ref() == Some(&mistake) {
+                    return None;
                 }
-                None
+                tracing::error!("{mistake}; what the files said before still holds");
+                self.mistake = Some(mistake.clone());
+                Some(Input::Trouble(Trouble::Files { mistake }))
             }
         }
     }

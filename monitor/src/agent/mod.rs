@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
+use monitor_core::detect::Trouble;
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -93,6 +94,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
     let capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let before = before(config.mode, &snapshot)?;
     let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
@@ -108,6 +110,9 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     };
     let written = agent.files.written();
     agent.step(Input::Files(written))?;
+    if let Some(trouble) = before {
+        agent.step(Input::Trouble(trouble))?;
+    }
     announce(agent.capture.summary());
     agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &agent.engine)));
     let ended = agent.live(asked, &mut settled, served).await;
@@ -199,8 +204,8 @@ impl Agent {
                 }
                 _ = sweep.tick() => self.sweep()?,
                 _ = look.tick() => {
-                    if let Some(written) = self.files.changed() {
-                        self.step(Input::Files(written))?;
+                    if let Some(news) = self.files.changed() {
+                        self.step(news)?;
                     }
                 }
                 _ = upkeep.tick() => drop(self.step(Input::Tick)?),
@@ -248,6 +253,20 @@ impl Agent {
     }
 }
 
+/// What the store says of the time before this start: that nobody looked, or that it knows of none.
+fn before(mode: Mode, snapshot: &Snapshot) -> anyhow::Result<Option<Trouble>> {
+    let now = now()?;
+    Ok(match snapshot.alive {
+        Some(since) => {
+            // While the machine was off there was nothing to see.
+            let up = now.boot.0 / 1_000_000_000;
+            Some(Trouble::Gap { seconds: now.wall.seconds_since(since).min(up), since })
+        }
+        None if mode != Mode::Learn && snapshot.services.is_empty() => Some(Trouble::EmptyStore),
+        None => None,
+    })
+}
+
 fn settings(config: &Config) -> anyhow::Result<Settings> {
     Ok(Settings {
         node: config.node_name(),
@@ -292,6 +311,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Traffic(traffic) => Input::Traffic(traffic),
         Observation::Forgotten(key) => Input::Forgotten(key),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
+        Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
     })
 }
 

@@ -231,6 +231,7 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Incident(id, _) => format!("i{id}"),
         Change::Delivery(id, _) => format!("d{id}"),
         Change::Audit(number, _) => format!("a{number}"),
+        Change::Alive(_) => "z".to_owned(),
     };
     let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();
     changes.extend(newest.into_values());

@@ -116,6 +116,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
         direction: match key.direction {
             wire::Direction::Outbound => Direction::Outbound,
             wire::Direction::Inbound => Direction::Inbound,
+            wire::Direction::Listening => Direction::Listening,
         },
         protocol: match key.protocol {
             wire::Protocol::Tcp => Protocol::Tcp,
@@ -160,6 +161,7 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
         direction: match key.direction {
             Direction::Outbound => wire::Direction::Outbound,
             Direction::Inbound => wire::Direction::Inbound,
+            Direction::Listening => wire::Direction::Listening,
         },
         remote_kind,
         outcome: match key.outcome {

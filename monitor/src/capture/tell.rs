@@ -215,6 +215,7 @@ impl Teller {
             pid: caller.pid,
             uid: caller.uid,
             command: caller.command.clone(),
+            ..Process::default()
         };
         if process.command.is_empty() {
             complete(&mut process);

@@ -5,7 +5,7 @@ use monitor_core::edge::Port;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, counted, date, safe};
+use crate::render::text::{clock, counted, date, program, safe};
 use crate::render::{Screen, Tone};
 
 /// Characters of an id that are shown: its time to the millisecond, and more.
@@ -24,14 +24,14 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     };
     let several = alert.more > 0 || alert.findings.iter().any(|it| it.edge != lead.edge);
     let of = if several { " in this incident" } else { "" };
-    lines.push(format!(
-        "{} · {}{of}, {} · node {} · {} UTC",
-        edge_text(&lead.edge),
-        counted(alert.count, "connection"),
-        lead.outcome,
-        safe(&alert.node),
-        clock(alert.last_seen)
-    ));
+    let edge = lead.edge.as_ref().map(edge_text);
+    let times = lead
+        .outcome
+        .filter(|_| !listens(lead))
+        .map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
+    let place = format!("node {} · {} UTC", safe(&alert.node), clock(alert.last_seen));
+    let facts: Vec<String> = edge.into_iter().chain(times).chain([place]).collect();
+    lines.push(facts.join(" · "));
     lines.extend(with(lead).map(|with| format!("with {with}")));
     let why: Vec<String> = lead.reasons.iter().map(|reason| safe(&reason.text)).collect();
     let nearest = lead.nearest.as_ref().map(|edge| format!("nearest known edge: {}", safe(edge)));
@@ -47,7 +47,9 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     }
     if alert.state != State::Resolved {
         lines.extend(alert.inspect.as_ref().map(|command| format!("Look: {}", safe(command))));
-        lines.push(format!("Expected? {}", safe(&alert.allow)));
+        if !alert.allow.is_empty() {
+            lines.push(format!("Expected? {}", safe(&alert.allow)));
+        }
     }
     lines.extend(also(alert, lead));
     lines.join("\n") + "\n"
@@ -55,19 +57,28 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
 
 /// The weightiest finding: the one the title is about.
 fn lead(alert: &Alert) -> Option<&AlertFinding> {
-    let rank = |it: &AlertFinding| (it.kind.severity(), it.score);
+    let rank = |it: &AlertFinding| (it.severity, it.score);
     alert.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+}
+
+fn listens(finding: &AlertFinding) -> bool {
+    finding.edge.as_ref().is_some_and(|edge| edge.client.is_nobody())
 }
 
 fn edge_text(edge: &AlertEdge) -> String {
     let port = Port { number: edge.port, protocol: edge.protocol };
+    if edge.client.is_nobody() {
+        return format!("{} listens at {port}", edge.server);
+    }
     format!("{} → {} {port}", edge.client, edge.server)
 }
 
 fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
     let name = process.executable.as_deref().unwrap_or(&process.command);
-    Some(format!("{} (pid {}, uid {})", safe(name), process.pid, process.uid))
+    let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
+    let ancestors: String = ancestors.map(|path| format!(" ← {}", program(path))).collect();
+    Some(format!("{} (pid {}, uid {}){ancestors}", safe(name), process.pid, process.uid))
 }
 
 /// The other findings of the incident, each with the command that allows it.
@@ -88,8 +99,13 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
     for finding in others.iter().take(ALSO) {
         let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
         let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
-        let (edge, outcome) = (edge_text(&finding.edge), finding.outcome);
-        lines.push(format!("  {}: {edge}{with} · {outcome}", finding.kind));
+        let what = match (&finding.edge, finding.reasons.first()) {
+            (Some(edge), _) => edge_text(edge),
+            (None, reason) => safe(reason.map_or("", |reason| reason.text.as_str())),
+        };
+        let outcome = finding.outcome.filter(|_| !listens(finding));
+        let outcome = outcome.map(|it| format!(" · {it}")).unwrap_or_default();
+        lines.push(format!("  {}: {what}{with}{outcome}", finding.kind));
     }
     let hidden = total.saturating_sub(others.len().min(ALSO) as u64);
     if hidden > 0 {

@@ -8,6 +8,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | `format`, `program` | a number, the version that last opened it |
+//! | `meta` | `alive` | until when somebody looked, microseconds since 1970 |
 //! | `services` | the service's name | `ServiceRecord` |
 //! | `edges` | the edge's text | `EdgeRecord` |
 //! | `incidents` | the incident's id | `Incident` |
@@ -27,6 +28,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use monitor_core::engine::{AuditEntry, Change, Snapshot};
+use monitor_core::ids::WallTime;
 use redb::backends::FileBackend;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 
@@ -293,6 +295,8 @@ fn snapshot(path: &Path, database: &Database) -> Result<Snapshot, StoreError> {
     let transaction =
         database.begin_read().map_err(|error| StoreError::read(path, error.into()))?;
     let mut snapshot = Snapshot::default();
+    let alive = read_meta(database, table::ALIVE).map_err(|error| StoreError::read(path, error))?;
+    snapshot.alive = alive.and_then(|text| text.parse().ok()).map(WallTime);
     for table in TABLES {
         table::load(path, &transaction, table, &mut snapshot)?;
     }

@@ -15,6 +15,7 @@ use crate::store::{Store, StoreError};
 pub(crate) const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const PROGRAM: &str = "program";
+pub(crate) const ALIVE: &str = "alive";
 
 const SERVICES: Texts = TableDefinition::new("services");
 const EDGES: Texts = TableDefinition::new("edges");
@@ -57,6 +58,7 @@ pub(crate) struct Tables<'t> {
     incidents: Table<'t, &'static str, &'static [u8]>,
     deliveries: Table<'t, u64, &'static [u8]>,
     audit: Table<'t, u64, &'static [u8]>,
+    meta: Table<'t, &'static str, &'static str>,
 }
 
 impl<'t> Tables<'t> {
@@ -67,6 +69,7 @@ impl<'t> Tables<'t> {
             incidents: transaction.open_table(INCIDENTS)?,
             deliveries: transaction.open_table(DELIVERIES)?,
             audit: transaction.open_table(AUDIT)?,
+            meta: transaction.open_table(META)?,
         })
     }
 
@@ -86,6 +89,10 @@ impl<'t> Tables<'t> {
                 if let Some(oldest) = number.checked_sub(Store::AUDIT) {
                     self.audit.remove(oldest)?;
                 }
+                Ok(())
+            }
+            Change::Alive(until) => {
+                self.meta.insert(ALIVE, until.0.to_string().as_str())?;
                 Ok(())
             }
         }

@@ -73,15 +73,18 @@ fn a_file_guards_as_written_and_is_read_again() {
     let edge = db.edge_from(&shop.web.service);
     shop.alert_about(&edge);
 
-    // Invalid: the previous one stays in force, and the log says where the mistake is.
+    // Invalid: the previous one stays in force, and log and alert say where the mistake is.
     write_whole(&file, "format: edgewatch-baseline/1\nservices: [\n");
     eventually(SOON, "the mistake is told", || {
         let said = shop.agent.said();
         if said.contains("web.yaml:") { Ok(()) } else { Err(said) }
     });
     assert_eq!(phase(&shop.agent, &web).as_deref(), Ok("guarded"));
+    let alert = shop.alert_titled("a baseline file on stand cannot be read");
+    let text = alert["findings"][0]["reasons"][0]["text"].as_str().unwrap_or_default();
+    assert!(text.contains("web.yaml:"), "{alert:#}");
     shop.web.reaches(&shop.api);
-    shop.was_silent(1);
+    shop.was_silent(2);
 
     let cache = shop.server("cache", 6379);
     write_whole(
@@ -96,8 +99,9 @@ fn a_file_guards_as_written_and_is_read_again() {
         let text = shop.exported();
         if text.contains("6379/tcp") { Ok(()) } else { Err(text) }
     });
+    shop.alert_titled("resolved: a baseline file on stand cannot be read");
     shop.web.reaches(&cache);
-    shop.was_silent(1);
+    shop.was_silent(3);
 }
 
 /// Replaces a file in one step, as configuration management does.

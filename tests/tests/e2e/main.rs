@@ -10,6 +10,7 @@ mod capture;
 mod delivery;
 mod errors;
 mod harness;
+mod oddities;
 mod restart;
 mod state;
 mod watch;

@@ -97,7 +97,14 @@ impl Shop {
         self.receiver.alert(SOON, &what, |alert| alert["state"] == state && is_about(alert, edge))
     }
 
-    /// Everything that was accepted up to now, the lookout's own alerts left out. That nothing more
+    /// Waits until an alert with this title was accepted.
+    #[track_caller]
+    pub(crate) fn alert_titled(&self, title: &str) -> Value {
+        self.receiver.alert(SOON, title, |alert| alert["title"] == title)
+    }
+
+    /// Everything that was accepted up to now, the lookout's own alerts left out, and what the agent
+    /// lost of other tests' traffic. That nothing more
     /// is on its way is proved by an alert that was caused after it and, being about a datagram that
     /// may have a far end on this machine, waits as long as any for that.
     #[track_caller]
@@ -108,7 +115,13 @@ impl Shop {
         self.receiver.alert(SOON, "the lookout's alert", |alert| {
             findings(alert).any(|it| it["edge"]["port"] == to.port())
         });
-        self.receiver.alerts().into_iter().filter(|it| !is_of(it, &self.lookout.service)).collect()
+        let lost = |alert: &Value| {
+            findings(alert).all(|it| {
+                it["reasons"][0]["name"].as_str().is_some_and(|name| name.starts_with("lost-"))
+            })
+        };
+        let told = self.receiver.alerts().into_iter();
+        told.filter(|it| !is_of(it, &self.lookout.service) && !lost(it)).collect()
     }
 
     /// Checks that after `before` alerts none came.

@@ -1,0 +1,317 @@
+//! A sighting against the baseline: what is odd about it, how odd, and why, in words. Reads only; what
+//! follows from a finding is decided elsewhere.
+
+mod place;
+mod sensor;
+mod words;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::attribute::Sighting;
+use crate::baseline::{Allowance, Baseline, Mode, Phase};
+use crate::edge::{Edge, Peer};
+use crate::flow::{Outcome, Process};
+use crate::ids::WallTime;
+
+pub use self::sensor::{Trouble, sensor_finding};
+pub use self::words::{Context, finding};
+
+/// What is odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An edge that somebody forbade.
+    Forbidden,
+    /// A guarded client dialled somebody new.
+    NewPeer,
+    /// A guarded client dialled a known peer on a new port.
+    NewPort,
+    /// A guarded server was dialled by somebody new.
+    NewClient,
+    /// A known edge, dialled with another binary.
+    NewExecutable,
+    /// A guarded service opened a port that it never served at.
+    NewListener,
+    /// A guarded service that only accepted dials, or dials one of its own clients.
+    RoleInversion,
+    /// Somebody asks the cloud's metadata service, which hands out credentials. Needs no baseline.
+    MetadataAccess,
+    /// Somebody dials a container runtime, a kubelet or an etcd. Needs no baseline.
+    SensitivePort,
+    /// The agent itself sees less than it should.
+    Sensor,
+    /// A service talks and has no baseline, and nothing is learned.
+    Unbaselined,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forbidden => "forbidden",
+            Self::NewPeer => "new-peer",
+            Self::NewPort => "new-port",
+            Self::NewClient => "new-client",
+            Self::NewExecutable => "new-executable",
+            Self::NewListener => "new-listener",
+            Self::RoleInversion => "role-inversion",
+            Self::MetadataAccess => "metadata-access",
+            Self::SensitivePort => "sensitive-port",
+            Self::Sensor => "sensor",
+            Self::Unbaselined => "unbaselined",
+        })
+    }
+}
+
+/// How much it matters.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    Low,
+    #[default]
+    Medium,
+    High,
+    Critical,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        })
+    }
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Forbidden => Severity::Critical,
+            Self::NewPeer
+            | Self::NewClient
+            | Self::NewExecutable
+            | Self::RoleInversion
+            | Self::MetadataAccess
+            | Self::SensitivePort => Severity::High,
+            Self::NewPort | Self::NewListener | Self::Unbaselined | Self::Sensor => {
+                Severity::Medium
+            }
+        }
+    }
+
+    /// The weight of the kind itself, before its reasons add theirs.
+    const fn weight(self) -> f64 {
+        match self {
+            Self::Forbidden => 6.0,
+            Self::MetadataAccess | Self::SensitivePort => 4.0,
+            Self::RoleInversion => 3.5,
+            Self::NewPeer | Self::NewClient => 3.0,
+            Self::NewExecutable | Self::NewListener => 2.5,
+            Self::NewPort | Self::Sensor => 2.0,
+            Self::Unbaselined => 1.0,
+        }
+    }
+
+    /// Whether it may be told of an edge that nobody guards: what is never learned silently.
+    #[must_use]
+    pub const fn needs_no_baseline(self) -> bool {
+        matches!(self, Self::Forbidden | Self::MetadataAccess | Self::SensitivePort)
+    }
+}
+
+/// Why a finding is one: a name for programs, a weight in its score, a sentence for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    pub name: String,
+    pub weight: f64,
+    pub text: String,
+}
+
+/// Where the edge's owner ran.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Where {
+    pub node: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+/// One judged oddity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    pub kind: Kind,
+    /// Where an older version stored the finding: medium.
+    #[serde(default)]
+    pub severity: Severity,
+    /// None where the finding is about the agent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<Edge>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    pub at: WallTime,
+    pub score: f64,
+    pub reasons: Vec<Reason>,
+    /// The known edge most like it, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+    /// MITRE ATT&CK techniques.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attack: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    #[serde(rename = "where")]
+    pub place: Where,
+}
+
+/// What the baseline says about a sighting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// Known, allowed, or not ours to judge.
+    Normal,
+    /// Nobody is guarded: it may be added to what is normal.
+    Learnable,
+    /// Odd in these ways; the first is the weightiest.
+    Odd { kind: Kind, also: Option<Kind> },
+}
+
+/// Judges one sighting.
+#[must_use]
+pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTime) -> Judgement {
+    let odd = |kind| Judgement::Odd { kind, also: None };
+    let edge = &sighting.edge;
+    if baseline.prohibition(edge, wall).is_some() {
+        return odd(Kind::Forbidden);
+    }
+    let guarded = |peer: &Peer| {
+        peer.service().is_some_and(|service| baseline.phase(service) == Phase::Guarded)
+    };
+    let (client, server) = (guarded(&edge.client), guarded(&edge.server));
+    if !client && !server {
+        return unguarded(baseline, mode, edge, wall);
+    }
+    let reached = sighting.outcome.reached();
+    let allowances: Vec<&Allowance> = baseline
+        .allowances(edge, wall)
+        .filter(|allowance| !(reached && allowance.attempted_only))
+        .collect();
+    let executable = sighting.process.as_ref().and_then(|process| process.executable.as_deref());
+    if edge.is_listener() {
+        let known = listens_as_known(baseline, edge, executable, &allowances, wall);
+        return if known { Judgement::Normal } else { odd(Kind::NewListener) };
+    }
+    if allowances.is_empty() {
+        let also = (client && server).then_some(Kind::NewClient);
+        let kind = if client {
+            unknown_to_client(baseline, edge, wall)
+        } else {
+            place::hard_rule(edge).unwrap_or(Kind::NewClient)
+        };
+        return Judgement::Odd { kind, also };
+    }
+    match executable {
+        Some(path) if !allowances.iter().any(|it| it.permits_executable(path)) => {
+            odd(Kind::NewExecutable)
+        }
+        _ => Judgement::Normal,
+    }
+}
+
+/// Nobody at either end is guarded. What a hard rule names is never learned silently.
+fn unguarded(baseline: &Baseline, mode: Mode, edge: &Edge, wall: WallTime) -> Judgement {
+    let allowed = || baseline.allowances(edge, wall).next().is_some();
+    match (place::hard_rule(edge), mode) {
+        (Some(kind), _) if !allowed() => Judgement::Odd { kind, also: None },
+        // That a port was opened is no reason to ask for a baseline: whoever uses it is.
+        (_, Mode::Guard) if edge.is_listener() => Judgement::Normal,
+        (_, Mode::Guard) => Judgement::Odd { kind: Kind::Unbaselined, also: None },
+        (_, Mode::Learn | Mode::Auto) => Judgement::Learnable,
+    }
+}
+
+/// The first port of those that a kernel gives to whoever asks for any (`ip_local_port_range`).
+const EPHEMERAL: u16 = 32_768;
+
+/// Whether a guarded service is known to listen here: it did, or it is known to be dialled here, or
+/// it takes whatever port the kernel gives and did so before with the same executable.
+fn listens_as_known(
+    baseline: &Baseline,
+    edge: &Edge,
+    executable: Option<&str>,
+    allowances: &[&Allowance],
+    wall: WallTime,
+) -> bool {
+    let permits = |it: &Allowance| executable.is_none_or(|path| it.permits_executable(path));
+    if !allowances.is_empty() {
+        return allowances.iter().any(|it| permits(it));
+    }
+    let Some(service) = edge.server.service() else {
+        return true;
+    };
+    baseline.allowed_edges(service, wall).any(|(known, allowance)| {
+        if known.server != edge.server || known.port.protocol != edge.port.protocol {
+            return false;
+        }
+        let ephemeral = known.port.number >= EPHEMERAL && edge.port.number >= EPHEMERAL;
+        if known.is_listener() { ephemeral && permits(allowance) } else { known.port == edge.port }
+    })
+}
+
+/// A guarded client's unknown edge: what a hard rule names, a new port of a known peer, somebody new
+/// for who dials, or the first dial of who only ever was dialled.
+fn unknown_to_client(baseline: &Baseline, edge: &Edge, wall: WallTime) -> Kind {
+    if let Some(kind) = place::hard_rule(edge) {
+        return kind;
+    }
+    let Some(client) = edge.client.service() else {
+        return Kind::NewPeer;
+    };
+    let mut history = History::default();
+    for (known, allowance) in baseline.allowed_edges(client, wall) {
+        if known.is_listener() || allowance.attempted_only {
+            continue;
+        }
+        if known.client == edge.client {
+            history.knows_server |= known.server == edge.server && known.port != edge.port;
+            history.dials |= known.port.number != DNS;
+        } else {
+            history.accepts = true;
+            history.serves_it |= known.client == edge.server;
+        }
+    }
+    history.verdict(edge)
+}
+
+/// What a client's known edges say about a new one of it.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts, gathered in one walk")]
+struct History {
+    knows_server: bool,
+    /// Asking for names is what everybody does: it does not count.
+    dials: bool,
+    accepts: bool,
+    serves_it: bool,
+}
+
+impl History {
+    const fn verdict(&self, edge: &Edge) -> Kind {
+        let only_accepts = self.accepts && !self.dials && edge.port.number != DNS;
+        if self.knows_server {
+            Kind::NewPort
+        } else if self.serves_it || only_accepts {
+            Kind::RoleInversion
+        } else {
+            Kind::NewPeer
+        }
+    }
+}
+
+const DNS: u16 = 53;

@@ -1,0 +1,65 @@
+//! What an address or a port is by itself, whoever dials it: inside, the cloud's metadata service, a
+//! port that hands out the machine or the cluster.
+
+use std::net::IpAddr;
+
+use crate::detect::Kind;
+use crate::edge::{Edge, Peer, Port};
+use crate::flow::Protocol;
+
+/// What is told of an edge although nobody's baseline is asked.
+pub(crate) fn hard_rule(edge: &Edge) -> Option<Kind> {
+    if edge.is_listener() || edge.port.protocol != Protocol::Tcp {
+        return None;
+    }
+    // Some clouds answer for names (53) at the same address.
+    if is_metadata(&edge.server) && edge.port.number != 53 {
+        return Some(Kind::MetadataAccess);
+    }
+    sensitive(edge.port).map(|_| Kind::SensitivePort)
+}
+
+/// The instance metadata services of AWS, Azure and GCP, AWS's over IPv6 and for ECS tasks, and
+/// Alibaba's.
+pub(crate) fn is_metadata(server: &Peer) -> bool {
+    match server {
+        Peer::Address(IpAddr::V4(v4)) => {
+            matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200])
+        }
+        Peer::Address(IpAddr::V6(v6)) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+        Peer::Name(name) => name == "metadata.google.internal" || name == "instance-data",
+        Peer::Service(_) | Peer::Network(_) | Peer::World | Peer::Nobody => false,
+    }
+}
+
+/// What stands behind a port that hands out more than its own service.
+pub(crate) const fn sensitive(port: Port) -> Option<&'static str> {
+    match (port.protocol, port.number) {
+        (Protocol::Tcp, 2375 | 2376) => Some("the Docker API: whoever reaches it is root"),
+        (Protocol::Tcp, 10250 | 10255) => {
+            Some("the kubelet's API: it runs commands in every pod of its node")
+        }
+        (Protocol::Tcp, 2379 | 2380) => Some("etcd: it holds every secret of the cluster"),
+        _ => None,
+    }
+}
+
+pub(crate) fn is_inside(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || (a == 100 && (64..128).contains(&b))
+        }
+        IpAddr::V6(v6) => {
+            v6.is_loopback()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+        }
+    }
+}

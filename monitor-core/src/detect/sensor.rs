@@ -1,0 +1,128 @@
+//! What is wrong with the agent's own sight, in words: what it lost, what is detached, what it does
+//! not know because nobody looked. An agent that sees less than it should is an alert itself.
+
+use crate::detect::{Finding, Kind, Reason, Severity, Where};
+use crate::flow::Loss;
+use crate::ids::WallTime;
+
+const FILES: &str = "baseline-file";
+
+/// One way in which the agent sees less than it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// A kernel program of ours is attached no longer.
+    Detached { program: String },
+    /// A baseline file cannot be read: what it said before still holds.
+    Files { mistake: String },
+    /// So many things were not told, for this reason, since it was last said.
+    Lost { loss: Loss, count: u64 },
+    /// Nothing was stored when the agent started.
+    EmptyStore,
+    /// Nobody looked for this long before the agent started.
+    Gap { seconds: u64, since: WallTime },
+}
+
+impl Trouble {
+    /// What tells one cause from another, whatever its figures.
+    fn name(&self) -> String {
+        match self {
+            Self::Detached { program } => format!("detached-{program}"),
+            Self::Files { .. } => FILES.to_owned(),
+            Self::Lost { loss, .. } => format!("lost-{loss}"),
+            Self::EmptyStore => "empty-store".to_owned(),
+            Self::Gap { .. } => "gap".to_owned(),
+        }
+    }
+
+    /// Whether a finding says that a baseline file cannot be read.
+    #[must_use]
+    pub fn is_about_files(finding: &Finding) -> bool {
+        finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == FILES)
+    }
+
+    const fn severity(&self) -> Severity {
+        match self {
+            Self::Detached { .. } => Severity::High,
+            Self::Files { .. } | Self::EmptyStore => Severity::Medium,
+            Self::Gap { .. } => Severity::Low,
+            Self::Lost { loss, .. } => match loss {
+                // Late or counted less, and nothing hidden.
+                Loss::RingFull | Loss::Untracked => Severity::Low,
+                Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
+                    Severity::Medium
+                }
+            },
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Detached { program } => format!(
+                "the kernel program {program} is attached no longer, and not by us: what it showed \
+                 is not seen until the agent is restarted"
+            ),
+            Self::Files { mistake } => {
+                format!("{mistake}; what the files said before still holds")
+            }
+            Self::Lost { loss, count } => format!("{count} × {loss}: {}", meaning(*loss)),
+            Self::EmptyStore => {
+                "the store was empty when the agent started, so no baseline it had \
+                learned is left; at a first start this is expected"
+                    .to_owned()
+            }
+            Self::Gap { seconds, since } => format!(
+                "nobody looked for {} before this start (since {since}): what was dialled and ended \
+                 then was not seen",
+                crate::detect::words::span(*seconds)
+            ),
+        }
+    }
+}
+
+/// What a loss means to who reads of it, and what can be done.
+const fn meaning(loss: Loss) -> &'static str {
+    match loss {
+        Loss::RingFull => {
+            "news came faster than they were read; they are told at the next sweep, up to 10 s \
+             late; a larger `capture.ring` helps"
+        }
+        Loss::MapFull => {
+            "a kernel table was full, and what did not fit was not seen; a larger one of \
+             `capture.seen`, `connections`, `listeners`, `bound`, `processes` helps"
+        }
+        Loss::Unattributed => {
+            "connections were accepted by a listener that is not known: their server is not named"
+        }
+        Loss::Untracked => "connections ended that were not followed: their bytes are missing",
+        Loss::Undecodable => {
+            "the kernel programs and the agent do not agree on their format: one of them is of \
+             another version; restart the agent"
+        }
+        Loss::TableFull => {
+            "the map holds as many edges as it can: further ones are judged, and neither kept nor \
+             learned; somebody scans, or a service dials without end"
+        }
+    }
+}
+
+/// Writes the finding about a trouble out.
+#[must_use]
+pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
+    let weight = Kind::Sensor.weight();
+    Finding {
+        kind: Kind::Sensor,
+        severity: trouble.severity(),
+        edge: None,
+        outcome: None,
+        at,
+        score: weight,
+        reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
+        nearest: None,
+        attack: match trouble {
+            Trouble::Detached { .. } | Trouble::EmptyStore => vec!["T1562.001".to_owned()],
+            Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),
+        },
+        process: None,
+        place: Where { node: node.to_owned(), ..Where::default() },
+    }
+}

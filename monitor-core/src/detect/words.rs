@@ -1,0 +1,332 @@
+//! A finding written out: its reasons with figures, the nearest known edge, the technique.
+
+use crate::attribute::{Sighting, Workload};
+use crate::baseline::{Baseline, Grounds, Phase};
+use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
+use crate::edge::{Edge, EdgeWith, Peer};
+use crate::flow::{Image, Process};
+use crate::ids::{ServiceName, WallTime};
+
+/// What is known around a finding while it is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub baseline: &'a Baseline,
+    pub node: &'a str,
+    pub wall: WallTime,
+    /// Nobody looked from then until the agent started, which was a moment ago.
+    pub gap: Option<WallTime>,
+}
+
+/// Writes a finding out: its reasons with figures, the nearest known edge, the technique.
+#[must_use]
+pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Finding {
+    let reasons = reasons(context, kind, sighting);
+    let score = reasons.iter().map(|reason| reason.weight).sum::<f64>().clamp(0.0, 10.0);
+    let nearest = nearest(context, sighting);
+    Finding {
+        kind,
+        severity: severity(context, kind, &sighting.edge),
+        edge: Some(sighting.edge.clone()),
+        outcome: Some(sighting.outcome),
+        at: sighting.at,
+        score: (score * 10.0).round() / 10.0,
+        reasons,
+        nearest: nearest.map(|near| near.to_string()),
+        attack: attack(kind, sighting).iter().map(ToString::to_string).collect(),
+        process: sighting.process.clone(),
+        place: place_of(context.node, sighting.workload.as_ref()),
+    }
+}
+
+/// A hard rule is as severe as its kind for who is guarded; while learning it asks for a decision.
+fn severity(context: &Context<'_>, kind: Kind, edge: &Edge) -> Severity {
+    let guarded = edge.services().any(|it| context.baseline.phase(it) == Phase::Guarded);
+    let asks = matches!(kind, Kind::MetadataAccess | Kind::SensitivePort) && !guarded;
+    if asks { Severity::Medium } else { kind.severity() }
+}
+
+fn place_of(node: &str, workload: Option<&Workload>) -> Where {
+    Where {
+        node: node.to_owned(),
+        container: workload.and_then(|it| it.container.clone()),
+        pod: workload.and_then(|it| it.pod.clone()),
+        cgroup: workload.map(|it| it.cgroup.clone()),
+    }
+}
+
+fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason> {
+    let mut reasons = vec![first_reason(context, kind, sighting)];
+    let executable = sighting.process.as_ref().and_then(|process| process.executable.as_deref());
+    if !matches!(kind, Kind::NewExecutable | Kind::Unbaselined | Kind::NewListener)
+        && let Some(path) = executable
+        && let Some(client) = sighting.edge.client.service()
+        && context.baseline.phase(client) == Phase::Guarded
+        && let Some(text) = never_dialled(context, client, path)
+    {
+        reasons.push(Reason { name: "executable".to_owned(), weight: 2.5, text });
+    }
+    if kind != Kind::Forbidden {
+        reasons.extend(place_reason(&sighting.edge));
+    }
+    if kind != Kind::Unbaselined {
+        reasons.extend(sighting.process.iter().flat_map(process_reasons));
+    }
+    if let Some(since) = context.gap {
+        let text = format!("it may have begun earlier: nobody looked between {since} and now");
+        reasons.push(Reason { name: "gap".to_owned(), weight: 0.0, text });
+    }
+    reasons
+}
+
+fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reason {
+    let edge = &sighting.edge;
+    let text = match kind {
+        Kind::Forbidden => match context.baseline.prohibition(edge, context.wall) {
+            Some(prohibition) => forbidden_text(prohibition.since, &prohibition.grounds),
+            None => "this edge is forbidden".to_owned(),
+        },
+        Kind::NewPeer | Kind::MetadataAccess | Kind::SensitivePort => match &edge.client {
+            Peer::Service(client) => learned_text(context, client, edge, "to"),
+            _ => "the client never dialled it".to_owned(),
+        },
+        Kind::RoleInversion => inversion_text(context, edge),
+        Kind::NewListener => listener_text(context, sighting),
+        // Written out by its own words.
+        Kind::Sensor => String::new(),
+        Kind::NewClient => match &edge.server {
+            Peer::Service(server) => learned_text(context, server, edge, "from"),
+            _ => "the server never served it".to_owned(),
+        },
+        Kind::NewPort => format!(
+            "{} is a known peer of {}, but never on {}",
+            edge.server, edge.client, edge.port
+        ),
+        Kind::NewExecutable => {
+            let known = known_executables(context, edge);
+            let with = EdgeWith { edge: edge.clone(), executable: executable_of(sighting) };
+            let with = with.executable.unwrap_or_default();
+            format!("{with} never dialled this edge; known: {}", list(&known))
+        }
+        Kind::Unbaselined => {
+            "it has no guarded baseline, and the agent is in mode guard: nothing is learned"
+                .to_owned()
+        }
+    };
+    Reason { name: kind.to_string(), weight: kind.weight(), text }
+}
+
+fn executable_of(sighting: &Sighting) -> Option<String> {
+    sighting.process.as_ref().and_then(|process| process.executable.clone())
+}
+
+fn forbidden_text(since: WallTime, grounds: &Grounds) -> String {
+    let by = grounds.approver.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
+    let why = grounds.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("forbidden{by} since {}{why}", since.to_second())
+}
+
+/// "db is dialled by api on 5432/tcp and never dialled anybody".
+fn inversion_text(context: &Context<'_>, edge: &Edge) -> String {
+    let Some(client) = edge.client.service() else {
+        return format!("{} is dialled by others and never dialled it", edge.client);
+    };
+    let serves = |known: &&Edge| {
+        known.server == edge.client && !known.is_listener() && known.client != edge.client
+    };
+    let known = || context.baseline.allowed_edges(client, context.wall).map(|(known, _)| known);
+    match known().filter(serves).find(|known| known.client == edge.server) {
+        Some(known) => format!(
+            "{} is a client of {client} ({}), and {client} never dialled it",
+            edge.server, known.port
+        ),
+        None => {
+            let clients = known().filter(serves).collect::<std::collections::BTreeSet<_>>().len();
+            let edges = if clients == 1 { "edge" } else { "edges" };
+            format!(
+                "{client} only ever accepted ({clients} known {edges}) and never dialled anybody"
+            )
+        }
+    }
+}
+
+/// "api listens at 8080/tcp, and never at 4444/tcp".
+fn listener_text(context: &Context<'_>, sighting: &Sighting) -> String {
+    let edge = &sighting.edge;
+    let known = known_executables(context, edge);
+    if !known.is_empty() {
+        let with = executable_of(sighting).unwrap_or_else(|| "another executable".to_owned());
+        return format!("{with} never listened at {}; known: {}", edge.port, list(&known));
+    }
+    let Some(server) = edge.server.service() else {
+        return format!("nobody is known to listen at {}", edge.port);
+    };
+    let serves = context.baseline.allowed_edges(server, context.wall);
+    let serves = serves.filter(|(known, _)| known.server == edge.server);
+    let ports: std::collections::BTreeSet<String> =
+        serves.map(|(known, _)| known.port.to_string()).collect();
+    let ports: Vec<String> = ports.into_iter().collect();
+    match ports.as_slice() {
+        [] => format!("{server} never listened at any port"),
+        ports => format!("{server} never listened at {}; it does at {}", edge.port, list(ports)),
+    }
+}
+
+/// "no edge to X; web has 3 known edges, watched for 6 d".
+fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: &str) -> String {
+    let peer = if way == "to" { &edge.server } else { &edge.client };
+    let known: std::collections::BTreeSet<&Edge> =
+        context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge).collect();
+    let known = known.into_iter().filter(|edge| !edge.is_listener()).count();
+    let edges = if known == 1 { "edge" } else { "edges" };
+    let attempted = context.baseline.allowances(edge, context.wall).any(|it| it.attempted_only);
+    if attempted {
+        return format!("{peer} was dialled before but never answered; now it did");
+    }
+    let watched = context.baseline.services.get(service).map_or_else(String::new, |record| {
+        format!(", watched for {}", span(context.wall.seconds_since(record.first_seen)))
+    });
+    format!("no edge {way} {peer}; {service} has {known} known {edges}{watched}")
+}
+
+/// A length of time in its largest whole unit: `41 s`, `12 min`, `5 h`, `6 d`.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// "bash never dialled from web; nginx did", unless it did.
+fn never_dialled(context: &Context<'_>, client: &ServiceName, path: &str) -> Option<String> {
+    let mut known: Vec<String> = Vec::new();
+    for (edge, allowance) in context.baseline.allowed_edges(client, context.wall) {
+        if edge.client.service() != Some(client) {
+            continue;
+        }
+        if allowance.executables.contains(path) {
+            return None;
+        }
+        known.extend(allowance.executables.iter().cloned());
+    }
+    known.sort_unstable();
+    known.dedup();
+    (!known.is_empty())
+        .then(|| format!("{path} never dialled from {client}; known: {}", list(&known)))
+}
+
+fn known_executables(context: &Context<'_>, edge: &Edge) -> Vec<String> {
+    let allowances = context.baseline.allowances(edge, context.wall);
+    let mut known: Vec<String> =
+        allowances.flat_map(|allowance| allowance.executables.iter().cloned()).collect();
+    known.sort_unstable();
+    known.dedup();
+    known
+}
+
+/// At most three of them: a sentence, not a dump.
+fn list(names: &[String]) -> String {
+    let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "none".to_owned(),
+        1..=3 => shown,
+        more => format!("{shown} and {} more", more - 3),
+    }
+}
+
+/// What the server's address or port is by itself.
+fn place_reason(edge: &Edge) -> Option<Reason> {
+    if place::is_metadata(&edge.server) {
+        return Some(Reason {
+            name: "metadata-address".to_owned(),
+            weight: 3.0,
+            text: "the cloud's metadata service: it hands out the node's credentials".to_owned(),
+        });
+    }
+    if let Some(what) = place::sensitive(edge.port).filter(|_| !edge.is_listener()) {
+        let text = format!("{} is {what}", edge.port);
+        return Some(Reason { name: "sensitive-port".to_owned(), weight: 3.0, text });
+    }
+    let Peer::Address(address) = edge.server else {
+        return None;
+    };
+    (!place::is_inside(address)).then(|| Reason {
+        name: "outside".to_owned(),
+        weight: 1.5,
+        text: "an address outside the internal networks, with no name known for it".to_owned(),
+    })
+}
+
+/// Shells by the last part of their path.
+const SHELLS: [&str; 11] =
+    ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "csh", "tcsh", "busybox"];
+
+/// What is odd about the process by itself: a shell that dials, an interpreter under one, a file that
+/// is gone or never was.
+fn process_reasons(process: &Process) -> Vec<Reason> {
+    let reason = |name: &str, weight, text| Reason { name: name.to_owned(), weight, text };
+    let mut reasons = Vec::new();
+    let path = process.executable.as_deref().unwrap_or_default();
+    if let Some((shell, program)) = path.split_once(":/") {
+        let text = format!("/{program} runs under the shell {shell}, which the service started");
+        reasons.push(reason("under-shell", 2.0, text));
+    } else if path.rsplit('/').next().is_some_and(|name| SHELLS.contains(&name)) {
+        reasons.push(reason(
+            "shell",
+            1.5,
+            format!("{path} is a shell: services seldom dial by one"),
+        ));
+    }
+    match process.image {
+        Image::File => {}
+        Image::Deleted => {
+            let text = format!("the file of {path} was deleted or replaced after it started");
+            reasons.push(reason("deleted-binary", 1.5, text));
+        }
+        Image::Memory => {
+            let text = format!("{path} runs from memory: there is no file of it (memfd, fexecve)");
+            reasons.push(reason("memory-binary", 3.0, text));
+        }
+    }
+    reasons
+}
+
+fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
+    let server = &sighting.edge.server;
+    let mut techniques = match (kind, server) {
+        (Kind::Unbaselined | Kind::Sensor, _) => vec![],
+        (Kind::MetadataAccess, _) => vec!["T1552.005"],
+        (_, server) if place::is_metadata(server) => vec!["T1552.005"],
+        (Kind::SensitivePort, _) => vec!["T1552.007"],
+        (Kind::NewListener, _) => vec!["T1205"],
+        (Kind::NewExecutable, _) => vec!["T1059"],
+        (Kind::NewPort, _) => vec!["T1571"],
+        (_, Peer::Address(address)) if !place::is_inside(*address) => vec!["T1071"],
+        (_, Peer::Name(_)) => vec!["T1071"],
+        _ => vec!["T1021"],
+    };
+    let memory = |it: &Process| it.image == Image::Memory;
+    if sighting.process.as_ref().is_some_and(memory) {
+        techniques.push("T1620");
+    }
+    techniques
+}
+
+/// The allowed edge most like this one: the same server, else the same client with the same port,
+/// else the same client.
+fn nearest(context: &Context<'_>, sighting: &Sighting) -> Option<EdgeWith> {
+    let edge = &sighting.edge;
+    let likeness = |known: &Edge| -> u32 {
+        u32::from(known.server == edge.server) * 4
+            + u32::from(known.client == edge.client) * 2
+            + u32::from(known.port == edge.port)
+    };
+    let (near, allowance) = edge
+        .services()
+        .flat_map(|service| context.baseline.allowed_edges(service, context.wall))
+        .filter(|(known, _)| known.client == edge.client || known.server == edge.server)
+        .filter(|(known, _)| !known.is_listener() || edge.is_listener())
+        .max_by_key(|(known, _)| (likeness(known), std::cmp::Reverse((*known).clone())))?;
+    Some(EdgeWith { edge: near.clone(), executable: allowance.executables.first().cloned() })
+}

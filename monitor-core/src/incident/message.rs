@@ -1,0 +1,296 @@
+//! How an incident reads: the one JSON object that every receiver gets, its title, and the commands
+//! it offers.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::detect::{Finding, Kind, Severity, Where};
+use crate::edge::{Edge, EdgeWith, Peer, Port};
+use crate::flow::{Outcome, Process};
+use crate::ids::{ServiceName, WallTime};
+use crate::incident::{Incident, State};
+
+/// A message: one JSON object, the same for every receiver.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    pub schema: String,
+    pub id: String,
+    pub revision: u32,
+    pub dedup_key: String,
+    pub state: State,
+    pub severity: Severity,
+    pub score: f64,
+    pub title: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    pub node: String,
+    pub service: ServiceName,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    pub count: u64,
+    pub findings: Vec<AlertFinding>,
+    /// Findings left out for length.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspect: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub allow: String,
+}
+
+/// A finding as it is sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlertFinding {
+    pub kind: Kind,
+    #[serde(default)]
+    pub severity: Severity,
+    /// Left out where the finding is about the agent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<AlertEdge>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    pub at: WallTime,
+    pub score: f64,
+    pub reasons: Vec<crate::detect::Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attack: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    #[serde(rename = "where")]
+    pub place: Where,
+    /// The command that allows this one edge; nothing allows an agent's own trouble.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub allow: String,
+}
+
+/// An edge taken apart, for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertEdge {
+    /// Left out of a port that was opened.
+    #[serde(default, skip_serializing_if = "Peer::is_nobody")]
+    pub client: Peer,
+    pub server: Peer,
+    pub protocol: crate::flow::Protocol,
+    pub port: u16,
+}
+
+impl From<&Edge> for AlertEdge {
+    fn from(edge: &Edge) -> Self {
+        Self {
+            client: edge.client.clone(),
+            server: edge.server.clone(),
+            protocol: edge.port.protocol,
+            port: edge.port.number,
+        }
+    }
+}
+
+impl From<&AlertEdge> for Edge {
+    fn from(edge: &AlertEdge) -> Self {
+        Self {
+            client: edge.client.clone(),
+            server: edge.server.clone(),
+            port: Port { number: edge.port, protocol: edge.protocol },
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Incident {
+    /// The message that tells this incident as it stands.
+    #[must_use]
+    pub fn alert(&self) -> Alert {
+        let score = self.findings.iter().map(|it| it.score).fold(0.0, f64::max);
+        // The most severe leads, the highest score among equals.
+        let rank = |it: &Finding| (it.severity, it.score);
+        let lead = self
+            .findings
+            .iter()
+            .reduce(|best, next| if rank(next) > rank(best) { next } else { best });
+        Alert {
+            schema: "edgewatch-alert/1".to_owned(),
+            id: self.id.clone(),
+            revision: self.revision,
+            dedup_key: self.dedup_key.clone(),
+            state: self.state,
+            severity: self.severity(),
+            score,
+            title: lead.map_or_else(String::new, |lead| self.title(lead)),
+            owner: self.owner.clone(),
+            node: self.node.clone(),
+            service: self.service.clone(),
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            // Something happened, though it may not be counted yet.
+            count: self.count.max(1),
+            findings: self.findings.iter().map(sent).collect(),
+            more: self.more,
+            inspect: lead.and_then(inspect),
+            allow: lead.map_or_else(String::new, allow),
+        }
+    }
+
+    fn title(&self, lead: &Finding) -> String {
+        let mut title = match &lead.edge {
+            Some(edge) => self.title_of_edge(lead, edge),
+            None => trouble_title(lead, &self.node),
+        };
+        if self.state == State::Resolved {
+            title.insert_str(0, "resolved: ");
+        }
+        let edges: BTreeSet<&Edge> =
+            self.findings.iter().filter_map(|it| it.edge.as_ref()).collect();
+        let others = edges.len().saturating_sub(1) as u64 + self.more;
+        if others > 0 {
+            let one = others == 1;
+            let more = match lead.kind {
+                Kind::Unbaselined if one => "service like it",
+                Kind::Unbaselined => "services like it",
+                _ if one => "edge",
+                _ => "edges",
+            };
+            let _written = write!(title, ", and {others} more {more}");
+        }
+        title
+    }
+
+    fn title_of_edge(&self, lead: &Finding, edge: &Edge) -> String {
+        let Edge { client, server, port } = edge;
+        let reached = lead.outcome.is_some_and(Outcome::reached);
+        let verb = if reached { "dialled" } else { "tried to dial" };
+        let executable = || {
+            let executable = lead.process.as_ref().and_then(|it| it.executable.as_deref());
+            executable.unwrap_or("another executable")
+        };
+        match lead.kind {
+            Kind::Forbidden if edge.is_listener() => {
+                format!("{server} listens at {port}, which is forbidden")
+            }
+            Kind::Forbidden => format!("{client} {verb} {server} {port}, which is forbidden"),
+            Kind::NewPort => {
+                format!("{client} {verb} its known peer {server} on the new port {port}")
+            }
+            Kind::NewClient if reached => {
+                format!("{server} was dialled by {client} on {port} for the first time")
+            }
+            Kind::NewPeer | Kind::NewClient | Kind::Sensor => {
+                format!("{client} {verb} {server} {port} for the first time")
+            }
+            Kind::NewExecutable => {
+                let executable = executable();
+                format!("{client} {verb} {server} {port} with {executable} for the first time")
+            }
+            Kind::NewListener => {
+                format!("{server} listens at {port} with {} for the first time", executable())
+            }
+            Kind::RoleInversion => {
+                format!("{client}, until now only dialled by others, {verb} {server} {port}")
+            }
+            Kind::MetadataAccess => {
+                format!("{client} {verb} the cloud's metadata service, {server} {port}")
+            }
+            Kind::SensitivePort => {
+                format!(
+                    "{client} {verb} {server} {port}, which controls the machine or the cluster"
+                )
+            }
+            Kind::Unbaselined => format!("{} talks and has no guarded baseline", self.service),
+        }
+    }
+}
+
+/// What a finding about the agent itself is about, whatever its figures.
+pub(crate) fn cause(finding: &Finding) -> Option<&str> {
+    Some(finding.reasons.first()?.name.as_str())
+}
+
+fn trouble_title(lead: &Finding, node: &str) -> String {
+    match cause(lead).unwrap_or_default() {
+        "baseline-file" => format!("a baseline file on {node} cannot be read"),
+        "empty-store" => format!("the agent on {node} started with an empty store"),
+        "gap" => format!("nobody looked on {node} for a while"),
+        cause if cause.starts_with("detached-") => {
+            format!("a kernel program of the agent on {node} was detached")
+        }
+        _ => format!("the agent on {node} could not tell everything it saw"),
+    }
+}
+
+fn sent(finding: &Finding) -> AlertFinding {
+    AlertFinding {
+        kind: finding.kind,
+        severity: finding.severity,
+        edge: finding.edge.as_ref().map(AlertEdge::from),
+        outcome: finding.outcome,
+        at: finding.at,
+        score: finding.score,
+        reasons: finding.reasons.clone(),
+        nearest: finding.nearest.clone(),
+        attack: finding.attack.clone(),
+        process: finding.process.clone(),
+        place: finding.place.clone(),
+        allow: allow(finding),
+    }
+}
+
+/// The one command that allows the finding's edge; empty where there is none. Names and executables
+/// are safe text, so single quotes are enough for any shell.
+fn allow(finding: &Finding) -> String {
+    let Some(edge) = &finding.edge else {
+        return String::new();
+    };
+    if finding.kind == Kind::Unbaselined {
+        let service = edge.owner().map(ToString::to_string).unwrap_or_default();
+        return format!("edgewatch baseline guard '{service}'");
+    }
+    let executable = finding.process.as_ref().and_then(|process| process.executable.clone());
+    let with = EdgeWith { edge: edge.clone(), executable };
+    format!("edgewatch baseline approve '{with}' --ttl 7d")
+}
+
+/// The one command that shows what is behind it: the process while it lives, else its cgroup's.
+fn inspect(finding: &Finding) -> Option<String> {
+    let Some(edge) = &finding.edge else {
+        return Some("edgewatch status".to_owned());
+    };
+    let service = edge.owner()?.as_str();
+    let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
+    if let Some(process) = &finding.process {
+        let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
+        // The process may be gone by the time somebody looks; its unit is not.
+        return Some(unit.map_or(ps.clone(), |unit| format!("{ps} || {unit}")));
+    }
+    if unit.is_some() {
+        return unit;
+    }
+    if let Some(container) = &finding.place.container {
+        return Some(format!("docker top '{container}' || crictl inspect '{container}'"));
+    }
+    let cgroup = finding.place.cgroup.as_ref()?;
+    Some(format!("systemd-cgls '{cgroup}'"))
+}
+
+/// Identifies the cause without the node, so that many nodes make one: the same edge, the same kind.
+#[must_use]
+pub fn dedup_key(lead: &Finding) -> String {
+    let cause = match &lead.edge {
+        Some(edge) => edge.to_string(),
+        // An agent's trouble is its node's own.
+        None => format!("{} {}", lead.place.node, cause(lead).unwrap_or_default()),
+    };
+    let digest = Sha256::digest(format!("{} {cause}", lead.kind));
+    let mut key = String::from("sha256:");
+    for byte in digest {
+        let _written = write!(key, "{byte:02x}");
+    }
+    key
+}

@@ -1,0 +1,248 @@
+//! Findings of one cause, grouped: what becomes one message. Decides when an incident has something
+//! new to say; how it reads is `message`'s, and who hears it is decided elsewhere.
+
+mod message;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect::{Finding, Severity};
+use crate::edge::Edge;
+use crate::ids::{BootTime, Now, ServiceName, WallTime};
+
+use self::message::cause;
+pub use self::message::{Alert, AlertEdge, AlertFinding, dedup_key};
+
+/// Where an incident stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Firing,
+    /// Later evidence came to it.
+    Updated,
+    /// Approved, or unseen for 24 hours.
+    Resolved,
+}
+
+/// What an incident is about: findings of different kinds of cause are never one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// One service, by its baseline.
+    #[default]
+    Service,
+    /// Services that nobody guards, told together.
+    Unguarded,
+    /// The agent itself.
+    Agent,
+}
+
+/// Findings of one service that belong together. Stored as one value, under its id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    #[serde(default)]
+    pub about: About,
+    /// A ULID: sorts by the time of the first finding.
+    pub id: String,
+    /// Rises with every message.
+    pub revision: u32,
+    pub state: State,
+    pub service: ServiceName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    pub node: String,
+    pub dedup_key: String,
+    pub first_seen: WallTime,
+    pub last_seen: WallTime,
+    /// When its last finding came: what groups the next one with it.
+    pub last_finding: WallTime,
+    /// Exchanges on its edges as the kernel counted them, which may lag a few seconds.
+    pub count: u64,
+    /// It has something to say that it has not said yet.
+    #[serde(default)]
+    pub unspoken: bool,
+    pub findings: Vec<Finding>,
+    /// Findings beyond [`Incident::FINDINGS`].
+    #[serde(default)]
+    pub more: u64,
+}
+
+impl Incident {
+    /// Findings kept and sent; further ones are counted.
+    pub const FINDINGS: usize = 50;
+    /// A finding joins its service's incident within this time of the last one, seconds.
+    pub const GROUPING_S: u64 = 15 * 60;
+    /// An incident unseen for this long is resolved, seconds.
+    pub const FORGOTTEN_S: u64 = 24 * 60 * 60;
+
+    /// Takes a finding in; a repeat of a known one replaces it with its better outcome.
+    pub fn add(&mut self, finding: Finding) {
+        self.last_seen = self.last_seen.max(finding.at);
+        self.last_finding = self.last_finding.max(finding.at);
+        if self.state == State::Firing && self.revision > 0 {
+            self.state = State::Updated;
+        }
+        let executable = |it: &Finding| it.process.as_ref().and_then(|it| it.executable.clone());
+        let same = self.findings.iter().position(|known| {
+            known.kind == finding.kind
+                && known.edge == finding.edge
+                && (known.edge.is_some() || cause(known) == cause(&finding))
+                && (executable(known) == executable(&finding) || finding.process.is_none())
+        });
+        if let Some(index) = same {
+            let known = &mut self.findings[index];
+            known.outcome = known.outcome.max(finding.outcome);
+            known.process = finding.process.or_else(|| known.process.take());
+            if known.edge.is_none() {
+                known.reasons = finding.reasons;
+            }
+        } else if self.findings.len() < Self::FINDINGS {
+            self.findings.push(finding);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Counts findings that are not kept.
+    pub fn count_more(&mut self, at: WallTime, findings: u64) {
+        self.last_seen = self.last_seen.max(at);
+        self.last_finding = self.last_finding.max(at);
+        if self.state == State::Firing && self.revision > 0 {
+            self.state = State::Updated;
+        }
+        self.more += findings;
+    }
+
+    #[must_use]
+    pub fn touches(&self, edge: &Edge) -> bool {
+        self.findings.iter().any(|finding| finding.edge.as_ref() == Some(edge))
+    }
+
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        self.findings.iter().map(|it| it.severity).max().unwrap_or(Severity::Low)
+    }
+}
+
+/// The incidents, by id.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    pub open: BTreeMap<String, Incident>,
+    /// Resolved ones, the newest [`Incidents::CLOSED`] of them.
+    pub closed: BTreeMap<String, Incident>,
+    pace: BTreeMap<String, Pace>,
+    /// Changed since they were last stored.
+    dirty: BTreeSet<String>,
+}
+
+/// How fast an incident may speak.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    sent: u32,
+    next: BootTime,
+}
+
+impl Incidents {
+    /// Resolved incidents kept for `alerts`.
+    pub const CLOSED: usize = 1_000;
+    /// Messages of one incident that go out at once; after them one every [`Incidents::PACE_MS`].
+    pub const BURST: u32 = 10;
+    pub const PACE_MS: u64 = 10_000;
+
+    /// The incident that a finding of `service` joins now, if one is fresh enough.
+    #[must_use]
+    pub fn joining(
+        &mut self,
+        service: &ServiceName,
+        about: About,
+        at: WallTime,
+    ) -> Option<&mut Incident> {
+        let joined = self.open.values_mut().find(|incident| {
+            incident.service == *service
+                && incident.about == about
+                && at.seconds_since(incident.last_finding) < Incident::GROUPING_S
+        })?;
+        self.dirty.insert(joined.id.clone());
+        Some(joined)
+    }
+
+    /// Adds a new incident.
+    pub fn open(&mut self, incident: Incident) {
+        self.dirty.insert(incident.id.clone());
+        self.open.insert(incident.id.clone(), incident);
+    }
+
+    /// Puts back a stored incident.
+    pub fn restore(&mut self, incident: Incident) {
+        let resolved = incident.state == State::Resolved;
+        let list = if resolved { &mut self.closed } else { &mut self.open };
+        list.insert(incident.id.clone(), incident);
+    }
+
+    /// The open incidents that hold a finding about `edge`.
+    pub fn about<'a>(&'a mut self, edge: &'a Edge) -> impl Iterator<Item = &'a mut Incident> {
+        let touched = self.open.values_mut().filter(|incident| incident.touches(edge));
+        touched.inspect(|incident| {
+            self.dirty.insert(incident.id.clone());
+        })
+    }
+
+    /// The incidents that say something now: each gets its next revision.
+    pub fn speaking(&mut self, now: Now) -> Vec<Incident> {
+        let mut speaking = Vec::new();
+        for (id, incident) in &mut self.open {
+            if !incident.unspoken {
+                continue;
+            }
+            let pace = self.pace.entry(id.clone()).or_default();
+            if pace.next > now.boot {
+                continue;
+            }
+            pace.sent += 1;
+            if pace.sent >= Self::BURST {
+                pace.next = now.boot.plus_millis(Self::PACE_MS);
+            }
+            incident.revision += 1;
+            incident.unspoken = false;
+            self.dirty.insert(id.clone());
+            speaking.push(incident.clone());
+        }
+        speaking
+    }
+
+    /// When [`Incidents::speaking`] has something to say next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<BootTime> {
+        let unspoken = self.open.values().filter(|it| it.unspoken);
+        unspoken.map(|it| self.pace.get(&it.id).map_or(BootTime(0), |pace| pace.next)).min()
+    }
+
+    /// Resolves an incident: its last revision, moved to the closed ones.
+    pub fn resolve(&mut self, id: &str) -> Option<Incident> {
+        let mut incident = self.open.remove(id)?;
+        self.pace.remove(id);
+        incident.state = State::Resolved;
+        incident.unspoken = false;
+        incident.revision += 1;
+        self.closed.insert(incident.id.clone(), incident.clone());
+        self.dirty.insert(incident.id.clone());
+        while self.closed.len() > Self::CLOSED
+            && let Some((oldest, _)) = self.closed.pop_first()
+        {
+            self.dirty.insert(oldest);
+        }
+        Some(incident)
+    }
+
+    /// What changed since the last call; None for the forgotten.
+    pub fn take_dirty(&mut self) -> Vec<(String, Option<Incident>)> {
+        let ids = std::mem::take(&mut self.dirty);
+        ids.into_iter()
+            .map(|id| {
+                let incident = self.open.get(&id).or_else(|| self.closed.get(&id)).cloned();
+                (id, incident)
+            })
+            .collect()
+    }
+}
