@@ -135,6 +135,9 @@ pub struct Status {
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
     pub lost: BTreeMap<Loss, u64>,
+    /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 /// How many edges of each kind a service has.
@@ -293,6 +296,7 @@ impl Engine {
             open_incidents: self.incidents.open.len(),
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
+            missing: Vec::new(),
         }
     }
 

@@ -118,6 +118,8 @@ pub(super) fn load(
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let connections = config.connections.get();
     let mut loader = EbpfLoader::new();
+    // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
+    loader.btf(None);
     loader
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)

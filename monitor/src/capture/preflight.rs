@@ -23,7 +23,10 @@ pub fn preflight() -> Result<Ground, CaptureError> {
     check_privileges(&read("/proc/self/status")?)?;
     let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
     let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|it| it.ino()).ok();
-    Ok(Ground { kernel, cgroup, hidden: check_namespaces(inode("cgroup"), inode("pid")) })
+    // Whichever namespace this is: a cgroup without events is the root of them all.
+    let part = cgroup.path.join("cgroup.events").exists();
+    let hidden = check_namespaces(inode("cgroup").filter(|_| part), inode("pid"));
+    Ok(Ground { kernel, cgroup, hidden })
 }
 
 /// Inode numbers that the kernel gives its initial namespaces.
@@ -35,7 +38,7 @@ fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
     let mut hidden = Vec::new();
     if cgroup.is_some_and(|inode| inode != INITIAL_CGROUP_NAMESPACE) {
         hidden.push(
-            "cgroups above this one: run it in the host's cgroup namespace (--cgroupns=host)"
+            "cgroups above this one: mount the host's /sys/fs/cgroup, or run it in the host's cgroup namespace (--cgroupns=host)"
                 .to_owned(),
         );
     }
@@ -134,9 +137,11 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The mount of the whole hierarchy, where several show it the topmost last one.
+/// The mount of the whole hierarchy, where several show it the topmost last one. From within a cgroup
+/// namespace, as in a pod, a mount of the host's hierarchy has a root above our own: `/../..`; then
+/// the highest counts.
 fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
-    let mut path = None;
+    let mut found: Option<(usize, PathBuf)> = None;
     let mut layout = Layout::Unified;
     for line in mountinfo.lines() {
         // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
@@ -146,12 +151,24 @@ fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next(), fields.next());
         match filesystem.split(' ').next() {
-            Some("cgroup2") if root == Some("/") => path = point.map(unescape),
+            Some("cgroup2") => {
+                if let (Some(height), Some(point)) = (root.and_then(height), point)
+                    && found.as_ref().is_none_or(|(highest, _)| height >= *highest)
+                {
+                    found = Some((height, unescape(point)));
+                }
+            }
             Some("cgroup") => layout = Layout::Hybrid,
             _ => {}
         }
     }
-    path.map(|path| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+    found.map(|(_, path)| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+}
+
+/// How far a mount's root lies above our cgroup namespace's; none for a part of it.
+fn height(root: &str) -> Option<usize> {
+    let mut steps = root.split('/').filter(|step| !step.is_empty());
+    steps.try_fold(0, |height, step| (step == "..").then_some(height + 1))
 }
 
 /// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
@@ -239,6 +256,10 @@ mod tests {
         check(hybrid, Some(("/sys/fs/cgroup/unified", Layout::Hybrid)));
         check(escaped, Some(("/mnt/my groups\\", Layout::Unified)));
         check(&format!("{part}\n{unified}"), Some(("/sys/fs/cgroup", Layout::Unified)));
+        let own = "30 23 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw";
+        let host = "31 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw";
+        let pod = "32 23 0:26 /.. /pod ro - cgroup2 cgroup2 rw";
+        check(&format!("{host}\n{pod}\n{own}"), Some(("/host/sys/fs/cgroup", Layout::Unified)));
         check(part, None);
         check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
         check("", None);
