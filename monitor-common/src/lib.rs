@@ -9,9 +9,14 @@
 
 mod address;
 mod executable;
+mod lineage;
 
 pub use address::Address;
-pub use executable::{EXECUTABLE_PATH_BYTES, executable_id};
+pub use executable::{
+    EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
+    names_one_file,
+};
+pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.
@@ -22,7 +27,7 @@ pub mod map {
     pub const BOUND: &str = "BOUND";
     pub const TUPLES: &str = "TUPLES";
     pub const INTERNAL: &str = "INTERNAL";
-    pub const EXECUTABLES: &str = "EXECUTABLES";
+    pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
     pub const LOST: &str = "LOST";
     pub const EVENTS: &str = "EVENTS";
@@ -63,13 +68,13 @@ pub enum Protocol {
     Udp = 17,
 }
 
-/// Who opened the exchange, seen from the cgroup of the key.
+/// Who opened the exchange, seen from the cgroup of the key; or that it waits for others to.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Direction {
     Outbound = 1,
     Inbound = 2,
-    /// A port was opened: no exchange.
+    /// No exchange yet: a TCP port is listened at, see [`FlowKey::listening`].
     Listening = 3,
 }
 
@@ -101,10 +106,11 @@ pub enum Outcome {
 #[repr(C)]
 pub struct FlowKey {
     pub cgroup_id: u64,
-    /// Of the dialling executable; 0 where unknown, and for inbound flows.
+    /// Of the dialling or listening executable; 0 where unknown, and for inbound flows.
     pub executable_id: u64,
     pub remote: Address,
-    /// The address the client reached this end at: inbound only, zero for a socket bound to all.
+    /// The address the client reached this end at, or can: zero for a socket bound to all, and for
+    /// outbound flows.
     pub local: Address,
     /// The server's port.
     pub port: u16,
@@ -115,6 +121,27 @@ pub struct FlowKey {
     pub _reserved: [u8; 2],
 }
 const _: () = assert!(size_of::<FlowKey>() == 56);
+
+impl FlowKey {
+    /// That `owner` listens at `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn listening(owner: &Owner, key: &ListenKey) -> Self {
+        let local = if key.address.is_unspecified() { Address::ZERO } else { key.address };
+        Self {
+            cgroup_id: owner.cgroup_id,
+            executable_id: owner.executable_id,
+            remote: Address::ZERO,
+            local,
+            port: key.port,
+            protocol: Protocol::Tcp,
+            direction: Direction::Listening,
+            remote_kind: RemoteKind::World,
+            outcome: Outcome::Established,
+            _reserved: [0; 2],
+        }
+    }
+}
 
 /// A process, as it was when the kernel saw it.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +190,14 @@ pub struct Origin {
 const _: () = assert!(size_of::<Origin>() == 64);
 
 impl Origin {
+    /// Of a process that listens: there is no client.
+    #[inline(always)]
+    #[must_use]
+    pub const fn listening(owner: &Owner, netns_cookie: u64) -> Self {
+        let (executable_id, process) = (owner.executable_id, owner.process);
+        Self { netns_cookie, executable_id, process, ..Self::NONE }
+    }
+
     const NONE: Self = Self {
         netns_cookie: 0,
         executable_id: 0,
@@ -262,8 +297,7 @@ pub struct Bound {
 }
 const _: () = assert!(size_of::<Bound>() == 64);
 
-/// Key of `TUPLES`: the client's end of an established TCP connection; its value is the cgroup
-/// (`u64`) that dialled.
+/// Key of `TUPLES`: the client's end of an established TCP connection.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ClientKey {
@@ -275,6 +309,17 @@ pub struct ClientKey {
 }
 const _: () = assert!(size_of::<ClientKey>() == 32);
 
+/// Value of `TUPLES`: who dialled.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Dialler {
+    pub cgroup_id: u64,
+    /// 1 where the dial was news: then the accept is told too, known or not, since only both
+    /// together say who answers at the address dialled.
+    pub news: u64,
+}
+const _: () = assert!(size_of::<Dialler>() == 16);
+
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -284,13 +329,23 @@ pub enum RecordKind {
     CgroupRemoved = 3,
 }
 
-/// A flow key was entered into `SEEN`.
+/// Why a flow is told.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum News {
+    /// Its key was entered into `SEEN`.
+    Entered = 1,
+    /// The other end's was: see [`Dialler::news`].
+    OtherEnd = 2,
+}
+
+/// A flow.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowRecord {
     pub kind: RecordKind,
-    pub _reserved: u32,
-    /// Its `first_seen_ns` there.
+    pub news: News,
+    /// Of an entered key its `first_seen_ns` there.
     pub at_ns: u64,
     pub key: FlowKey,
     pub origin: Origin,

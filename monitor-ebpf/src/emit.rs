@@ -5,20 +5,21 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use monitor_common::{
-    CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, Origin, RecordKind, WAKE_INTERVAL_NS,
+    CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, News, Origin, RecordKind,
+    WAKE_INTERVAL_NS,
 };
 
 use crate::maps::{EVENTS, LOST, WOKEN};
 
-/// Tells of a flow key that was not known.
+/// Tells of a flow.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn flow(news: News, key: &FlowKey, origin: &Origin, now_ns: u64) {
     let Some(mut record) = EVENTS.reserve::<FlowRecord>(0) else {
         return lost(Loss::RingFull);
     };
     record.write(FlowRecord {
         kind: RecordKind::Flow,
-        _reserved: 0,
+        news,
         at_ns: now_ns,
         key: *key,
         origin: *origin,

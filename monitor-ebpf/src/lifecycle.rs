@@ -1,17 +1,22 @@
-//! Cgroups that come and go, and what processes run: for those that are gone before anybody could
+//! Cgroups that come and go, and who started what: for those that are gone before anybody could
 //! look. Optional: without tracefs everything else works.
 
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
-use monitor_common::{CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Loss, executable_id};
+use monitor_common::{
+    CGROUP_PATH_BYTES, EXECUTABLE_PATH_BYTES, Executable, Execution, Lineage, Loss, SHELL_BYTES,
+    executable_id, is_own_file, is_shell, leads_through_itself, names_one_file,
+};
 
 use crate::emit;
-use crate::maps::{EXECUTABLE_PATHS, EXECUTABLE_SEED, EXECUTABLES, FORK_CHILD_PID_AT};
+use crate::maps::{EXECUTABLE_PATHS, EXECUTABLE_SEED, FORK_CHILD_PID_AT, PROCESSES};
 use crate::note::note;
 use crate::seen;
 
@@ -86,48 +91,85 @@ fn try_cgroup_rmdir(ctx: &TracePointContext) -> Result<u32, i32> {
 #[inline(always)]
 fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
     let filename = text_at(ctx, EXEC_FILENAME)?;
-    let mut path = [0_u8; EXECUTABLE_PATH_BYTES];
+    let mut executable = Executable { path: [0; EXECUTABLE_PATH_BYTES], shell_id: 0 };
     // SAFETY: the helper writes no further than it is told.
-    let copied =
-        unsafe { bpf_probe_read_kernel_str(path.as_mut_ptr().cast(), path.len() as u32, filename) };
+    let copied = unsafe {
+        let into = executable.path.as_mut_ptr().cast();
+        bpf_probe_read_kernel_str(into, EXECUTABLE_PATH_BYTES as u32, filename)
+    };
     if copied <= 0 {
         return Ok(0);
     }
-    let mut id = executable_id(EXECUTABLE_SEED.load(), &path);
-    if !names_one_file(&path) {
+    let pid = pid();
+    if is_own_file(&executable.path) && PROCESSES.get_ptr(pid).is_some() {
+        return Ok(0);
+    }
+    // Before the NUL. Of a short path this takes in what lies before it in the record.
+    let end_at = copied as isize - 1 - SHELL_BYTES as isize;
+    // SAFETY: the helper reads kernel memory and fails where there is none.
+    let end = unsafe {
+        bpf_probe_read_kernel::<[u8; SHELL_BYTES]>(filename.cast::<u8>().offset(end_at).cast())?
+    };
+    let mut id = executable_id(EXECUTABLE_SEED.load(), &executable.path);
+    if !names_one_file(&executable.path) {
         // Every start is its own: else `./server` would pass for any other `./server`.
         id ^= seen::now_ns();
     }
-    let entered =
-        EXECUTABLES.insert(pid(), id, 0).and_then(|()| EXECUTABLE_PATHS.insert(id, &path, 0));
-    if entered.is_err() {
+    let execution = Execution {
+        executable_id: id,
+        cgroup_id: cgroup_id(),
+        shell: u32::from(is_shell(end)),
+        itself: u32::from(leads_through_itself(&executable.path)),
+    };
+    let lineage = start(pid, &execution);
+    if execution.shell == 0 {
+        executable.shell_id = lineage.shell_id;
+    }
+    let is_known = EXECUTABLE_PATHS.get_ptr(lineage.executable_id).is_some();
+    if !is_known && EXECUTABLE_PATHS.insert(lineage.executable_id, &executable, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
     Ok(0)
 }
 
-/// Whether a path means the same file whoever uses it: not a relative one, nor one through an open
-/// descriptor (`fexecve`, memfd).
+/// Notes what a process runs from now on.
 #[inline(always)]
-fn names_one_file(path: &[u8; EXECUTABLE_PATH_BYTES]) -> bool {
-    let head = [path[0], path[1], path[2], path[3], path[4], path[5]];
-    path[0] == b'/' && head != *b"/dev/f" && head != *b"/proc/"
+fn start(pid: u32, execution: &Execution) -> Lineage {
+    if let Some(lineage) = PROCESSES.get_ptr_mut(pid) {
+        // SAFETY: a valid map value. Entries are recycled in place, so at worst another process's
+        // is overwritten, which makes for news too many.
+        let lineage = unsafe { &mut *lineage };
+        lineage.executes(execution);
+        return *lineage;
+    }
+    let mut lineage = Lineage::UNKNOWN;
+    lineage.executes(execution);
+    if PROCESSES.insert(pid, &lineage, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+    lineage
 }
 
 #[inline(always)]
 fn try_process_fork(ctx: &TracePointContext) -> Result<u32, i32> {
     // A thread's id is entered as well: nobody asks for it.
     let child = read::<u32>(ctx, FORK_CHILD_PID_AT.load() as usize)?;
+    let parent = pid();
     // SAFETY: the value is copied at once, as in `owner::current`.
-    let Some(id) = (unsafe { EXECUTABLES.get(pid()) }).copied() else {
-        // Ids of processes are used again: what the last one ran is not what this one runs.
-        _ = EXECUTABLES.remove(child);
-        return Ok(0);
-    };
-    if EXECUTABLES.insert(child, id, 0).is_err() {
+    let inherited = unsafe { PROCESSES.get(parent) }.copied().unwrap_or(Lineage::UNKNOWN);
+    // Entered also where nothing is known of the parent: ids of processes are used again, and what
+    // the last one ran is not what this one runs.
+    let lineage = inherited.forks(parent, seen::now_ns());
+    if PROCESSES.insert(child, &lineage, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
     Ok(0)
+}
+
+#[inline(always)]
+fn cgroup_id() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_cgroup_id() }
 }
 
 #[inline(always)]

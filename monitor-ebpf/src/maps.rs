@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, EXECUTABLE_PATH_BYTES, FlowKey, FlowStats, ListenKey, Listener,
-    Loss, Owner, Tracked,
+    Address, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
+    Listener, Loss, Owner, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow; swept, and told again
@@ -36,21 +36,22 @@ pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1
 /// Who dialled from where. Written when a dial is established, read at accept, removed at close.
 /// Full: the longest unused is forgotten; it matters only in the moment before the accept.
 #[map]
-pub(crate) static TUPLES: LruHashMap<ClientKey, u64> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static TUPLES: LruHashMap<ClientKey, Dialler> = LruHashMap::with_max_entries(1024, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]
 pub(crate) static INTERNAL: LpmTrie<Address, u8> = LpmTrie::with_max_entries(1024, 0);
 
-/// Process (thread-group) id to executable id. Written at exec and fork, and by the agent for
-/// processes older than itself; read at every dial. Full: the longest unused becomes unknown (0).
+/// Process (thread-group) id to what it runs and who started it. Written at exec and fork, and by the
+/// agent for processes older than itself; read at every dial, and by the agent for ancestors, which
+/// may be gone. Full: the longest unused becomes unknown (0).
 #[map]
-pub(crate) static EXECUTABLES: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static PROCESSES: LruHashMap<u32, Lineage> = LruHashMap::with_max_entries(1024, 0);
 
 /// Executable id to path as it was started. Written at exec, read by the agent for processes that
 /// are gone. Full: the longest unused is forgotten.
 #[map]
-pub(crate) static EXECUTABLE_PATHS: LruHashMap<u64, [u8; EXECUTABLE_PATH_BYTES]> =
+pub(crate) static EXECUTABLE_PATHS: LruHashMap<u64, Executable> =
     LruHashMap::with_max_entries(1024, 0);
 
 /// Things not told, by [`Loss`]. Written where they happen, read by the agent.

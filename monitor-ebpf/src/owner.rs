@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{
 };
 use monitor_common::{Address, ClientKey, ListenKey, Owner, Process, RemoteKind};
 
-use crate::maps::{COMMAND_IN_CGROUP, EXECUTABLES, INTERNAL, LISTENERS, OWNERS, TUPLES};
+use crate::maps::{COMMAND_IN_CGROUP, INTERNAL, LISTENERS, OWNERS, PROCESSES, TUPLES};
 
 /// The task that makes the call: right in process context only.
 #[inline(always)]
@@ -33,7 +33,7 @@ pub(crate) fn current() -> Owner {
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
         // SAFETY: the value is copied at once; a recycled entry gives another executable's id,
         // which makes for news too many.
-        executable_id: unsafe { EXECUTABLES.get(pid) }.copied().unwrap_or(0),
+        executable_id: unsafe { PROCESSES.get(pid) }.map_or(0, |it| it.executable_id),
         process: Process { pid, ..Process::UNKNOWN },
     }
 }
@@ -86,16 +86,26 @@ fn stored(socket: *mut c_void, create: Option<&mut Owner>) -> Option<Owner> {
     unsafe { owner.as_ref() }.copied()
 }
 
-/// The far end of an accepted connection: the cgroup that dialled where this machine saw it do so,
-/// its address where that is an internal one, else the world.
+/// The far end of an accepted connection.
+pub(crate) struct Client {
+    pub(crate) kind: RemoteKind,
+    pub(crate) remote: Address,
+    /// Whether its dial was news on this machine.
+    pub(crate) is_news: bool,
+}
+
+/// The cgroup that dialled where this machine saw it do so, its address where that is an internal
+/// one, else the world.
 #[inline(always)]
-pub(crate) fn of_client(client: &ClientKey) -> (RemoteKind, Address) {
+pub(crate) fn of_client(client: &ClientKey) -> Client {
     // SAFETY: the value is copied at once. Entries are recycled in place, so there is the slightest
     // chance of another dialler's.
-    if let Some(cgroup_id) = unsafe { TUPLES.get(client) } {
-        return (RemoteKind::Cgroup, Address::of_cgroup(*cgroup_id));
+    if let Some(dialler) = unsafe { TUPLES.get(client) } {
+        let remote = Address::of_cgroup(dialler.cgroup_id);
+        return Client { kind: RemoteKind::Cgroup, remote, is_news: dialler.news != 0 };
     }
-    collapsed(client.address)
+    let (kind, remote) = collapsed(client.address);
+    Client { kind, remote, is_news: false }
 }
 
 /// A far end that is not on this machine, as inbound flows hold it.

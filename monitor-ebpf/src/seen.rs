@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
-use monitor_common::{FlowKey, FlowStats, Loss, Origin, RTT_BUCKETS};
+use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, RTT_BUCKETS};
 
 use crate::emit;
 use crate::maps::SEEN;
@@ -35,12 +35,21 @@ pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
     true
 }
 
-/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for.
+/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for. Whether it
+/// was new.
 #[inline(always)]
-pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) {
-    if !count(key, now_ns) {
+pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) -> bool {
+    let is_new = !count(key, now_ns);
+    if is_new {
         enter(key, &origin(), now_ns);
     }
+    is_new
+}
+
+/// Tells of a known flow once more, for the sake of the other end, which is new.
+#[inline(never)]
+pub(crate) fn repeat(key: &FlowKey, origin: &Origin, now_ns: u64) {
+    emit::flow(News::OtherEnd, key, origin, now_ns);
 }
 
 /// Enters a key that was not known a moment ago, and tells of it.
@@ -60,7 +69,7 @@ pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) {
             (&raw mut (*stats).first_seen_ns).write_volatile(now_ns);
         }
     }
-    emit::flow(key, origin, now_ns);
+    emit::flow(News::Entered, key, origin, now_ns);
 }
 
 /// Entered from read-only data and then filled in: there is no room for it on the stack.

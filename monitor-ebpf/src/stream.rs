@@ -11,8 +11,8 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use monitor_common::{
-    Address, ClientKey, Direction, FlowKey, ListenKey, Listener, Loss, Origin, Outcome, Owner,
-    Protocol, Tracked,
+    Address, ClientKey, Dialler, Direction, FlowKey, ListenKey, Listener, Loss, Origin, Outcome,
+    Owner, Protocol, Tracked,
 };
 
 use crate::emit;
@@ -71,9 +71,11 @@ fn dialled(ctx: &SockOpsContext) {
     tracked.flags |= Tracked::ESTABLISHED;
     let client = local(ctx);
     let client_port = local_port(ctx);
-    seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
+    let is_new =
+        seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
     let tuple = client_key(tracked.netns_cookie, client, client_port);
-    if TUPLES.insert(&tuple, &tracked.key.cgroup_id, 0).is_err() {
+    let dialler = Dialler { cgroup_id: tracked.key.cgroup_id, news: u64::from(is_new) };
+    if TUPLES.insert(&tuple, &dialler, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
@@ -100,17 +102,17 @@ fn accepted(ctx: &SockOpsContext) {
     };
     let client = remote(ctx);
     let client_port = remote_port(ctx);
-    let (remote_kind, remote) = owner::of_client(&client_key(netns_cookie, client, client_port));
+    let from = owner::of_client(&client_key(netns_cookie, client, client_port));
     let tracked = Tracked {
         key: FlowKey {
             cgroup_id: owner.cgroup_id,
             executable_id: 0,
-            remote,
+            remote: from.remote,
             local,
             port: listen_key.port,
             protocol: Protocol::Tcp,
             direction: Direction::Inbound,
-            remote_kind,
+            remote_kind: from.kind,
             outcome: Outcome::Established,
             _reserved: [0; 2],
         },
@@ -119,14 +121,23 @@ fn accepted(ctx: &SockOpsContext) {
         flags: Tracked::ESTABLISHED,
         received_at_fin: 0,
     };
-    seen::observe(&tracked.key, seen::now_ns(), || Origin {
-        netns_cookie,
-        executable_id: owner.executable_id,
-        client,
-        process: owner.process,
-        client_port,
-        _reserved: [0; 6],
-    });
+    let now_ns = seen::now_ns();
+    let is_known = seen::count(&tracked.key, now_ns);
+    if !is_known || from.is_news {
+        let origin = Origin {
+            netns_cookie,
+            executable_id: owner.executable_id,
+            client,
+            process: owner.process,
+            client_port,
+            _reserved: [0; 6],
+        };
+        if is_known {
+            seen::repeat(&tracked.key, &origin, now_ns);
+        } else {
+            seen::enter(&tracked.key, &origin, now_ns);
+        }
+    }
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     if SOCKETS.insert(cookie(ctx), &tracked, 0).is_err() {
         emit::lost(Loss::MapFull);
@@ -245,6 +256,8 @@ fn listening(ctx: &SockOpsContext) {
     } else {
         emit::lost(Loss::MapFull);
     }
+    let origin = || Origin::listening(&owner, key.netns_cookie);
+    seen::observe(&FlowKey::listening(&owner, &key), seen::now_ns(), origin);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }

@@ -26,8 +26,7 @@ impl Engine {
             Judgement::Odd { kind: Kind::Unbaselined, .. } => self.unbaselined(now, sighting),
             Judgement::Odd { kind, also } => self.odd(now, kind, also, sighting),
         }
-        let shown = appeared && !sighting.edge.is_listener();
-        if shown && let Some(mut view) = self.edge_view(&sighting.edge, now.wall) {
+        if appeared && let Some(mut view) = self.edge_view(&sighting.edge, now.wall) {
             view.sighted_by(sighting);
             effects.push(Effect::Appeared(Box::new(view)));
         }

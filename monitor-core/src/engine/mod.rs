@@ -90,7 +90,7 @@ pub enum Effect {
     /// The kernel is to forget these keys: seen again, they are news again.
     Rearm(Vec<FlowKey>),
     Deliver(Box<Delivery>),
-    /// An edge that is new to the map.
+    /// An edge that is new to the map, or a port that was opened.
     Appeared(Box<EdgeView>),
     /// A message was accepted; for those who watch.
     Alerted(Box<Alert>),

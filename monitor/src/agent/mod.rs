@@ -45,7 +45,7 @@ pub use crate::notify::NotifyError;
 pub enum Told {
     /// It is ready: what it runs on and what it does, for people, in one or more lines.
     Ready(String),
-    /// An edge that is new to the map.
+    /// An edge that is new to the map, or a port that was opened.
     Edge(Box<EdgeView>),
     /// A message was accepted.
     Alert(Box<Alert>),

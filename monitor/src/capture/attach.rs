@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use monitor_common::{global, map};
 
 use crate::capture::CaptureError;
+use crate::capture::attachments::Attachments;
 use crate::capture::config::Config;
 use crate::capture::preflight::Ground;
 use crate::capture::tracefs;
@@ -18,8 +19,10 @@ use crate::capture::tracefs;
 /// Where a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hook {
-    /// The root of the version-2 hierarchy.
-    Cgroup,
+    /// The root of the version-2 hierarchy; `enum bpf_attach_type` says at what.
+    Cgroup {
+        attach_type: u32,
+    },
     Tracepoint {
         category: &'static str,
         name: &'static str,
@@ -33,8 +36,8 @@ pub(super) struct Spec {
     optional: Option<Extra>,
 }
 
-const fn cgroup(program: &'static str) -> Spec {
-    Spec { program, hook: Hook::Cgroup, optional: None }
+const fn cgroup(program: &'static str, attach_type: u32) -> Spec {
+    Spec { program, hook: Hook::Cgroup { attach_type }, optional: None }
 }
 
 const fn tracepoint(
@@ -63,31 +66,31 @@ impl fmt::Display for Extra {
 }
 
 /// Attached first: names before what is named, binds before what is received.
-pub(super) const NAMES_AND_BINDS: [Spec; 6] = [
+pub(super) static NAMES_AND_BINDS: [Spec; 6] = [
     tracepoint("cgroup_mkdir", "cgroup", "cgroup_mkdir", Extra::CgroupNames),
     tracepoint("cgroup_rmdir", "cgroup", "cgroup_rmdir", Extra::CgroupNames),
     tracepoint("process_fork", "sched", "sched_process_fork", Extra::Executables),
     tracepoint("process_exec", "sched", "sched_process_exec", Extra::Executables),
-    cgroup("post_bind4"),
-    cgroup("post_bind6"),
+    cgroup("post_bind4", 12),
+    cgroup("post_bind6", 13),
 ];
 
 /// Attached when the owners of older sockets are known.
-pub(super) const FLOWS: [Spec; 7] = [
-    cgroup("stream"),
-    cgroup("connect4"),
-    cgroup("connect6"),
-    cgroup("sendmsg4"),
-    cgroup("sendmsg6"),
-    cgroup("recvmsg4"),
-    cgroup("recvmsg6"),
+pub(super) static FLOWS: [Spec; 7] = [
+    cgroup("stream", 3),
+    cgroup("connect4", 10),
+    cgroup("connect6", 11),
+    cgroup("sendmsg4", 14),
+    cgroup("sendmsg6", 15),
+    cgroup("recvmsg4", 19),
+    cgroup("recvmsg6", 20),
 ];
 
 /// What is loaded and, so far, attached; it is detached when this is dropped.
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     root: File,
-    pub(super) programs: usize,
+    specs: Vec<&'static Spec>,
     /// What is not had, and why.
     missing: Vec<(Extra, String)>,
 }
@@ -131,13 +134,13 @@ pub(super) fn load(
         .map_max_entries(map::TUPLES, connections)
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
-        .map_max_entries(map::EXECUTABLES, config.processes.get())
+        .map_max_entries(map::PROCESSES, config.processes.get())
         .map_max_entries(map::EXECUTABLE_PATHS, EXECUTABLE_PATHS)
         .map_max_entries(map::EVENTS, config.ring.bytes());
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    Ok(Attached { ebpf, root, programs: 0, missing: Vec::new() })
+    Ok(Attached { ebpf, root, specs: Vec::new(), missing: Vec::new() })
 }
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
@@ -154,15 +157,37 @@ fn may_call(program: ProgramType, helper: BpfHelper) -> bool {
 
 impl Attached {
     /// Loads and attaches `programs`, the optional ones as far as they go.
-    pub(super) fn attach(&mut self, programs: &[Spec]) -> Result<(), CaptureError> {
+    pub(super) fn attach(&mut self, programs: &'static [Spec]) -> Result<(), CaptureError> {
         for spec in programs {
             match (self.attach_one(spec), spec.optional) {
-                (Ok(()), _) => self.programs += 1,
+                (Ok(()), _) => self.specs.push(spec),
                 (Err(source), None) => return Err(refusal(spec.program, source)),
                 (Err(error), Some(extra)) => self.missing.push((extra, brief(&error))),
             }
         }
         Ok(())
+    }
+
+    /// How many programs are attached.
+    pub(super) fn count(&self) -> usize {
+        self.specs.len()
+    }
+
+    /// What can be looked after from now on.
+    pub(super) fn attachments(&self) -> Result<Attachments, CaptureError> {
+        let refused = |program, source| CaptureError::Attach { program, source: Box::new(source) };
+        let root = self.root.try_clone();
+        let root = root.map_err(|error| refused("stream", ProgramError::IOError(error)))?;
+        let mut attachments = Attachments::new(root);
+        for spec in &self.specs {
+            if let Hook::Cgroup { attach_type } = spec.hook
+                && let Some(program) = self.ebpf.program(spec.program)
+            {
+                let info = program.info().map_err(|source| refused(spec.program, source))?;
+                attachments.add(spec.program, attach_type, info.id());
+            }
+        }
+        Ok(attachments)
     }
 
     /// Whether every program of this kind is attached.
@@ -183,15 +208,15 @@ impl Attached {
         let mode = CgroupAttachMode::Single;
         let program = self.ebpf.program_mut(spec.program);
         match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
-            (Program::CgroupSockAddr(program), Hook::Cgroup) => {
+            (Program::CgroupSockAddr(program), Hook::Cgroup { .. }) => {
                 program.load()?;
                 program.attach(root, mode).map(drop)
             }
-            (Program::CgroupSock(program), Hook::Cgroup) => {
+            (Program::CgroupSock(program), Hook::Cgroup { .. }) => {
                 program.load()?;
                 program.attach(root, mode).map(drop)
             }
-            (Program::SockOps(program), Hook::Cgroup) => {
+            (Program::SockOps(program), Hook::Cgroup { .. }) => {
                 program.load()?;
                 program.attach(root, mode).map(drop)
             }

@@ -10,6 +10,11 @@ pub(super) struct Clock {
     wall_minus_boot_ns: i128,
 }
 
+/// Now, as the kernel stamps it.
+pub(super) fn boot_ns() -> u64 {
+    u64::try_from(nanoseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0)
+}
+
 impl Clock {
     pub(super) fn read() -> Self {
         let boot = nanoseconds(clock_gettime(ClockId::Boottime));

@@ -14,6 +14,8 @@ pub(super) type StatsBytes = [u8; size_of::<wire::FlowStats>()];
 pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
 pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
+pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
+pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
 /// The bytes are not what this program agreed upon with the kernel's half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,7 @@ pub(super) struct Undecodable;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Flow {
+        news: wire::News,
         key: KeyBytes,
         at_ns: u64,
         origin: Origin,
@@ -73,6 +76,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
         wire::RecordKind::Flow => {
             let record: wire::FlowRecord = read(bytes)?;
             Ok(Record::Flow {
+                news: record.news,
                 key: zerocopy::transmute!(record.key),
                 at_ns: record.at_ns,
                 origin: origin(&record.origin),
@@ -212,6 +216,26 @@ pub(super) fn listener(
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
 }
 
+/// The key and the value in `SEEN` of an entry of `LISTENERS`, entered at `now_ns`; and what is told
+/// of it beside the key.
+pub(super) fn listening(
+    key: &ListenKeyBytes,
+    listener: &ListenerBytes,
+    now_ns: u64,
+) -> Result<(KeyBytes, StatsBytes, Origin), Undecodable> {
+    let key: wire::ListenKey = read(key)?;
+    let listener: wire::Listener = read(listener)?;
+    let wire_origin = wire::Origin::listening(&listener.owner, key.netns_cookie);
+    let stats = wire::FlowStats {
+        first_seen_ns: now_ns,
+        last_seen_ns: now_ns,
+        origin: wire_origin,
+        ..wire::FlowStats::ONCE
+    };
+    let key = wire::FlowKey::listening(&listener.owner, &key);
+    Ok((zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin)))
+}
+
 /// A value of `BOUND`: a UDP socket.
 pub(super) fn bound(local: SocketAddr, owner: SocketOwner) -> BoundBytes {
     let unspecified = local.ip().is_unspecified();
@@ -245,6 +269,33 @@ pub(super) fn executable_path(path: &[u8]) -> [u8; wire::EXECUTABLE_PATH_BYTES] 
     bytes
 }
 
+/// What a process runs and who started it.
+pub(super) fn lineage(bytes: &LineageBytes) -> Result<wire::Lineage, Undecodable> {
+    read(bytes)
+}
+
+pub(super) fn lineage_bytes(lineage: &wire::Lineage) -> LineageBytes {
+    zerocopy::transmute!(*lineage)
+}
+
+/// How an executable was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Started {
+    pub(super) path: String,
+    /// The service's shell that stands behind it; 0 for none.
+    pub(super) shell_id: u64,
+}
+
+pub(super) fn started(bytes: &StartedBytes) -> Result<Started, Undecodable> {
+    let executable: wire::Executable = read(bytes)?;
+    Ok(Started { path: text(&executable.path), shell_id: executable.shell_id })
+}
+
+pub(super) fn started_bytes(started: &Started) -> StartedBytes {
+    let path = executable_path(started.path.as_bytes());
+    zerocopy::transmute!(wire::Executable { path, shell_id: started.shell_id })
+}
+
 fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
     T::try_read_from_bytes(bytes).map_err(|_bytes| Undecodable)
 }
@@ -264,7 +315,7 @@ fn origin(origin: &wire::Origin) -> Origin {
 }
 
 /// Text up to its NUL.
-pub(super) fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0);
     String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
 }
@@ -308,7 +359,7 @@ mod tests {
         let key: wire::FlowKey = read(&key_bytes(&flow_key())).unwrap();
         let record = wire::FlowRecord {
             kind: wire::RecordKind::Flow,
-            _reserved: 0,
+            news: wire::News::Entered,
             at_ns: 5,
             key,
             origin: wire::Origin {
@@ -340,14 +391,15 @@ mod tests {
                 (Direction::Outbound, Protocol::Tcp, Outcome::Unreachable),
                 (Direction::Inbound, Protocol::Udp, Outcome::Sent),
                 (Direction::Inbound, Protocol::Tcp, Outcome::Established),
+                (Direction::Listening, Protocol::Tcp, Outcome::Established),
             ] {
-                let inbound = direction == Direction::Inbound;
+                let reached = direction != Direction::Outbound;
                 keys.push(FlowKey {
                     direction,
                     protocol,
                     remote,
                     outcome,
-                    local: inbound.then(|| "10.0.0.1".parse().unwrap()),
+                    local: reached.then(|| "10.0.0.1".parse().unwrap()),
                     ..flow_key()
                 });
             }
@@ -359,10 +411,10 @@ mod tests {
 
     #[test]
     fn a_flow_record_is_read() {
-        let Ok(Record::Flow { key: bytes, at_ns, origin }) = record(&flow_record()) else {
+        let Ok(Record::Flow { news, key: bytes, at_ns, origin }) = record(&flow_record()) else {
             panic!("not read");
         };
-        assert_eq!((key(&bytes), at_ns), (Ok(flow_key()), 5));
+        assert_eq!((news, key(&bytes), at_ns), (wire::News::Entered, Ok(flow_key()), 5));
         assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
         let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned(), executable_id: 9 };
         assert_eq!(origin.process, Some(caller));
@@ -397,6 +449,29 @@ mod tests {
         let mut wrong = flow_record();
         wrong[16 + 50] = 99;
         assert_eq!(record(&wrong), Err(Undecodable));
+    }
+
+    #[test]
+    fn a_listener_is_told_as_the_kernel_would() {
+        let owner = SocketOwner { cgroup: CgroupId(7), executable_id: 9, pid: 1, uid: 2 };
+        for (at, local) in
+            [("10.0.0.1:80", Some("10.0.0.1")), ("0.0.0.0:80", None), ("[::]:80", None)]
+        {
+            let (listen_key, value) = listener(NetnsCookie(3), at.parse().unwrap(), owner);
+            let (bytes, stats_bytes, origin) = listening(&listen_key, &value, 5).unwrap();
+            let expected = FlowKey {
+                direction: Direction::Listening,
+                remote: Remote::World,
+                local: local.map(|it| it.parse().unwrap()),
+                port: 80,
+                ..flow_key()
+            };
+            assert_eq!(key(&bytes), Ok(expected), "{at}");
+            let (counters, told) = stats(&stats_bytes).unwrap();
+            assert_eq!((counters.first_seen_ns, counters.connections), (5, 1));
+            assert_eq!((&told, origin.netns, origin.client), (&origin, NetnsCookie(3), None));
+            assert_eq!(origin.process.map(|it| (it.pid, it.executable_id)), Some((1, 9)));
+        }
     }
 
     #[test]

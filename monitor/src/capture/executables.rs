@@ -1,118 +1,173 @@
 //! What a process runs, as a path: from the process while it is there, else from what the kernel
-//! noted when it was started, under the name that the same executable had while somebody looked.
+//! noted when it was started, followed as that process or its kin would follow it. An interpreter
+//! that a service's shell started is named together with the shell.
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
-use monitor_common::{EXECUTABLE_PATH_BYTES, executable_id};
+use monitor_common::executable_id;
+use monitor_core::flow::Image;
 
-use crate::capture::decode;
-use crate::capture::namespaces::pids;
+use crate::capture::decode::{self, Started, StartedBytes};
+use crate::capture::procfs::{self, Running};
 
-/// The kernel's maps of executables, and the paths learned so far.
+/// The kernel's map of executables, and the paths learned so far.
 pub(super) struct Executables {
     seed: [u64; 2],
-    /// Process to executable id.
-    running: BpfHashMap<MapData, u32, u64>,
-    /// Executable id to path as it was started.
-    started: BpfHashMap<MapData, u64, [u8; EXECUTABLE_PATH_BYTES]>,
-    /// Executable id to path as the process itself shows it.
-    paths: HashMap<u64, String>,
+    started: BpfHashMap<MapData, u64, StartedBytes>,
+    /// Paths without symbolic links, by the cgroup they were executed in, since the same path is
+    /// another file elsewhere, and by executable id.
+    paths: HashMap<(u64, u64), String>,
+}
+
+/// What is to be named.
+pub(super) struct Subject<'a> {
+    pub(super) executable_id: u64,
+    /// Where it was executed; 0 where that is not known.
+    pub(super) executed_in: u64,
+    /// A process that runs it now, as far as the kernel's note says.
+    pub(super) runs_in: Option<u32>,
+    /// Processes that see the same files, if they are still there.
+    pub(super) kin: &'a [u32],
 }
 
 impl Executables {
     const MAX_PATHS: usize = 4096;
 
-    pub(super) fn new(
-        seed: [u64; 2],
-        running: BpfHashMap<MapData, u32, u64>,
-        started: BpfHashMap<MapData, u64, [u8; EXECUTABLE_PATH_BYTES]>,
-    ) -> Self {
-        Self { seed, running, started, paths: HashMap::new() }
+    pub(super) fn new(seed: [u64; 2], started: BpfHashMap<MapData, u64, StartedBytes>) -> Self {
+        Self { seed, started, paths: HashMap::new() }
     }
 
-    /// Tells the kernel of the processes that are older than its programs. Only where it follows
-    /// them from now on: else ids would outlive their processes.
-    pub(super) fn fill(&mut self) {
-        for pid in pids() {
-            let Some(path) = read_link(pid) else {
-                continue;
-            };
-            let bytes = decode::executable_path(path.as_bytes());
-            let id = executable_id(self.seed, &bytes);
-            // What is there was written by the kernel since, and is right.
-            const IF_ABSENT: u64 = 1;
-            if self.running.insert(pid, id, IF_ABSENT).is_ok() {
-                self.learn(id, path);
+    /// The id of a path that nobody's shell started.
+    pub(super) fn id_of(&self, path: &str) -> u64 {
+        executable_id(self.seed, &decode::executable_path(path.as_bytes()))
+    }
+
+    /// Notes what a process older than the kernel programs runs, where its id is not its path's.
+    pub(super) fn note(&mut self, id: u64, started: &Started) {
+        const IF_ABSENT: u64 = 1;
+        // No room: it is named by its link while it lives.
+        drop(self.started.insert(id, decode::started_bytes(started), IF_ABSENT));
+    }
+
+    /// Its name, and what kind of file it is. A process may have become another program since, so its
+    /// link is believed only where it agrees with what the kernel noted.
+    pub(super) fn name(&mut self, subject: &Subject<'_>) -> (Option<String>, Image) {
+        let running = subject.runs_in.and_then(procfs::running);
+        if subject.executable_id == 0 {
+            return running.map_or((None, Image::File), |it| (Some(it.path), it.image));
+        }
+        let started = self.started(subject.executable_id);
+        let by_descriptor = started.as_ref().is_some_and(|it| is_descriptor(&it.path));
+        let running = running.filter(|running| {
+            subject.runs_in.is_some_and(|pid| {
+                self.agrees(pid, subject.executable_id, running, started.as_ref())
+            })
+        });
+        let (path, image) = match running {
+            Some(running) => {
+                self.learn(subject, subject.executable_id, running.path.clone());
+                (Some(running.path), running.image)
             }
-        }
+            None => (self.followed(subject, subject.executable_id), Image::File),
+        };
+        let shell_id = started.map_or(0, |it| it.shell_id);
+        let name = path.map(|path| {
+            let shell = (shell_id != 0 && is_interpreter(&path))
+                .then(|| self.followed(subject, shell_id))
+                .flatten();
+            shell.map_or_else(|| path.clone(), |shell| format!("{shell}:{path}"))
+        });
+        (name, if by_descriptor { Image::Memory } else { image })
     }
 
-    /// The id that the kernel holds for a process; 0 where it holds none.
-    pub(super) fn id_of(&self, pid: u32) -> u64 {
-        self.running.get(&pid, 0).unwrap_or(0)
-    }
-
-    /// What a process ran when the kernel saw it with executable `id` (0 where unknown). The process
-    /// may have become another program since, so its link is believed only where it agrees with what
-    /// the kernel noted.
-    pub(super) fn path(&mut self, pid: u32, id: u64) -> Option<String> {
-        if id == 0 {
-            return read_link(pid);
-        }
-        let started = self.started.get(&id, 0).ok().map(|path| decode::text(&path));
-        if self.id_of(pid) == id
-            && let Some(path) = read_link(pid)
-            && self.agrees(pid, id, &path, started.as_deref())
-        {
-            self.learn(id, path.clone());
-            return Some(path);
-        }
-        if let Some(path) = self.paths.get(&id) {
+    /// The path of an executable that nobody runs any more.
+    fn followed(&mut self, subject: &Subject<'_>, id: u64) -> Option<String> {
+        if let Some(path) = self.paths.get(&(subject.executed_in, id)) {
             return Some(path.clone());
         }
-        started.filter(|path| !path.is_empty())
+        let started = self.started(id)?.path;
+        let followed = if started.starts_with('/') && !is_descriptor(&started) {
+            subject.kin.iter().find_map(|pid| procfs::resolved(*pid, &started))
+        } else {
+            None
+        };
+        match followed {
+            Some(path) => {
+                self.learn(subject, id, path.clone());
+                Some(path)
+            }
+            None => Some(started),
+        }
     }
 
-    /// Whether the link `path` of a process is what it was `started` as. The link changes a moment
-    /// before the kernel's note does, so the note alone proves nothing.
-    fn agrees(&self, pid: u32, id: u64, path: &str, started: Option<&str>) -> bool {
-        let Some(started) = started else {
+    fn started(&self, id: u64) -> Option<Started> {
+        let bytes = self.started.get(&id, 0).ok()?;
+        decode::started(&bytes).ok().filter(|started| !started.path.is_empty())
+    }
+
+    /// Whether what a process shows as running is what it was `started` as. The link changes a
+    /// moment before the kernel's note does, so the note alone proves nothing.
+    fn agrees(&self, pid: u32, id: u64, running: &Running, started: Option<&Started>) -> bool {
+        let Some(Started { path: started, .. }) = started else {
             // Older than the kernel's notes: its id was made of its link.
-            return executable_id(self.seed, &decode::executable_path(path.as_bytes())) == id;
+            return self.id_of(&running.path) == id;
         };
-        let file = |path: String| fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
-        let running = file(format!("/proc/{pid}/exe"));
-        if started.starts_with('/') && running == file(format!("/proc/{pid}/root{started}")) {
-            return running.is_some();
+        let by_descriptor = is_descriptor(started);
+        if running.path == *started || (by_descriptor && running.image == Image::Memory) {
+            return true;
+        }
+        if started.starts_with('/')
+            && procfs::resolved(pid, started).is_some_and(|path| path == running.path)
+        {
+            return true;
         }
         // A script runs its interpreter; a relative path cannot be followed from here. Both keep the
-        // name that the start gave the process.
-        let name = started.rsplit('/').next().unwrap_or(started);
-        let name = &name.as_bytes()[..name.len().min(COMMAND_BYTES)];
-        fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_ascii_end() == name)
+        // name that the start gave the process; through a descriptor newer kernels give the file's.
+        let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let is_named = |path: &str| command.trim_ascii_end() == command_of(path);
+        is_named(started) || (by_descriptor && is_named(&running.path))
     }
 
-    fn learn(&mut self, id: u64, path: String) {
+    fn learn(&mut self, subject: &Subject<'_>, id: u64, path: String) {
         if self.paths.len() >= Self::MAX_PATHS {
             // They are learned again as they are seen.
             self.paths.clear();
         }
-        self.paths.insert(id, path);
+        self.paths.insert((subject.executed_in, id), path);
     }
 }
 
-/// Bytes of a command name that the kernel keeps (`TASK_COMM_LEN`, less the closing NUL).
-const COMMAND_BYTES: usize = 15;
+/// Whether a path is an open descriptor's: what it started was no file that others could see.
+fn is_descriptor(path: &str) -> bool {
+    let of_process = || path.strip_prefix("/proc/").is_some_and(|rest| rest.contains("/fd/"));
+    path.starts_with("/dev/fd/") || of_process()
+}
 
-/// None for kernel threads and for what is gone. The path of a deleted file ends in ` (deleted)`.
-fn read_link(pid: u32) -> Option<String> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let path = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-    Some(path).filter(|path| !path.is_empty())
+/// Whether a program does what others wrote: what it does says nothing without who started it.
+fn is_interpreter(path: &str) -> bool {
+    const NAMES: [&str; 9] =
+        ["R", "Rscript", "bun", "deno", "expect", "java", "node", "nodejs", "pwsh"];
+    // With a version: `python3.11`, `perl5.36.0`.
+    const BEGINNINGS: [&str; 8] =
+        ["guile", "lua", "perl", "php", "pypy", "python", "ruby", "tclsh"];
+    let name = base_name(path);
+    NAMES.contains(&name)
+        || name.ends_with("awk")
+        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The command name that the kernel gives a process for the path that started it.
+fn command_of(path: &str) -> &[u8] {
+    /// `TASK_COMM_LEN`, less the closing NUL.
+    const COMMAND_BYTES: usize = 15;
+    let name = base_name(path).as_bytes();
+    &name[..name.len().min(COMMAND_BYTES)]
 }
 
 #[cfg(test)]
@@ -120,9 +175,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_runs_this_test() {
-        let path = read_link(std::process::id()).unwrap();
-        assert_eq!(std::env::current_exe().unwrap().to_str(), Some(path.as_str()));
-        assert_eq!(read_link(u32::MAX), None);
+    fn interpreters_are_told_by_their_names() {
+        for path in
+            ["/usr/bin/python3.11", "/usr/bin/perl", "/usr/bin/mawk", "/opt/R/bin/R", "node"]
+        {
+            assert!(is_interpreter(path), "{path}");
+        }
+        for path in ["/usr/bin/curl", "/usr/bin/nodetool", "/opt/python/run", "/usr/bin/javac", ""]
+        {
+            assert!(!is_interpreter(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn descriptors_are_told_from_files() {
+        for path in ["/proc/self/fd/3", "/dev/fd/63", "/proc/12/fd/5", "/proc/self/task/1/fd/3"] {
+            assert!(is_descriptor(path), "{path}");
+        }
+        for path in ["/proc/self/exe", "/usr/bin/fd/3", "/dev/fdx/3", "fd/3"] {
+            assert!(!is_descriptor(path), "{path}");
+        }
     }
 }

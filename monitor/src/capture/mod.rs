@@ -8,16 +8,19 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod procfs;
 
 mod cgroups;
 mod executables;
 mod namespaces;
 mod netlink;
+mod processes;
 mod seen;
 
 mod tell;
 
 mod attach;
+mod attachments;
 mod kernel_log;
 mod older;
 
@@ -31,16 +34,18 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use monitor_common::map;
-use monitor_core::flow::{FlowKey, Observation};
+use monitor_core::flow::{Direction, FlowKey, Observation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use self::attach::Extra;
+use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::kernel_log::KernelLog;
 use self::older::OlderSockets;
+use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
@@ -105,6 +110,7 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
@@ -140,11 +146,8 @@ impl Capture {
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
-        let mut executables = Executables::new(
-            seed,
-            take(ebpf, map::EXECUTABLES)?,
-            take(ebpf, map::EXECUTABLE_PATHS)?,
-        );
+        let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
+        let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
@@ -153,15 +156,17 @@ impl Capture {
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
         if attached.has(Extra::Executables) {
-            executables.fill();
+            processes.fill(&ground.cgroup.path);
         }
         let cgroups = Cgroups::new(&ground.cgroup.path, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, executables);
+        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
+        older.tell_listeners(&mut teller);
+        let attachments = attached.attachments()?;
         let mut missing = ground.hidden;
         missing.extend(attached.missing());
         missing.extend(refused);
@@ -169,11 +174,12 @@ impl Capture {
             ring,
             teller,
             older,
+            attachments,
             kernel_log,
             summary: Summary {
                 kernel: ground.kernel,
                 cgroup: ground.cgroup,
-                programs: attached.programs,
+                programs: attached.count(),
                 missing,
             },
             drain: None,
@@ -231,6 +237,7 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.teller.detached(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
     }
@@ -242,13 +249,20 @@ impl Capture {
         if self.teller.sweep()? == Accepts::SomeUnattributed {
             self.older.enter_again(&mut self.teller);
         }
+        self.older.tell_listeners(&mut self.teller);
         Ok(self.teller.take())
     }
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
-    /// moment this returns. What they counted comes with the next observations.
+    /// moment this returns. What they counted comes with the next observations, and so do listeners
+    /// that still listen.
     pub fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        self.teller.rearm(keys)
+        self.teller.rearm(keys)?;
+        if keys.iter().any(|key| key.direction == Direction::Listening) {
+            // They go on listening: nothing else would tell of them.
+            self.older.tell_listeners(&mut self.teller);
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::capture::netlink::{self, OldSocket};
+use crate::capture::procfs::pids;
 
 /// What was found in one network namespace.
 #[derive(Debug)]
@@ -92,12 +93,6 @@ pub(super) fn addresses_of(pid: u32, cookie: NetnsCookie) -> io::Result<Vec<IpAd
             Err(io::ErrorKind::NotFound.into())
         }
     })
-}
-
-/// Process ids of `/proc`.
-pub(super) fn pids() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Which processes hold the sockets of these inodes: one pass over every open file.

@@ -1,5 +1,6 @@
 //! Sockets that are older than the kernel programs: the kernel is told whose they are, as it would
-//! have noted itself.
+//! have noted itself. And all listeners, which begin once and are told again where they were
+//! forgotten.
 
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,15 @@ impl OlderSockets {
         reason.map(|reason| {
             format!("sockets that were there before, in {refused} network namespaces: {reason}")
         })
+    }
+
+    /// Tells of every listener that is not told.
+    pub(super) fn tell_listeners(&self, teller: &mut Teller) {
+        // One that could not be read changes at this moment: it is told by the ring, or the next
+        // time.
+        for (key, listener) in self.listeners.iter().flatten() {
+            teller.listener(&key, &listener);
+        }
     }
 
     /// What is there already was written by the kernel, and is right. What finds no room is counted

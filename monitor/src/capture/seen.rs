@@ -23,6 +23,12 @@ impl SeenMap {
         self.0.get(key, 0).ok()
     }
 
+    /// Enters a key that is not there; false where it is, or finds no room.
+    pub(super) fn enter(&mut self, key: &KeyBytes, stats: &StatsBytes) -> bool {
+        const IF_ABSENT: u64 = 1;
+        self.0.insert(key, stats, IF_ABSENT).is_ok()
+    }
+
     /// Removes a key; it need not be there.
     pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
         match self.0.remove(key) {
@@ -185,6 +191,11 @@ impl Told {
 
     pub(super) fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Whether a key was told, whenever it was entered.
+    pub(super) fn holds(&self, bytes: &KeyBytes) -> bool {
+        self.keys.contains_key(bytes)
     }
 
     /// Whether a key entered at `first_seen_ns` was told.

@@ -8,15 +8,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
+use monitor_common::News;
 use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
 use crate::capture::cgroups::Cgroups;
-use crate::capture::clock::Clock;
+use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
-use crate::capture::decode::{self, Caller, KeyBytes, Origin, Record, StatsBytes, Undecodable};
-use crate::capture::executables::Executables;
+use crate::capture::decode::{
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
+};
 use crate::capture::namespaces;
+use crate::capture::processes::Processes;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::{CaptureError, Result, map_error};
 
@@ -27,7 +30,7 @@ pub(super) struct Teller {
     /// The kernel holds no more keys than this.
     seen_entries: usize,
     cgroups: Cgroups,
-    executables: Executables,
+    processes: Processes,
     addresses: Addresses,
     losses: Losses,
     clock: Clock,
@@ -51,14 +54,14 @@ impl Teller {
         seen_entries: Entries,
         lost: PerCpuArray<MapData, u64>,
         cgroups: Cgroups,
-        executables: Executables,
+        processes: Processes,
     ) -> Self {
         Self {
             seen,
             told: Told::new(),
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
-            executables,
+            processes,
             addresses: Addresses::default(),
             losses: Losses::new(lost),
             clock: Clock::read(),
@@ -80,12 +83,18 @@ impl Teller {
     /// Begins reading records: they share one reading of the clocks.
     pub(super) fn begin_batch(&mut self) {
         self.clock = Clock::read();
+        self.processes.forget();
     }
 
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { key, at_ns, origin }) => self.sighting(key, at_ns, &origin),
+            Ok(Record::Flow { news: News::Entered, key, at_ns, origin }) => {
+                self.sighting(key, at_ns, &origin);
+            }
+            Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
+                self.tell(&key, at_ns, &origin);
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -131,9 +140,31 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
+    /// Tells that programs are no longer attached.
+    pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
+        let told = programs.into_iter().map(str::to_owned);
+        self.pending.extend(told.map(|program| Observation::Detached { program }));
+    }
+
     /// The kernel's id of what a process runs; 0 where it has none.
     pub(super) fn executable_id(&self, pid: u32) -> u64 {
-        self.executables.id_of(pid)
+        self.processes.executable_id(pid)
+    }
+
+    /// Tells of a listener, unless it was told: one that is older than the kernel programs, or whose
+    /// key was forgotten since, for it will not be seen to begin again.
+    pub(super) fn listener(&mut self, key: &ListenKeyBytes, listener: &ListenerBytes) {
+        let now_ns = clock::boot_ns();
+        match decode::listening(key, listener, now_ns) {
+            // Entered by the kernel: told by the ring, or by the next sweep.
+            Ok((key, stats, origin)) if !self.told.holds(&key) => {
+                if self.seen.enter(&key, &stats) {
+                    self.sighting(key, now_ns, &origin);
+                }
+            }
+            Ok(_told) => {}
+            Err(Undecodable) => self.losses.undecodable += 1,
+        }
     }
 
     /// Makes the kernel forget keys; what they did is told next.
@@ -193,13 +224,22 @@ impl Teller {
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
+        self.tell(&bytes, at_ns, origin);
+    }
+
+    /// Tells of a flow, and of all that must be known before it.
+    fn tell(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        let Ok(key) = decode::key(bytes) else {
+            self.losses.undecodable += 1;
+            return;
+        };
         self.cgroups.ensure(key.cgroup, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
             self.cgroups.ensure(id, &mut self.pending);
         }
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let process = origin.process.as_ref().map(|caller| self.process(caller));
+        let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -209,14 +249,8 @@ impl Teller {
         }));
     }
 
-    fn process(&mut self, caller: &Caller) -> Process {
-        let mut process = Process {
-            executable: self.executables.path(caller.pid, caller.executable_id),
-            pid: caller.pid,
-            uid: caller.uid,
-            command: caller.command.clone(),
-            ..Process::default()
-        };
+    fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
+        let mut process = self.processes.describe(caller, at_ns);
         if process.command.is_empty() {
             complete(&mut process);
         }

@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use monitor_core::edge::Port;
+use monitor_core::engine::EdgeView;
+use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 
 use crate::agent::{self, NotifyError, RunOptions, Tell, Told, WatchOptions};
@@ -111,14 +113,7 @@ fn tell(out: Out) -> Tell {
 fn tell_program(out: Out, told: Told) -> Result<(), Failure> {
     match told {
         Told::Ready(_) => Ok(()),
-        Told::Edge(view) => {
-            let mut line = serde_json::to_value(view)?;
-            // Whether it is allowed is a question to a baseline; here it is only seen.
-            if let Value::Object(fields) = &mut line {
-                fields.remove("standing");
-            }
-            out.json_line(&line)
-        }
+        Told::Edge(view) => out.json_line(&seen(&view)?),
         Told::Alert(alert) => out.json_line(&alert),
         Told::Warning(text) => {
             output::say(&format!("edgewatch: {text}"));
@@ -127,9 +122,30 @@ fn tell_program(out: Out, told: Told) -> Result<(), Failure> {
     }
 }
 
+/// What was seen, as a line of JSON: an edge, or what is none.
+fn seen(view: &EdgeView) -> serde_json::Result<Value> {
+    let mut line = serde_json::to_value(view)?;
+    if let Value::Object(fields) = &mut line {
+        // Whether it is allowed is a question to a baseline; here it is only seen.
+        fields.remove("standing");
+        let edge = &view.edge;
+        if edge.client.is_nobody() {
+            for of_edges in ["edge", "outcome", "seen_from"] {
+                fields.remove(of_edges);
+            }
+            let port = Port { number: edge.port, protocol: edge.protocol };
+            let socket = json!({"service": edge.server, "listens": port});
+            fields.insert("socket".to_owned(), socket);
+        }
+    }
+    Ok(line)
+}
+
 fn tell_person(out: Out, told: Told, headed: &mut bool) -> Result<(), Failure> {
     match told {
         Told::Ready(text) => out.text(&format!("edgewatch: {}\n\n", text.trim_end())),
+        // People asked for edges: the listeners of a whole machine would push them off the screen.
+        Told::Edge(view) if view.edge.client.is_nobody() => Ok(()),
         Told::Edge(view) => {
             if !std::mem::replace(headed, true) {
                 out.text(&format!("{}\n", render::edge_head(out.screen)))?;

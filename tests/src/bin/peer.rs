@@ -16,7 +16,8 @@ peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
 peer kprobe      registers one, if it can, and says what came of it
-peer obey        one `dial …` a line from standard input, one answer a line";
+peer obey        one `dial …` a line from standard input, one answer a line
+peer unfiled NAME WORDS…   becomes a copy of itself that is in no file, called NAME, with these words";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +42,7 @@ fn run(words: &[String]) -> anyhow::Result<()> {
             Ok(()) => "registered".to_owned(),
             Err(error) => format!("refused: {error}"),
         }),
+        ["unfiled", name, rest @ ..] => Err(unfiled(name, rest)?.into()),
         _ => bail!("usage:\n{USAGE}"),
     }
 }
@@ -67,6 +69,24 @@ fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
         }
     }
     Ok(command.exec())
+}
+
+/// Becomes a copy of this program in memory; returns only why it could not.
+fn unfiled(name: &str, words: &[&str]) -> anyhow::Result<io::Error> {
+    // Kept open across the execution, which is by its number.
+    let flags = rustix::fs::MemfdFlags::empty();
+    let memory = rustix::fs::memfd_create(name, flags).context("make a file in memory")?;
+    let mut memory = std::fs::File::from(memory);
+    let mut program = std::fs::File::open("/proc/self/exe").context("read this program")?;
+    io::copy(&mut program, &mut memory).context("copy this program")?;
+    // What is open for writing cannot be executed.
+    let number = std::os::fd::AsRawFd::as_raw_fd(&memory);
+    let path = format!("/proc/self/fd/{number}");
+    let readable = std::fs::File::open(&path).context("open the copy")?;
+    drop(memory);
+    let number = std::os::fd::AsRawFd::as_raw_fd(&readable);
+    rustix::io::fcntl_setfd(&readable, rustix::io::FdFlags::empty()).context("keep it open")?;
+    Ok(Command::new(format!("/proc/self/fd/{number}")).args(words).exec())
 }
 
 fn enter_namespace(name: &str) -> anyhow::Result<()> {

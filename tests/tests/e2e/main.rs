@@ -10,6 +10,7 @@ mod capture;
 mod delivery;
 mod errors;
 mod harness;
+mod lineage;
 mod oddities;
 mod restart;
 mod state;
