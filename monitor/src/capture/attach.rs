@@ -75,9 +75,11 @@ pub(super) static NAMES_AND_BINDS: [Spec; 6] = [
     cgroup("post_bind6", 13),
 ];
 
+const STREAM: &str = "stream";
+
 /// Attached when the owners of older sockets are known.
 pub(super) static FLOWS: [Spec; 7] = [
-    cgroup("stream", 3),
+    cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
     cgroup("sendmsg4", 14),
@@ -90,6 +92,8 @@ pub(super) static FLOWS: [Spec; 7] = [
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     root: File,
+    /// The program that stands for `STREAM` on this kernel.
+    stream: &'static str,
     specs: Vec<&'static Spec>,
     /// What is not had, and why.
     missing: Vec<(Extra, String)>,
@@ -112,10 +116,13 @@ pub(super) fn load(
         may_call(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_get_current_comm)
             && may_call(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_comm),
     );
-    let current_in_sock_ops = u8::from(
-        may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_cgroup_id)
-            && may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_pid_tgid),
-    );
+    let stream = if may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_cgroup_id)
+        && may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_pid_tgid)
+    {
+        STREAM
+    } else {
+        "stream_unasked"
+    };
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
@@ -126,7 +133,6 @@ pub(super) fn load(
     loader
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
-        .override_global(global::CURRENT_IN_SOCK_OPS, &current_in_sock_ops, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
@@ -140,7 +146,7 @@ pub(super) fn load(
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    Ok(Attached { ebpf, root, specs: Vec::new(), missing: Vec::new() })
+    Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing: Vec::new() })
 }
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
@@ -181,7 +187,7 @@ impl Attached {
         let mut attachments = Attachments::new(root);
         for spec in &self.specs {
             if let Hook::Cgroup { attach_type } = spec.hook
-                && let Some(program) = self.ebpf.program(spec.program)
+                && let Some(program) = self.ebpf.program(self.name_of(spec))
             {
                 let info = program.info().map_err(|source| refused(spec.program, source))?;
                 attachments.add(spec.program, attach_type, info.id());
@@ -203,10 +209,15 @@ impl Attached {
         missing
     }
 
+    fn name_of(&self, spec: &Spec) -> &'static str {
+        if spec.program == STREAM { self.stream } else { spec.program }
+    }
+
     fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
         let root = &self.root;
         let mode = CgroupAttachMode::Single;
-        let program = self.ebpf.program_mut(spec.program);
+        let name = self.name_of(spec);
+        let program = self.ebpf.program_mut(name);
         match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
             (Program::CgroupSockAddr(program), Hook::Cgroup { .. }) => {
                 program.load()?;
