@@ -149,6 +149,14 @@ impl Lab {
         Namespace { name, v4: Ipv4Addr::LOCALHOST.into(), v6: Ipv6Addr::LOCALHOST.into() }
     }
 
+    /// A namespace with nothing at all: its loopback is down.
+    #[track_caller]
+    #[must_use]
+    pub fn cut_off(&self) -> Namespace {
+        let name = self.namespace("cut-off");
+        Namespace { name, v4: Ipv4Addr::LOCALHOST.into(), v6: Ipv6Addr::LOCALHOST.into() }
+    }
+
     /// Two namespaces that reach each other by IPv4 and IPv6, and nobody else.
     #[track_caller]
     #[must_use]

@@ -8,6 +8,7 @@ mod waiting;
 pub mod process;
 
 pub mod agent;
+pub mod ground;
 pub mod kernel;
 pub mod lab;
 pub mod receiver;

@@ -56,6 +56,10 @@ pub(super) enum Extra {
     Executables,
 }
 
+impl Extra {
+    pub(super) const ALL: [Self; 2] = [Self::CgroupNames, Self::Executables];
+}
+
 impl fmt::Display for Extra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -201,10 +205,10 @@ impl Attached {
         self.missing.iter().all(|(missing, _)| *missing != extra)
     }
 
-    /// What is not had, and why, for people.
-    pub(super) fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> =
-            self.missing.iter().map(|(extra, why)| format!("{extra}: {why}")).collect();
+    /// What is not had, and why, for people; `known` is the reason, where it was foreseen.
+    pub(super) fn missing(&self, known: Option<&str>) -> Vec<String> {
+        let told = |(extra, why): &(Extra, String)| format!("{extra}: {}", known.unwrap_or(why));
+        let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
     }

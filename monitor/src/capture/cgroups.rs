@@ -28,6 +28,8 @@ pub(super) struct Cgroups {
     gone: VecDeque<CgroupId>,
     walks: u64,
     last_walk: Option<Instant>,
+    /// How long no flow has the tree walked after the last walk.
+    rest: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +43,10 @@ impl Cgroups {
     /// A node has thousands at most; past this the tree is told no further.
     const MAX: usize = 1 << 17;
     const MAX_GONE: usize = 4096;
-    /// A flow of an unknown cgroup has the tree walked, at most this often.
-    const WALK_EVERY: Duration = Duration::from_secs(1);
+    /// A flow of an unknown cgroup has the tree walked. The walks take no more than a part of the time,
+    /// so that a small tree is walked at once and a large one once a second at worst.
+    const REST_FOR_EACH: u32 = 20;
+    const LONGEST_REST: Duration = Duration::from_secs(1);
 
     pub(super) fn new(root: &Path, news: CgroupNews) -> Self {
         Self {
@@ -52,6 +56,7 @@ impl Cgroups {
             gone: VecDeque::new(),
             walks: 0,
             last_walk: None,
+            rest: Duration::ZERO,
         }
     }
 
@@ -86,7 +91,7 @@ impl Cgroups {
 
     /// Makes sure that a flow's cgroup was told before the flow, as far as it can be found.
     pub(super) fn ensure(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
-        let due = self.last_walk.is_none_or(|last| last.elapsed() >= Self::WALK_EVERY);
+        let due = self.last_walk.is_none_or(|last| last.elapsed() >= self.rest);
         if due && !self.known.contains_key(&id) {
             self.walk(out);
         }
@@ -94,7 +99,13 @@ impl Cgroups {
 
     /// Walks the whole tree: tells what is new and what is gone.
     pub(super) fn walk(&mut self, out: &mut Vec<Observation>) {
+        let began = Instant::now();
+        self.walk_tree(out);
         self.last_walk = Some(Instant::now());
+        self.rest = (began.elapsed() * Self::REST_FOR_EACH).min(Self::LONGEST_REST);
+    }
+
+    fn walk_tree(&mut self, out: &mut Vec<Observation>) {
         self.walks += 1;
         let Ok(root) = fs::metadata(&self.root) else {
             return;
@@ -178,8 +189,12 @@ mod tests {
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
         assert_eq!(paths(&out), ["/"]);
         fs::create_dir(root.path().join("late")).unwrap();
+        cgroups.rest = Duration::from_secs(3600);
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
         assert_eq!(paths(&out), ["/"]);
+        cgroups.rest = Duration::ZERO;
+        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        assert_eq!(paths(&out), ["/", "/late"]);
     }
 
     #[test]

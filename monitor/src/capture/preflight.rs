@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::capture::CaptureError;
+use crate::capture::attach::Extra;
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,18 +16,35 @@ pub struct Ground {
     pub cgroup: CgroupRoot,
     /// What will not be seen from where this process runs, and why.
     pub hidden: Vec<String>,
+    /// Why the kernel will refuse programs on tracepoints, where that is known before it is tried.
+    pub untraceable: Option<&'static str>,
+}
+
+impl Ground {
+    /// What is known to be missing before anything is tried, and why.
+    #[must_use]
+    pub fn foreseen(&self) -> Vec<String> {
+        let traced = self
+            .untraceable
+            .into_iter()
+            .flat_map(|why| Extra::ALL.iter().map(move |extra| format!("{extra}: {why}")));
+        self.hidden.iter().cloned().chain(traced).collect()
+    }
 }
 
 /// Checks kernel, privileges and cgroup hierarchy.
 pub fn preflight() -> Result<Ground, CaptureError> {
     let kernel = check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())?;
-    check_privileges(&read("/proc/self/status")?)?;
+    let status = read("/proc/self/status")?;
+    check_privileges(&status)?;
     let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
     let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|it| it.ino()).ok();
     // Whichever namespace this is: a cgroup without events is the root of them all.
     let part = cgroup.path.join("cgroup.events").exists();
-    let hidden = check_namespaces(inode("cgroup").filter(|_| part), inode("pid"));
-    Ok(Ground { kernel, cgroup, hidden })
+    let mut hidden = check_namespaces(inode("cgroup").filter(|_| part), inode("pid"));
+    hidden.extend(check_sight(&status));
+    let untraceable = check_tracing(&status, &lockdown());
+    Ok(Ground { kernel, cgroup, hidden, untraceable })
 }
 
 /// Inode numbers that the kernel gives its initial namespaces.
@@ -95,16 +113,50 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
 
 /// Bits of `CapEff`.
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
-fn check_privileges(status: &str) -> Result<(), CaptureError> {
+/// Whether a process of this `/proc/PID/status` has a capability.
+fn capable(status: &str) -> impl Fn(u32) -> bool {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let has = |capability: u32| effective >> capability & 1 == 1;
+    move |capability| effective >> capability & 1 == 1
+}
+
+/// Other processes show what they run, and where their sockets are, to few.
+fn check_sight(status: &str) -> Option<String> {
+    let hidden = "what other processes run, and their sockets older than edgewatch";
+    (!capable(status)(CAP_SYS_PTRACE)).then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
+}
+
+fn check_tracing(status: &str, lockdown: &str) -> Option<&'static str> {
+    let has = capable(status);
+    if lockdown.contains("[confidentiality]") {
+        Some("the kernel is locked down (confidentiality)")
+    } else if has(CAP_PERFMON) || has(CAP_SYS_ADMIN) {
+        None
+    } else {
+        Some("CAP_PERFMON is missing")
+    }
+}
+
+/// What the kernel says of its lockdown, the level that holds in brackets; where nobody mounted that,
+/// what it was told at its start.
+fn lockdown() -> String {
+    fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_else(|_not_mounted| {
+        let told = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let level = told.split_whitespace().find_map(|word| word.strip_prefix("lockdown="));
+        format!("[{}]", level.unwrap_or("none"))
+    })
+}
+
+fn check_privileges(status: &str) -> Result<(), CaptureError> {
+    let has = capable(status);
     if has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN)) {
         Ok(())
     } else {
@@ -232,6 +284,22 @@ mod tests {
             assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
         }
         assert!(check_privileges("").is_err());
+    }
+
+    #[test]
+    fn what_will_be_refused_is_known_before_it_is_tried() {
+        let status = |capabilities: &[u32]| {
+            let bits: u64 = capabilities.iter().map(|capability| 1 << capability).sum();
+            format!("CapEff:\t{bits:016x}\n")
+        };
+        let open = "[none] integrity confidentiality\n";
+        assert_eq!(check_tracing(&status(&[CAP_PERFMON]), open), None);
+        assert_eq!(check_tracing(&status(&[CAP_SYS_ADMIN]), "none [integrity]"), None);
+        assert!(check_tracing(&status(&[CAP_BPF]), open).unwrap().contains("CAP_PERFMON"));
+        let closed = "none integrity [confidentiality]\n";
+        assert!(check_tracing(&status(&[CAP_PERFMON]), closed).unwrap().contains("locked down"));
+        assert_eq!(check_sight(&status(&[CAP_SYS_PTRACE])), None);
+        assert!(check_sight(&status(&[CAP_SYS_ADMIN])).unwrap().contains("CAP_SYS_PTRACE"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod baseline;
 mod capture;
 mod delivery;
 mod errors;
+mod ground;
 mod harness;
 mod lineage;
 mod oddities;

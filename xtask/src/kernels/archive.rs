@@ -18,6 +18,7 @@ pub(crate) struct Archive {
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 
 impl Archive {
     pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
@@ -52,6 +53,29 @@ impl Archive {
     pub(crate) fn copy(&mut self, from: &Path, to: &str) -> anyhow::Result<()> {
         let content = fs::read(from).with_context(|| format!("read {}", from.display()))?;
         self.file(to, &content)
+    }
+
+    /// A name for another path.
+    pub(crate) fn link(&mut self, path: &str, to: &str) -> anyhow::Result<()> {
+        if let Some((above, _)) = path.rsplit_once('/') {
+            self.directory(above)?;
+        }
+        self.names.insert(path.to_owned());
+        self.entry(path, LINK, to.as_bytes())
+    }
+
+    /// Copies of all files below a directory of this machine, each at its own path.
+    pub(crate) fn tree(&mut self, at: &Path) -> anyhow::Result<()> {
+        let entries = fs::read_dir(at).with_context(|| format!("read {}", at.display()))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("read {}", at.display()))?.path();
+            if path.is_dir() {
+                self.tree(&path)?;
+            } else {
+                self.copy(&path, &path.to_string_lossy())?;
+            }
+        }
+        Ok(())
     }
 
     /// A program of this machine with the libraries it loads, each at its own path.
@@ -111,12 +135,13 @@ mod tests {
         archive.file("/a/b/c", b"hello").unwrap();
         archive.file("a/b/c", b"again").unwrap();
         archive.directory("a/d").unwrap();
+        archive.link("a/e", "/a/b/c").unwrap();
         archive.finish().unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8_lossy(&bytes);
         let entries: Vec<usize> = text.match_indices("070701").map(|(at, _)| at).collect();
-        assert_eq!(entries.len(), 5, "two directories above, one file, one directory, the end");
+        assert_eq!(entries.len(), 6, "two directories above, a file, a directory, a link, the end");
         assert!(entries.iter().all(|at| at % 4 == 0), "{entries:?}");
         assert!(text.contains("hello") && !text.contains("again"), "{text}");
     }

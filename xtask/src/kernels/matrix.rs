@@ -14,39 +14,55 @@ pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { name: "6.12", meta: "linux-image-6.12-cloud-amd64" },
 ];
 
-/// What a test may need that not every ground has. A test says so by standing in a module of this
-/// name; where its need is not met it is left out, and some ground of the matrix must have run it.
+/// What not every ground has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Kernel programs on tracepoints: short-lived cgroups and processes are known by name.
+    /// Kernel programs on tracepoints: names of what lives for a moment, executables as started.
     Tracepoints,
-    /// A look at other users' processes: what runs there, the sockets they had before us.
+    /// A look into other users' processes and the network namespaces they are in: what runs there,
+    /// the addresses they have, the sockets that are older than the agent.
     Processes,
 }
 
 impl Need {
     pub(crate) const ALL: &[Self] = &[Self::Tracepoints, Self::Processes];
 
-    /// The module that tests with this need stand in.
-    pub(crate) const fn module(self) -> &'static str {
+    /// As the tests are told that it is missing.
+    pub(crate) const fn word(self) -> &'static str {
         match self {
-            Self::Tracepoints => "needs_tracepoints",
-            Self::Processes => "needs_processes",
+            Self::Tracepoints => "tracepoints",
+            Self::Processes => "processes",
         }
     }
 
-    pub(crate) const fn reason(self) -> &'static str {
+    const fn reason(self) -> &'static str {
         match self {
-            Self::Tracepoints => "need the tracepoints",
-            Self::Processes => "need to look into other processes",
+            Self::Tracepoints => "needs the tracepoints",
+            Self::Processes => "needs to look into other users' processes and namespaces",
         }
-    }
-
-    /// Whether a test of this path stands in the need's module.
-    pub(crate) fn is_of(self, test: &str) -> bool {
-        test.split("::").any(|part| part == self.module())
     }
 }
+
+/// Tests that need what not every ground has. Each must exist, and each must have run on some ground
+/// of every kernel.
+pub(crate) const NEEDS: &[(&str, Need)] = &[
+    ("capture::a_cgroup_that_lives_for_one_dial_is_named", Need::Tracepoints),
+    ("capture::a_server_older_than_the_agent_is_known", Need::Processes),
+    ("capture::connected_udp_is_seen_like_any_other", Need::Processes),
+    ("capture::tcp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
+    ("capture::udp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
+    ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
+    ("restart::ended_and_started_it_goes_on", Need::Processes),
+    ("restart::killed_and_started_it_goes_on", Need::Processes),
+    ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
+];
+
+/// Modules of tests that depend on what kernel and rights give: run wherever something is missing.
+/// The others are about what is decided, stored and sent, which knows no kernel.
+const OF_THE_GROUND: &[&str] = &["capture", "deploy", "ground", "lineage", "restart", "watch"];
+
+/// Those run even where nearly all is missing, which each half of was tried in full.
+const OF_THE_BAREST: &[&str] = &["deploy", "ground"];
 
 /// What the kernel's command line rules out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +141,24 @@ impl Ground {
         };
         Need::ALL.iter().copied().filter(missing).collect()
     }
+
+    /// Why a test is left out here; none where it has to pass.
+    pub(crate) fn leaves_out(self, test: &str) -> Option<&'static str> {
+        let missing = self.missing();
+        let need = NEEDS.iter().find(|(name, need)| *name == test && missing.contains(need));
+        if let Some((_, need)) = need {
+            return Some(need.reason());
+        }
+        let module = test.split("::").next().unwrap_or_default();
+        match (self.boot, self.rights) {
+            (Boot::Plain, Rights::Root) => None,
+            (Boot::Lockdown, Rights::Least) if !OF_THE_BAREST.contains(&module) => {
+                Some("each half of what is missing was tried alone")
+            }
+            _ if OF_THE_GROUND.contains(&module) => None,
+            _ => Some("is not about kernel or rights"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -141,9 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn a_test_has_the_needs_of_the_modules_it_stands_in() {
-        let test = "capture::needs_tracepoints::a_cgroup_that_lives_for_one_dial_is_named";
-        assert!(Need::Tracepoints.is_of(test) && !Need::Processes.is_of(test));
-        assert!(!Need::Tracepoints.is_of("capture::about_needs_tracepoints"));
+    fn a_test_is_left_out_for_a_reason_and_nowhere_where_all_is_allowed() {
+        for ground in Ground::all() {
+            let lacks = |need| ground.missing().contains(&need);
+            for (test, need) in NEEDS {
+                let left_out = ground.leaves_out(test) == Some(need.reason());
+                assert_eq!(left_out, lacks(*need), "{test} with {}", ground.title());
+            }
+            assert_eq!(ground.leaves_out("ground::anything"), None);
+        }
+        let all = Ground { boot: Boot::Plain, rights: Rights::Root };
+        assert_eq!(all.leaves_out("alerts::anything"), None);
+        let few = Ground { boot: Boot::Plain, rights: Rights::Least };
+        assert_eq!(few.leaves_out("capture::anything"), None);
+        assert!(few.leaves_out("alerts::anything").is_some());
     }
 }
