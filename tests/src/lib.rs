@@ -11,6 +11,7 @@ pub mod agent;
 pub mod ground;
 pub mod kernel;
 pub mod lab;
+pub mod manifest;
 pub mod receiver;
 pub mod traffic;
 

@@ -32,7 +32,7 @@ fn an_agent_without_network_sees_edges_of_others() {
 
 /// Dials, and expects what any ground can show.
 #[track_caller]
-fn check_edges(lab: &Lab, wire: &Wire, agent: &Agent) {
+pub(crate) fn check_edges(lab: &Lab, wire: &Wire, agent: &Agent) {
     let (web, api) = (lab.service("web"), lab.service("api"));
     let mut dialler = lab.dialler(&web, &wire.client);
     for (address, port) in [(wire.server.v4, 8080), (wire.server.v6, 8443)] {

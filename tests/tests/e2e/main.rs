@@ -8,6 +8,7 @@ mod alerts;
 mod baseline;
 mod capture;
 mod delivery;
+mod deploy;
 mod errors;
 mod ground;
 mod harness;

@@ -244,7 +244,6 @@ fn init(built: &Built, boot: Boot, modules: &[String]) -> String {
          /bin/busybox --install -s /bin\n\
          export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
          mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
-         mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tracefs tracefs /sys/kernel/tracing\n\
          ip link set lo up\n",
     );
@@ -264,7 +263,7 @@ fn init(built: &Built, boot: Boot, modules: &[String]) -> String {
             "echo '{MARK}begins'\n\
              EDGEWATCH_TEST_UNDER='{}' EDGEWATCH_TEST_MISSING='{}' {tests} --exact {wanted}\n\
              ended=$?\n\
-             [ $ended = 0 ] || dmesg | tail -n 30\n\
+             [ $ended = 0 ] || dmesg | tail -n 20\n\
              echo \"{MARK}ended $ended\"\n",
             rights.under(),
             words.join(" ")
