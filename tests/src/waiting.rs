@@ -33,7 +33,8 @@ pub fn eventually<T>(
     loop {
         match look() {
             Ok(found) => return found,
-            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
+            // What looks may be a program of its own, which is slow as well.
+            Err(_) if Instant::now() < deadline => thread::sleep(stretched(PAUSE)),
             Err(nearest) => panic!("not within {patience:?}: {what}\nnearest: {nearest}"),
         }
     }

@@ -166,6 +166,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_promises_the_matrix() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let ci = std::fs::read_to_string(root.join(".github/workflows/ci.yml")).unwrap();
+        let names: Vec<String> = KERNELS.iter().map(|it| format!("{:?}", it.name)).collect();
+        assert!(ci.contains(&format!("kernel: [{}]", names.join(", "))), "{names:?}");
+    }
+
+    #[test]
     fn every_need_is_met_and_missed_somewhere() {
         for need in Need::ALL {
             let missed = Ground::all().filter(|ground| ground.missing().contains(need)).count();
