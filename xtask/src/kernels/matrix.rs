@@ -22,16 +22,19 @@ pub(crate) enum Need {
     /// A look into other users' processes and the network namespaces they are in: what runs there,
     /// the addresses they have, the sockets that are older than the agent.
     Processes,
+    /// Programs that carry their names in the kernel: the loader gives them only with CAP_PERFMON.
+    ProgramNames,
 }
 
 impl Need {
-    pub(crate) const ALL: &[Self] = &[Self::Tracepoints, Self::Processes];
+    pub(crate) const ALL: &[Self] = &[Self::Tracepoints, Self::Processes, Self::ProgramNames];
 
     /// As the tests are told that it is missing.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Tracepoints => "tracepoints",
             Self::Processes => "processes",
+            Self::ProgramNames => "program-names",
         }
     }
 
@@ -39,6 +42,7 @@ impl Need {
         match self {
             Self::Tracepoints => "needs the tracepoints",
             Self::Processes => "needs to look into other users' processes and namespaces",
+            Self::ProgramNames => "looks programs up by name",
         }
     }
 }
@@ -51,6 +55,15 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("capture::connected_udp_is_seen_like_any_other", Need::Processes),
     ("capture::tcp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
     ("capture::udp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
+    ("lineage::a_port_that_is_opened_is_told_with_who_opens_it", Need::Processes),
+    ("lineage::a_program_that_somebody_detaches_is_missed", Need::ProgramNames),
+    ("lineage::a_server_dialled_again_by_another_executable_is_paired_again", Need::Tracepoints),
+    ("lineage::an_interpreter_under_a_services_shell_is_another_executable", Need::Tracepoints),
+    ("lineage::ancestors_that_are_gone_are_named", Need::Tracepoints),
+    ("lineage::processes_older_than_the_watch_have_their_shell_too", Need::Tracepoints),
+    ("lineage::the_shell_that_a_service_begins_with_does_not_count", Need::Tracepoints),
+    ("lineage::what_is_no_interpreter_keeps_its_name_under_a_shell", Need::Tracepoints),
+    ("lineage::what_runs_from_memory_or_from_a_deleted_file_says_so", Need::Processes),
     ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
     ("restart::ended_and_started_it_goes_on", Need::Processes),
     ("restart::killed_and_started_it_goes_on", Need::Processes),
@@ -137,7 +150,7 @@ impl Ground {
     pub(crate) fn missing(self) -> Vec<Need> {
         let missing = |need: &Need| match need {
             Need::Tracepoints => self.boot == Boot::Lockdown || self.rights == Rights::Least,
-            Need::Processes => self.rights == Rights::Least,
+            Need::Processes | Need::ProgramNames => self.rights == Rights::Least,
         };
         Need::ALL.iter().copied().filter(missing).collect()
     }
