@@ -263,7 +263,7 @@ fn init(built: &Built, boot: Boot, modules: &[String]) -> String {
             "echo '{MARK}begins'\n\
              EDGEWATCH_TEST_UNDER='{}' EDGEWATCH_TEST_MISSING='{}' {tests} --exact {wanted}\n\
              ended=$?\n\
-             [ $ended = 0 ] || dmesg | tail -n 20\n\
+             [ $ended = 0 ] || [ $ended = 101 ] || dmesg | tail -n 40\n\
              echo \"{MARK}ended $ended\"\n",
             rights.under(),
             words.join(" ")
