@@ -16,7 +16,7 @@ pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
 };
-pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell};
+pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.

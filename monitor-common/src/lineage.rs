@@ -65,9 +65,16 @@ impl Lineage {
             parent_executed_in: self.executed_in,
             born_ns,
             parent,
-            flags: shell | shell * Self::PARENT_SHELL,
+            flags: shell | (shell * Self::PARENT_SHELL),
             ..*self
         }
+    }
+
+    /// The service's shell that what it runs was started under; 0 for none, and for a shell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn under(&self) -> u64 {
+        if self.flags & Self::SHELL == 0 { self.shell_id } else { 0 }
     }
 
     /// The process starts to run something else.
@@ -80,7 +87,7 @@ impl Lineage {
     pub const fn executes(&mut self, it: &Execution) {
         let at_home = self.executed_in == it.cgroup_id;
         let after_shell = self.flags & (Self::SHELL | Self::PARENT_SHELL) != 0;
-        self.flags = self.flags & Self::PARENT_SHELL | it.shell * Self::SHELL;
+        self.flags = (self.flags & Self::PARENT_SHELL) | (it.shell * Self::SHELL);
         self.executable_id = it.executable_id;
         if it.shell == 0 {
             if !at_home {
@@ -103,7 +110,7 @@ impl Lineage {
 /// The identity of an executable that a service's shell started. Never 0.
 #[inline(always)]
 #[must_use]
-const fn under_shell(executable_id: u64, shell_id: u64) -> u64 {
+pub const fn under_shell(executable_id: u64, shell_id: u64) -> u64 {
     match executable_id ^ shell_id.rotate_left(32) {
         0 => 1,
         id => id,

@@ -51,6 +51,9 @@ pub enum Outcome {
     TimedOut,
     /// Ended before it was established for another reason: an ICMP error, or the caller gave up.
     Unreachable,
+    /// A policy on the dialling machine refused it. Only recordings made elsewhere say so: what our
+    /// hooks see of it stays attempted.
+    Denied,
     /// A datagram went out or came in.
     Sent,
     /// The handshake was completed.
@@ -78,6 +81,7 @@ impl fmt::Display for Outcome {
             Self::Refused => "refused",
             Self::TimedOut => "timed-out",
             Self::Unreachable => "unreachable",
+            Self::Denied => "denied",
             Self::Sent => "sent",
             Self::Established => "established",
         })
@@ -120,7 +124,9 @@ pub struct Process {
     /// under a shell which the service itself started is `SHELL:INTERPRETER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
     pub pid: u32,
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
     pub uid: u32,
     /// The settable command name (`comm`): shown, never judged by.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -134,6 +140,9 @@ pub struct Process {
 
 impl Process {
     pub const ANCESTORS: usize = 8;
+    /// A process or user id that was not told, as recordings made elsewhere have it: neither is ever
+    /// given this number.
+    pub const UNKNOWN: u32 = u32::MAX;
 }
 
 /// A process that started the one in question, or its starter.
@@ -161,6 +170,15 @@ impl Image {
     const fn is_file(&self) -> bool {
         matches!(self, Self::File)
     }
+}
+
+const fn unknown() -> u32 {
+    Process::UNKNOWN
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_unknown(id: &u32) -> bool {
+    *id == Process::UNKNOWN
 }
 
 /// One end's first sighting of a [`FlowKey`].

@@ -42,6 +42,34 @@ pub struct Tally {
     pub to_client: u64,
 }
 
+/// What one end of an edge counted since it was last asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// Which end, and how the exchanges went.
+    pub direction: Direction,
+    pub outcome: Outcome,
+    pub last_seen: WallTime,
+    pub connections: u64,
+    /// Payload bytes that this end sent and received.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub rtt: RttHistogram,
+}
+
+impl From<&Traffic> for Count {
+    fn from(traffic: &Traffic) -> Self {
+        Self {
+            direction: traffic.key.direction,
+            outcome: traffic.key.outcome,
+            last_seen: traffic.last_seen,
+            connections: traffic.connections,
+            bytes_sent: traffic.bytes_sent,
+            bytes_received: traffic.bytes_received,
+            rtt: traffic.rtt,
+        }
+    }
+}
+
 impl Evidence {
     /// Executables remembered per edge; more are counted by nobody and remembered by nobody.
     pub const EXECUTABLES: usize = 32;
@@ -84,26 +112,26 @@ impl Evidence {
         }
     }
 
-    /// Adds what the kernel counted.
-    pub fn count(&mut self, traffic: &Traffic) {
-        self.last_seen = self.last_seen.max(traffic.last_seen);
-        let outbound = traffic.key.direction == Direction::Outbound;
+    /// Adds what was counted.
+    pub fn count(&mut self, count: &Count) {
+        self.last_seen = self.last_seen.max(count.last_seen);
+        let outbound = count.direction == Direction::Outbound;
         let tally = if outbound { &mut self.from_client } else { &mut self.from_server };
-        if traffic.key.outcome.reached() {
-            tally.connections += traffic.connections;
-        } else if traffic.key.outcome.is_final() {
-            tally.failures += traffic.connections;
+        if count.outcome.reached() {
+            tally.connections += count.connections;
+        } else if count.outcome.is_final() {
+            tally.failures += count.connections;
         }
         let (to_server, to_client) = if outbound {
-            (traffic.bytes_sent, traffic.bytes_received)
+            (count.bytes_sent, count.bytes_received)
         } else {
-            (traffic.bytes_received, traffic.bytes_sent)
+            (count.bytes_received, count.bytes_sent)
         };
         tally.to_server += to_server;
         tally.to_client += to_client;
         // Both ends measure the same path: one of them is enough.
         if outbound || self.seen_from == SeenFrom::Server {
-            self.rtt.add(&traffic.rtt);
+            self.rtt.add(&count.rtt);
         }
     }
 

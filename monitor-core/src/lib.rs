@@ -13,4 +13,5 @@ pub mod baseline;
 pub mod detect;
 pub mod incident;
 pub mod delivery;
+pub mod mute;
 pub mod engine;

@@ -122,9 +122,7 @@ fn try_process_exec(ctx: &TracePointContext) -> Result<u32, i32> {
         itself: u32::from(leads_through_itself(&executable.path)),
     };
     let lineage = start(pid, &execution);
-    if execution.shell == 0 {
-        executable.shell_id = lineage.shell_id;
-    }
+    executable.shell_id = lineage.under();
     let is_known = EXECUTABLE_PATHS.get_ptr(lineage.executable_id).is_some();
     if !is_known && EXECUTABLE_PATHS.insert(lineage.executable_id, &executable, 0).is_err() {
         emit::lost(Loss::MapFull);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -90,12 +91,34 @@ impl Client {
         Err(ClientError::Refused { status: status.as_u16(), what })
     }
 
-    async fn exchange(
+    /// The lines of an answer to `GET path` that goes on, from now on.
+    ///
+    /// # Errors
+    /// Nobody answers, or the agent refuses.
+    pub async fn follow(&self, path: &str) -> Result<Lines, ClientError> {
+        let (mut sender, connection, request) = self.open(Method::GET, path, Bytes::new()).await?;
+        // It ends with the sender, which the lines keep.
+        tokio::spawn(connection);
+        let answered = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
+        let response = answered
+            .map_err(|_elapsed| ClientError::Slow { socket: self.socket.clone() })?
+            .map_err(|error| self.broken(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let what = format!("the agent answers {status}");
+            return Err(ClientError::Refused { status: status.as_u16(), what });
+        }
+        let body = response.into_body();
+        Ok(Lines { client: self.clone(), body, read: Vec::new(), _sender: sender })
+    }
+
+    /// A connection, and the request to be sent through it.
+    async fn open(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<(SendRequest<Full<Bytes>>, Connection, Request<Full<Bytes>>), ClientError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| self.refused(error))?;
         let request = Request::builder()
@@ -105,9 +128,19 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
+        Ok((sender, connection, request))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (mut sender, connection, request) = self.open(method, path, body).await?;
         let exchange = async {
             let response: Response<_> = sender.send_request(request).await?;
             let status = response.status();
@@ -136,6 +169,38 @@ impl Client {
             }
             io::ErrorKind::PermissionDenied => ClientError::Forbidden(socket),
             _ => ClientError::Connect { socket, source: error },
+        }
+    }
+}
+
+type Connection = hyper::client::conn::http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+/// Lines of JSON as the agent tells them.
+#[derive(Debug)]
+pub struct Lines {
+    client: Client,
+    body: Incoming,
+    read: Vec<u8>,
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl Lines {
+    /// The next line; None once the agent has ended.
+    ///
+    /// # Errors
+    /// What comes is no line of JSON.
+    pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                let value = serde_json::from_slice(&line);
+                return value.map(Some).map_err(|error| self.client.broken(error));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.read.extend(frame.into_data().unwrap_or_default()),
+                // However it ended: nothing more comes.
+                Some(Err(_)) | None => return Ok(None),
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod notify;
 pub mod serve;
 pub mod config;
 pub mod baseline_file;
+pub mod recording;
+pub mod rehearsal;
 pub mod agent;
 pub mod client;
 pub mod render;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use monitor::serve::{self, Listener, Query, Refusal, Request};
+use monitor::serve::{self, Feed, Listener, Query, Refusal, Request};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ struct Agent {
     runtime: tokio::runtime::Runtime,
     asked: std::sync::mpsc::Receiver<Query>,
     shutdown: CancellationToken,
+    feed: Feed,
 }
 
 impl Agent {
@@ -25,10 +26,11 @@ impl Agent {
         let shutdown = CancellationToken::new();
         let (sender, mut requests) = mpsc::channel::<Request>(4);
         let config = serve::Config { socket: dir.path().join("edgewatch.sock") };
-        let served = shutdown.clone();
+        let (served, feed) = (shutdown.clone(), Feed::new());
+        let served_feed = feed.clone();
         runtime.block_on(async {
             let listener = Listener::bind(&config).unwrap();
-            tokio::spawn(serve::serve(listener, sender, served));
+            tokio::spawn(serve::serve(listener, sender, served_feed, served));
         });
         runtime.spawn(async move {
             while let Some(request) = requests.recv().await {
@@ -37,7 +39,7 @@ impl Agent {
                 request.answer(answer);
             }
         });
-        Self { dir, runtime, asked, shutdown }
+        Self { dir, runtime, asked, shutdown, feed }
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -111,6 +113,15 @@ fn answer(query: &Query) -> Result<Value, Refusal> {
             "standing": "allowed",
         }])),
         Query::Alerts => Ok(json!([alert("01JAAA"), alert("01JABB")])),
+        Query::Mutes => Ok(json!([{
+            "pattern": "compose:shop/*", "since": "2026-11-21T10:00:00Z",
+            "until": "2026-11-21T14:00:00Z", "approver": "anna", "reason": "rollout",
+            "incidents": 1, "messages": 12,
+        }])),
+        Query::Test { receiver: Some(_) } => Ok(json!([{"receiver": "ops"}])),
+        Query::Test { receiver: None } => Ok(json!([
+            {"receiver": "ops"}, {"receiver": "chat", "failure": "https://hooks.example answered 404"},
+        ])),
         Query::Undecided => Ok(json!([])),
         Query::DifferenceTo(document) if document.services.is_empty() => {
             Ok(json!({"services": [], "added": [], "removed": []}))
@@ -157,7 +168,12 @@ fn refusals_are_told_in_the_agents_words() {
 fn an_alert_is_shown_by_the_beginning_of_its_id() {
     let agent = Agent::start();
     let ran = agent.run(&["alerts", "show", "01jab"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "High · a dialled b\n"));
+    assert_eq!(ran.code, 0);
+    assert!(
+        ran.stdout.starts_with("High · a dialled b\n01JABB · firing, revision 1 "),
+        "{}",
+        ran.stdout
+    );
     let ran = agent.run(&["alerts", "show", "01J"]);
     assert_eq!(ran.stderr, "edgewatch: 2 alerts begin with 01J: write more of it\n");
     let ran = agent.run(&["alerts", "show", "02"]);
@@ -192,6 +208,99 @@ fn decisions_reach_the_agent_with_who_made_them() {
     );
     let ran = agent.run(&["baseline", "forbid", &format!("{edge} with /bin/sh")]);
     assert_eq!(ran.code, 64, "{}", ran.stderr);
+}
+
+#[test]
+fn a_mute_says_what_for_how_long_and_why() {
+    let agent = Agent::start();
+    let mute = ["alerts", "mute", "compose:shop/*", "--for", "4h", "--reason", "rollout"];
+    let ran = agent.run(&mute);
+    assert!(
+        ran.stdout.starts_with("muted compose:shop/*: 1 service: compose:shop/web\n"),
+        "{}",
+        ran.stdout
+    );
+    let Query::Command(command) = agent.asked.recv().unwrap() else { panic!("no command") };
+    assert_eq!(
+        serde_json::to_value(command).unwrap(),
+        json!({
+            "do": "mute", "services": "compose:shop/*", "for_s": 14_400, "approver": "anna",
+            "reason": "rollout",
+        })
+    );
+    let ran = agent.run(&["alerts", "mute", "compose:shop/*", "--for", "0s", "--reason", "x"]);
+    assert_eq!(ran.code, 64, "{}", ran.stderr);
+    let ran = agent.run(&["alerts", "mutes"]);
+    let expected = "\
+services        until                by    open incidents  not sent  why
+compose:shop/*  2026-11-21 14:00:00  anna               1        12  rollout
+";
+    assert_eq!(ran.stdout, expected);
+}
+
+#[test]
+fn a_test_says_of_each_receiver_whether_it_accepted() {
+    let agent = Agent::start();
+    let ran = agent.run(&["notify", "test"]);
+    let expected = "\
+ok      ops
+failed  chat: https://hooks.example answered 404
+mend its [[notify]] table and start the agent again; what waits is kept
+";
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (1, expected, ""));
+    let ran = agent.run(&["notify", "test", "ops", "--format", "json"]);
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, told), (0, json!([{"receiver": "ops"}])));
+}
+
+#[test]
+fn receivers_are_tested_without_an_agent_where_a_configuration_is_named() {
+    let agent = Agent::start();
+    agent.file("out.toml", "node = \"n1\"\n[[notify]]\nname = \"out\"\nkind = \"stdout\"\n");
+    let ran = agent.run(&["notify", "test", "--config", "out.toml"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let (line, verdict) = ran.stdout.split_once('\n').unwrap();
+    let message: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&message["schema"], &message["node"]), (&json!("edgewatch-test/1"), &json!("n1")));
+    assert_eq!(verdict, "ok      out\n");
+    let ran = agent.run(&["notify", "test", "pager", "--config", "out.toml"]);
+    let told = "edgewatch: no receiver is called \"pager\": there are out\n";
+    assert_eq!((ran.code, ran.stderr.as_str()), (1, told));
+    agent.file("none.toml", "");
+    let ran = agent.run(&["notify", "test", "--config", "none.toml"]);
+    assert!(ran.stderr.contains("add a [[notify]] table"), "{}", ran.stderr);
+    agent.file("bad.toml", "[[notify]]\nname = \"chat\"\nkind = \"slack\"\n");
+    let ran = agent.run(&["notify", "test", "--config", "bad.toml"]);
+    assert_eq!(ran.code, 64);
+    assert!(ran.stderr.contains("kind = \"slack\" needs url_file"), "{}", ran.stderr);
+    let ran = agent.run(&["notify", "test", "--socket", "/nowhere/edgewatch.sock"]);
+    assert!(ran.stderr.starts_with("note: without an agent, name the configuration"));
+    assert!(agent.asked.try_recv().is_err());
+}
+
+#[test]
+fn who_follows_hears_what_comes_and_that_the_agent_ended() {
+    use std::io::{BufRead as _, BufReader};
+    let agent = Agent::start();
+    let mut child = agent
+        .command(&["alerts", "follow"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // The head stands there once it is connected.
+    assert_eq!(said.next().unwrap(), "when      severity  state     id             what");
+    agent.feed.tell(&alert("01JABB"));
+    assert_eq!(said.next().unwrap(), "10:00:00  high      open      01JABB         a dialled b");
+    agent.feed.tell(&json!({"missed": 7}));
+    let mut complaints = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(complaints.next().unwrap().contains("7 alerts were not shown"));
+    agent.shutdown.cancel();
+    assert!(complaints.next().unwrap().starts_with("edgewatch: the agent has ended; waiting"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

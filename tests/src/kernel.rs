@@ -2,10 +2,10 @@
 //! does not give out twice; and whether it lets anybody register a kprobe.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
+use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +52,26 @@ impl Loaded {
         }
     }
 
+    /// Detaches the program of this name as anybody may who may load some, by its link's id.
+    #[track_caller]
+    pub fn detach(&self, name: &str) {
+        let mut programs = aya::programs::loaded_programs().flatten();
+        let program = programs
+            .find(|it| self.programs.contains(&it.id()) && it.name_as_str() == Some(name))
+            .unwrap_or_else(|| panic!("{name} is not loaded"));
+        let mut links = aya::programs::loaded_links().flatten();
+        let link = links
+            .find(|it| self.links.contains(&it.id()) && it.program_id() == program.id())
+            .unwrap_or_else(|| panic!("{name} is not attached"));
+        const LINK_GET_FD_BY_ID: c_long = 30;
+        const LINK_DETACH: c_long = 34;
+        let link = bpf(LINK_GET_FD_BY_ID, link.id()).expect("it is attached");
+        // SAFETY: a descriptor that the kernel just gave us.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        let link = u32::try_from(link.as_raw_fd()).expect("it is open");
+        bpf(LINK_DETACH, link).expect("its kind can be detached");
+    }
+
     /// Nothing where all is gone, else what is left.
     ///
     /// # Errors
@@ -60,6 +80,19 @@ impl Loaded {
         let left = self.remaining();
         if left == Self::default() { Ok(()) } else { Err(format!("still loaded: {left:?}")) }
     }
+}
+
+/// Calls `bpf(2)` with an attribute of which only the first word is not zero.
+fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
+    let attribute = [word, 0, 0, 0];
+    // SAFETY: the attribute outlives the call, which reads no more than its size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(&attribute))
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).unwrap_or_default())
 }
 
 /// Registers a kprobe on a function of the kernel, by both ways that user space has, and removes it.

@@ -34,6 +34,16 @@ pub struct Answer {
     pub retry_after_s: Option<u32>,
 }
 
+/// As whom it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Manner {
+    /// With 204, and without a word.
+    #[default]
+    Program,
+    /// With 200, and in words.
+    Slack,
+}
+
 /// The server. Its address is its own, so that it can leave and come back.
 #[derive(Debug)]
 pub struct Receiver {
@@ -45,8 +55,9 @@ pub struct Receiver {
 #[derive(Debug, Default)]
 struct State {
     requests: Vec<Request>,
-    /// How to answer the next ones; then with 204.
+    /// How to answer the next ones; then they are accepted.
     answers: Vec<Answer>,
+    manner: Manner,
     /// Away from the next connection on.
     leaving: bool,
 }
@@ -67,6 +78,15 @@ impl Receiver {
         let address = SocketAddr::from((Ipv4Addr::new(127, process, high, low), 8099));
         let mut receiver = Self { address, state: Arc::default(), thread: None };
         receiver.come_back();
+        receiver
+    }
+
+    /// Starts one that answers as Slack does.
+    #[track_caller]
+    #[must_use]
+    pub fn slack() -> Self {
+        let receiver = Self::start();
+        receiver.state().manner = Manner::Slack;
         receiver
     }
 
@@ -252,21 +272,36 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let length = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let answer = {
+    let (answer, answered) = {
         let mut state = lock(state);
-        let answer = state.answers.pop().unwrap_or(Answer { status: 204, retry_after_s: None });
+        let manner = state.manner;
+        let accepted = if manner == Manner::Slack { 200 } else { 204 };
+        let answer = state.answers.pop();
+        let answer = answer.unwrap_or(Answer { status: accepted, retry_after_s: None });
         let at = Instant::now();
         let request = Request { at, method, path, headers, body, answered: answer.status };
         state.requests.push(request);
-        answer
+        (answer, said(manner, answer.status))
     };
     let wait = answer.retry_after_s.map(|it| format!("Retry-After: {it}\r\n")).unwrap_or_default();
     let mut stream = stream;
     write!(
         stream,
-        "HTTP/1.1 {} Told\r\n{wait}Content-Length: 0\r\nConnection: close\r\n\r\n",
-        answer.status
+        "HTTP/1.1 {} Told\r\n{wait}Content-Length: {}\r\nConnection: close\r\n\r\n{answered}",
+        answer.status,
+        answered.len()
     )
+}
+
+/// Slack's word for each status.
+const fn said(manner: Manner, status: u16) -> &'static str {
+    match (manner, status) {
+        (Manner::Program, _) => "",
+        (Manner::Slack, 200) => "ok",
+        (Manner::Slack, 410) => "channel_is_archived",
+        (Manner::Slack, 429) => "rate_limited",
+        (Manner::Slack, _) => "rollup_error",
+    }
 }
 
 /// HMAC-SHA256 (RFC 2104) in hexadecimal.

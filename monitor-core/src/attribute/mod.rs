@@ -32,8 +32,14 @@ pub struct Workload {
     /// The uid of the Kubernetes pod, with dashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// The path below the root of the version-2 hierarchy, as safe text.
+    /// The digest or name of the container's image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The path below the root of the version-2 hierarchy, as safe text; empty where it is not known.
     pub cgroup: String,
+    /// The machine it runs on, where that is not this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// Which end of an edge a sighting comes from.

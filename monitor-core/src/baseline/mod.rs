@@ -328,7 +328,8 @@ impl Baseline {
             .allowed
             .iter()
             .chain(stored)
-            .filter(|(edge, _)| edge.touches(service))
+            // Most of a long list are pending: names are compared last.
+            .filter(|(edge, allowed)| !allowed.is_empty() && edge.touches(service))
             .flat_map(|(edge, allowed)| allowed.iter().map(move |it| (edge, it)))
             .filter(move |(_, it)| !it.grounds.expired(wall))
     }

@@ -47,10 +47,11 @@ fn severity(context: &Context<'_>, kind: Kind, edge: &Edge) -> Severity {
 
 fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
-        node: node.to_owned(),
+        node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
         pod: workload.and_then(|it| it.pod.clone()),
-        cgroup: workload.map(|it| it.cgroup.clone()),
+        image: workload.and_then(|it| it.image.clone()),
+        cgroup: workload.map(|it| it.cgroup.clone()).filter(|it| !it.is_empty()),
     }
 }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::document::Document;
 use crate::baseline::{Allowance, Grounds, Phase, Prohibition, Provenance};
 use crate::edge::{Edge, EdgeWith};
+use crate::engine::quiet::Wish;
 use crate::engine::{Change, Effect, Engine};
 use crate::ids::{Now, ServiceName};
+use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
 /// Who asks, as the kernel says it (`SO_PEERCRED`), whatever they claim.
@@ -67,6 +69,17 @@ pub enum Command {
         document: Document,
         guard: Guarding,
     },
+    /// Sends no alerts of the services that match for that many seconds; changes nothing else.
+    Mute {
+        services: Pattern,
+        for_s: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approver: Option<String>,
+        reason: String,
+    },
+    Unmute {
+        services: Pattern,
+    },
 }
 
 /// How an import lands.
@@ -108,6 +121,12 @@ pub enum CommandError {
         "{0} is not guarded: --for opens guarded services, plain `baseline learn` does the rest"
     )]
     NotGuarded(ServiceName),
+    #[error("nothing is muted as {0}: `edgewatch alerts mutes` lists what is")]
+    NotMuted(Pattern),
+    #[error("a mute lasts at most 30 days: what is to be silent for good is approved instead")]
+    MuteTooLong,
+    #[error("{max} mutes hold already: end some with `edgewatch alerts unmute`", max = Mutes::ROOM)]
+    TooManyMutes,
 }
 
 impl Engine {
@@ -130,6 +149,10 @@ impl Engine {
             Command::Import { document, guard } => {
                 self.import(now, actor, &document, guard, effects)
             }
+            Command::Mute { services, for_s, approver, reason } => {
+                self.mute(now, actor, Wish { services, for_s, approver, reason }, effects)
+            }
+            Command::Unmute { services } => self.unmute(now, actor, &services, effects),
         };
         effects.push(Effect::Reply(result));
     }
@@ -220,7 +243,7 @@ impl Engine {
             .map(|it| it.id.clone())
             .collect();
         for id in done {
-            self.resolve(&id, effects);
+            self.resolve(now, &id, effects);
         }
     }
 

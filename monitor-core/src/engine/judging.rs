@@ -4,8 +4,10 @@
 use crate::attribute::Sighting;
 use crate::baseline::{Class, Phase, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
+use crate::edge::Edge;
 use crate::engine::{Batch, Effect, Engine};
-use crate::flow::{Loss, Traffic};
+use crate::flow::Loss;
+use crate::graph::Count;
 use crate::ids::{Now, ServiceName};
 use crate::incident::{About, Incident, State, dedup_key};
 
@@ -155,7 +157,7 @@ impl Engine {
             state: State::Firing,
             service: service.clone(),
             owner: self.baseline.owner_of(service),
-            node: self.settings.node.clone(),
+            node: lead.place.node.clone(),
             dedup_key: dedup_key(lead),
             first_seen: lead.at,
             last_seen: lead.at,
@@ -225,43 +227,46 @@ impl Engine {
     }
 
     /// Known keys went on: evidence, and the hourly repetition of what is forbidden.
-    pub(crate) fn traffic(&mut self, now: Now, traffic: &Traffic, effects: &mut Vec<Effect>) {
-        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else {
-            return;
-        };
-        let forbidden = self.baseline.prohibition(&edge, now.wall).is_some();
-        let record = self.baseline.edge_mut(&edge);
+    pub(crate) fn counted(
+        &mut self,
+        now: Now,
+        edge: &Edge,
+        count: &Count,
+        effects: &mut Vec<Effect>,
+    ) {
+        let forbidden = self.baseline.prohibition(edge, now.wall).is_some();
+        let record = self.baseline.edge_mut(edge);
         let Some(evidence) = &mut record.evidence else { return };
         // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
         let before = evidence.totals();
-        evidence.count(traffic);
+        evidence.count(count);
         let after = evidence.totals();
         let exchanges = (after.connections + after.failures)
             .saturating_sub(before.connections + before.failures);
         let pending = record.pending.clone();
         for service in edge.services() {
-            let record = self.baseline.service_mut(service, traffic.last_seen);
-            record.last_seen = record.last_seen.max(traffic.last_seen);
+            let record = self.baseline.service_mut(service, count.last_seen);
+            record.last_seen = record.last_seen.max(count.last_seen);
             record.observations += exchanges;
         }
         let Some(pending) = pending else { return };
         let repeat =
             forbidden && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         let mut said = false;
-        for incident in self.incidents.about(&edge) {
+        for incident in self.incidents.about(edge) {
             said = true;
             incident.count += exchanges;
-            incident.last_seen = incident.last_seen.max(traffic.last_seen);
+            incident.last_seen = incident.last_seen.max(count.last_seen);
             if repeat {
                 incident.state = State::Updated;
                 incident.unspoken = true;
             }
         }
         if repeat && said {
-            self.baseline.edge_mut(&edge).pending.get_or_insert_default().last_told = now.wall;
+            self.baseline.edge_mut(edge).pending.get_or_insert_default().last_told = now.wall;
         } else if repeat {
             // No open incident holds it (any more): its next connection is to be judged anew.
-            effects.push(Effect::Rearm(self.attribution.keys_of(|it| *it == edge)));
+            effects.push(Effect::Rearm(self.attribution.keys_of(|it| it == edge)));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod command;
 mod judging;
+mod quiet;
 mod record;
 mod trouble;
 mod upkeep;
@@ -14,9 +15,12 @@ use crate::attribute::{Attribution, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::{Kind, Trouble};
+use crate::edge::Edge;
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
-use crate::incident::{Alert, Incident, Incidents};
+use crate::incident::{Alert, Incidents};
+use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
 use self::trouble::{Gap, Losses};
@@ -24,7 +28,8 @@ use self::trouble::{Gap, Losses};
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::record::{AuditEntry, Change, Snapshot};
 pub use self::view::{
-    BaselineRow, Difference, EdgeView, EvidenceView, Rtt, ServiceView, SinkView, Standing, Status,
+    BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
+    Standing, Status,
 };
 
 /// How the engine is to behave: all of it known before anything is opened.
@@ -59,6 +64,11 @@ pub enum Input {
     /// A flow whose ends are known already: out of a recording.
     Sighting(Box<Sighting>),
     Traffic(Traffic),
+    /// What an edge did, whose ends are known already.
+    Counted {
+        edge: Edge,
+        count: Box<Count>,
+    },
     Forgotten(FlowKey),
     Lost {
         loss: Loss,
@@ -105,6 +115,7 @@ pub struct Engine {
     baseline: Baseline,
     incidents: Incidents,
     queue: Queue,
+    mutes: Mutes,
     losses: Losses,
     batch: Batch,
     gap: Option<Gap>,
@@ -154,7 +165,7 @@ impl Engine {
         for incident in snapshot.incidents {
             incidents.restore(incident);
         }
-        let receivers = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
         let mut attribution = Attribution::new(settings.seed);
         for (edge, record) in &baseline.edges {
             for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
@@ -167,7 +178,8 @@ impl Engine {
             settings,
             baseline,
             incidents,
-            queue: Queue::restore(snapshot.deliveries, receivers),
+            queue,
+            mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
             batch: Batch::default(),
             gap: None,
@@ -200,7 +212,12 @@ impl Engine {
                 }
             }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
-            Input::Traffic(traffic) => self.traffic(now, &traffic, &mut effects),
+            Input::Traffic(traffic) => {
+                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
+                    self.counted(now, &edge, &Count::from(&traffic), &mut effects);
+                }
+            }
+            Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
@@ -214,6 +231,11 @@ impl Engine {
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
         effects
+    }
+
+    /// From now on services that are not guarded are treated as `mode` says.
+    pub const fn set_mode(&mut self, mode: Mode) {
+        self.settings.mode = mode;
     }
 
     /// When time alone will have something to do next, if nothing else happens before.
@@ -255,6 +277,8 @@ impl Engine {
             self.next_upkeep = now.boot.plus_millis(Self::UPKEEP_MS);
             self.expire(now, effects);
             self.promote(now);
+            self.end_mutes(now, effects);
+            self.digest(now, effects);
             self.tell_losses(now);
         }
         if self.next_save <= now.boot {
@@ -271,25 +295,8 @@ impl Engine {
     /// Incidents that have something new to say become messages.
     fn speak(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for incident in self.incidents.speaking(now) {
-            self.send(&incident, effects);
+            self.send(now, &incident, effects);
         }
-    }
-
-    /// Puts one message into the queue of every receiver that wants it.
-    fn send(&mut self, incident: &Incident, effects: &mut Vec<Effect>) {
-        let alert = incident.alert();
-        let mut changes = self.save();
-        for sink in &self.settings.sinks {
-            if sink.wants(alert.severity, &alert.service) {
-                let (delivery, superseded) = self.queue.push(&sink.name, alert.clone());
-                changes.extend(superseded.map(|older| Change::Delivery(older, None)));
-                changes.push(Change::Delivery(delivery.id, Some(Box::new(delivery))));
-            }
-        }
-        if !changes.is_empty() {
-            effects.push(Effect::Store(changes));
-        }
-        effects.push(Effect::Alerted(Box::new(alert)));
     }
 
     fn deliver(&mut self, now: Now, effects: &mut Vec<Effect>) {

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::baseline::{Dirty, EdgeRecord, ServiceRecord};
-use crate::delivery::{Delivery, DeliveryId};
+use crate::delivery::{Delivery, DeliveryId, Held, Kept};
 use crate::edge::Edge;
 use crate::engine::Actor;
 use crate::ids::{ServiceName, WallTime};
 use crate::incident::Incident;
+use crate::mute::Mute;
 
 /// One value to be stored under its key; None removes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,10 @@ pub enum Change {
     Edge(Edge, Option<Box<EdgeRecord>>),
     Incident(String, Option<Box<Incident>>),
     Delivery(DeliveryId, Option<Box<Delivery>>),
+    /// What a receiver was not sent, by its name.
+    Held(String, Box<Held>),
+    /// A mute, by its pattern.
+    Mute(String, Option<Box<Mute>>),
     Audit(u64, AuditEntry),
     /// Somebody looked until then.
     Alive(WallTime),
@@ -38,10 +43,21 @@ pub struct Snapshot {
     /// Resolved incidents included: they are listed for a while, and never reopened.
     pub incidents: Vec<Incident>,
     pub deliveries: Vec<Delivery>,
+    pub held: Vec<(String, Held)>,
+    pub mutes: Vec<Mute>,
     /// The number of the next audit entry.
     pub next_audit: u64,
     /// Until when somebody looked; None in a store that was never used.
     pub alive: Option<WallTime>,
+}
+
+impl From<Kept> for Change {
+    fn from(kept: Kept) -> Self {
+        match kept {
+            Kept::Delivery(id, delivery) => Self::Delivery(id, delivery),
+            Kept::Held(sink, held) => Self::Held(sink, held),
+        }
+    }
 }
 
 pub(crate) fn changes(baseline: Dirty, incidents: Vec<(String, Option<Incident>)>) -> Vec<Change> {

@@ -50,7 +50,7 @@ impl Engine {
             let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
                 it.findings.iter().filter_map(|finding| finding.edge.clone()).collect()
             });
-            self.resolve(&id, effects);
+            self.resolve(now, &id, effects);
             // Whoever comes back after that is told again.
             for edge in &edges {
                 if let Some(pending) = &mut self.baseline.edge_mut(edge).pending {
@@ -133,7 +133,7 @@ impl Engine {
 
     /// The baseline files changed: what they touch is judged anew.
     pub(crate) fn files(&mut self, now: Now, written: Written, effects: &mut Vec<Effect>) {
-        self.files_mended(effects);
+        self.files_mended(now, effects);
         if written == self.baseline.files {
             return;
         }
@@ -179,9 +179,9 @@ impl Engine {
     }
 
     /// Ends an incident with a last message.
-    pub(crate) fn resolve(&mut self, id: &str, effects: &mut Vec<Effect>) {
+    pub(crate) fn resolve(&mut self, now: Now, id: &str, effects: &mut Vec<Effect>) {
         if let Some(incident) = self.incidents.resolve(id) {
-            self.send(&incident, effects);
+            self.send(now, &incident, effects);
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
 use crate::incident::{Alert, AlertEdge};
+use crate::pattern::Pattern;
 
 /// An edge of the map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,8 +115,25 @@ pub struct SinkView {
     pub name: String,
     pub delivered: u64,
     pub queued: usize,
+    /// Messages that it was not sent, and that a digest will tell.
+    #[serde(default)]
+    pub held_back: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// A mute that holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MuteView {
+    pub pattern: Pattern,
+    pub since: WallTime,
+    pub until: WallTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approver: Option<String>,
+    pub reason: String,
+    /// Open incidents it covers, and messages it kept back.
+    pub incidents: usize,
+    pub messages: u64,
 }
 
 /// The agent at a glance.
@@ -132,6 +150,8 @@ pub struct Status {
     pub proposed: usize,
     pub learning: usize,
     pub open_incidents: usize,
+    #[serde(default)]
+    pub mutes: Vec<MuteView>,
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
     pub lost: BTreeMap<Loss, u64>,
@@ -261,14 +281,19 @@ impl Engine {
 
     /// The incidents as messages: open ones first, each list newest first.
     #[must_use]
-    pub fn alerts(&self) -> Vec<Alert> {
+    pub fn alerts(&self, wall: WallTime) -> Vec<Alert> {
         let open = self.incidents.open.values().rev();
         let closed = self.incidents.closed.values().rev();
-        open.chain(closed).map(crate::incident::Incident::alert).collect()
+        open.map(|incident| Alert {
+            muted_until: self.muted_until(incident, wall),
+            ..incident.alert()
+        })
+        .chain(closed.map(crate::incident::Incident::alert))
+        .collect()
     }
 
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self, wall: WallTime) -> Status {
         let phase = |phase| {
             self.baseline.services.keys().filter(|name| self.baseline.phase(name) == phase).count()
         };
@@ -279,7 +304,8 @@ impl Engine {
                 name: sink.name.clone(),
                 delivered: self.queue.delivered.get(&sink.name).copied().unwrap_or(0),
                 queued: waiting.len(),
-                failure: waiting.first().and_then(|delivery| delivery.failure.clone()),
+                held_back: self.queue.held_back(&sink.name),
+                failure: waiting.iter().find_map(|delivery| delivery.failure.clone()),
             }
         });
         let seen = self.baseline.edges.iter();
@@ -294,6 +320,7 @@ impl Engine {
             proposed: phase(Phase::Proposed),
             learning: phase(Phase::Learning),
             open_incidents: self.incidents.open.len(),
+            mutes: self.mutes(wall),
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
             missing: Vec::new(),

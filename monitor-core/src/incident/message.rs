@@ -39,6 +39,9 @@ pub struct Alert {
     pub inspect: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub allow: String,
+    /// Listed and not sent: somebody muted its service until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muted_until: Option<WallTime>,
 }
 
 /// A finding as it is sent.
@@ -136,6 +139,7 @@ impl Incident {
             more: self.more,
             inspect: lead.and_then(inspect),
             allow: lead.map_or_else(String::new, allow),
+            muted_until: None,
         }
     }
 
@@ -264,7 +268,7 @@ fn inspect(finding: &Finding) -> Option<String> {
     };
     let service = edge.owner()?.as_str();
     let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
-    if let Some(process) = &finding.process {
+    if let Some(process) = finding.process.as_ref().filter(|it| it.pid != Process::UNKNOWN) {
         let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
         // The process may be gone by the time somebody looks; its unit is not.
         return Some(unit.map_or(ps.clone(), |unit| format!("{ps} || {unit}")));

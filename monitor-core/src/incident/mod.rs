@@ -2,6 +2,7 @@
 //! new to say; how it reads is `message`'s, and who hears it is decided elsewhere.
 
 mod message;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -22,7 +22,7 @@ fn a_guarded_service_that_opens_another_port_is_said() {
         "firing medium: new-listener a listens 4444/tcp established with /bin/nc;
          updated medium: new-listener a listens 4444/tcp established with /bin/nc; new-listener a listens 80/tcp established with /bin/nc;",
     );
-    let alert = &stage.engine.alerts()[0];
+    let alert = &stage.engine.alerts(stage.now.wall)[0];
     assert_eq!(
         alert.allow,
         "edgewatch baseline approve 'systemd:a.service listens 4444/tcp with /bin/nc' --ttl 7d"
@@ -83,7 +83,7 @@ fn who_only_accepted_and_dials_is_said_to_have_turned() {
         "firing high: role-inversion b -> ip:192.0.2.1 443/tcp established with /bin/app;
          updated high: role-inversion b -> ip:192.0.2.1 443/tcp established with /bin/app; role-inversion b -> a 22/tcp established with /bin/app;",
     );
-    let alert = &stage.engine.alerts()[0];
+    let alert = &stage.engine.alerts(stage.now.wall)[0];
     let texts: Vec<&str> = alert.findings.iter().map(|it| &*it.reasons[0].text).collect();
     assert!(texts[0].contains("only ever accepted (1 known edge)"), "{texts:?}");
     assert!(texts[1].contains("is a client of systemd:b.service (80/tcp)"), "{texts:?}");
@@ -167,7 +167,7 @@ fn a_program_that_is_not_what_it_seems_is_named_as_such() {
     dial(&mut stage, "3/tcp", process("/tmp/x", Image::Deleted));
     dial(&mut stage, "4/tcp", process("/bin/bash", Image::File));
     stage.until(12_000);
-    let alerts = stage.engine.alerts();
+    let alerts = stage.engine.alerts(stage.now.wall);
     let names = |index: usize| -> Vec<&str> {
         alerts[0].findings[index].reasons.iter().map(|it| &*it.name).collect()
     };
@@ -209,14 +209,14 @@ fn an_agent_in_trouble_says_so() {
         last,
         "updated high: sensor detached-connect4; sensor detached-connect6; sensor baseline-file;"
     );
-    let alerts = stage.engine.alerts();
+    let alerts = stage.engine.alerts(stage.now.wall);
     let [alert, _resolved] = alerts.as_slice() else { panic!("{alerts:?}") };
     assert_eq!(alert.service.as_str(), "host:n1");
     assert_eq!(alert.allow, "");
     // A hijack meanwhile is its own message.
     stage.event("20 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(21_000);
-    assert_eq!(stage.engine.alerts().len(), 3);
+    assert_eq!(stage.engine.alerts(stage.now.wall).len(), 3);
 }
 
 #[test]
@@ -236,9 +236,9 @@ fn losses_are_said_with_their_figures_and_not_with_every_sweep() {
     assert_eq!(stage.said.lines().count(), 1);
     stage.until(3_700_000);
     assert_eq!(stage.said.lines().count(), 2);
-    let text = &stage.engine.alerts()[0].findings[0].reasons[0].text;
+    let text = &stage.engine.alerts(stage.now.wall)[0].findings[0].reasons[0].text;
     assert!(text.starts_with("59 × map-full"), "{text}");
-    assert_eq!(stage.engine.status().lost[&Loss::MapFull], 61);
+    assert_eq!(stage.engine.status(stage.now.wall).lost[&Loss::MapFull], 61);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn what_is_found_after_nobody_looked_says_so() {
     stage.event("8 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.event("20 a -> 192.0.2.1 444/tcp established with /bin/sh");
     stage.until(21_000);
-    let alerts = stage.engine.alerts();
+    let alerts = stage.engine.alerts(stage.now.wall);
     let gap = |index: usize| alerts[0].findings[index].reasons.iter().any(|it| it.name == "gap");
     assert!(gap(0) && !gap(1));
     assert_eq!(alerts.len(), 1, "a restart is no alert");

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote};
-use monitor_core::delivery::{Outcome as DeliveryOutcome, Sink};
+use monitor_core::delivery::{Message, Outcome as DeliveryOutcome, Rate, Sink};
 use monitor_core::detect::Severity;
 use monitor_core::edge::{EdgeWith, Port};
 use monitor_core::engine::{
@@ -27,6 +27,8 @@ pub(crate) fn settings(mode: Mode) -> Settings {
             name: "hook".to_owned(),
             min_severity: Severity::Low,
             services: Vec::new(),
+            rate: Rate::PROGRAM,
+            room: 1_000,
         }],
         seed: 7,
     }
@@ -42,6 +44,9 @@ pub(crate) struct Stage {
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
     pub(crate) answers: Vec<Result<(), String>>,
+    /// What the receiver accepted, and when.
+    pub(crate) sent: Vec<Message>,
+    pub(crate) sent_at: Vec<BootTime>,
 }
 
 impl Stage {
@@ -57,7 +62,27 @@ impl Stage {
             said: String::new(),
             rearmed: Vec::new(),
             answers: Vec::new(),
+            sent: Vec::new(),
+            sent_at: Vec::new(),
         }
+    }
+
+    /// Gives the receiver another rate and room, before anything happened.
+    pub(crate) fn limit(&mut self, rate: &str, room: usize) {
+        let mut settings = settings(Mode::Auto);
+        for sink in &mut settings.sinks {
+            (sink.rate, sink.room) = (rate.parse().unwrap(), room);
+        }
+        self.engine = Engine::restore(settings, Snapshot::default());
+    }
+
+    /// What the audit says, in order.
+    pub(crate) fn audited(&self) -> Vec<String> {
+        let entries = self.stored.values().filter_map(|change| match change {
+            Change::Audit(_, entry) => Some(entry.what.clone()),
+            _ => None,
+        });
+        entries.collect()
     }
 
     /// Lets time pass until `millis` after the start, ticking whenever the engine asked for it.
@@ -92,6 +117,8 @@ impl Stage {
                 Effect::Rearm(keys) => self.rearmed.extend(keys),
                 Effect::Deliver(delivery) => {
                     let id = delivery.id;
+                    self.sent.push(delivery.message);
+                    self.sent_at.push(self.now.boot);
                     self.step(Input::Delivered { id, outcome: DeliveryOutcome::Accepted });
                 }
                 Effect::Alerted(alert) => self.say(&alert),
@@ -139,7 +166,9 @@ impl Stage {
             service: ServiceName::new("systemd", &format!("{name}.service")),
             container: None,
             pod: None,
+            image: None,
             cgroup: format!("/system.slice/{name}.service"),
+            node: None,
         };
         self.step(Input::Workload { cgroup: id, workload });
         id
@@ -247,8 +276,13 @@ impl Stage {
                 Change::Incident(_, Some(incident)) => snapshot.incidents.push(*incident),
                 Change::Delivery(_, Some(delivery)) => snapshot.deliveries.push(*delivery),
                 Change::Audit(number, _) => snapshot.next_audit = number + 1,
+                Change::Held(sink, held) => snapshot.held.push((sink, *held)),
+                Change::Mute(_, Some(mute)) => snapshot.mutes.push(*mute),
                 Change::Alive(until) => snapshot.alive = Some(until),
-                Change::Edge(_, None) | Change::Incident(_, None) | Change::Delivery(_, None) => {}
+                Change::Edge(_, None)
+                | Change::Incident(_, None)
+                | Change::Delivery(_, None)
+                | Change::Mute(_, None) => {}
             }
         }
         self.engine = Engine::restore(settings(mode), snapshot);
@@ -266,6 +300,8 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Incident(id, _) => format!("incident {id}"),
         Change::Delivery(id, _) => format!("delivery {id}"),
         Change::Audit(number, _) => format!("audit {number:08}"),
+        Change::Held(sink, _) => format!("held {sink}"),
+        Change::Mute(pattern, _) => format!("mute {pattern}"),
         Change::Alive(_) => "alive".to_owned(),
     }
 }

@@ -169,7 +169,9 @@ fn a_restarted_server_and_the_nightly_job() {
         service: "systemd:b.service".parse().unwrap(),
         container: None,
         pod: None,
+        image: None,
         cgroup: "/system.slice/b.service".to_owned(),
+        node: None,
     };
     stage.step(Input::Workload { cgroup: new, workload });
     // The app dials again: its own key is known, only the new b's inbound key is news.
@@ -245,7 +247,7 @@ fn one_connection_counts_once() {
         let t = traffic(&stage, k, 1);
         stage.step(Input::Traffic(t));
     }
-    assert_eq!(stage.engine.alerts()[0].count, 1);
+    assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 1);
 }
 
 /// Figures: one edge with two allowances is one known edge.
@@ -255,7 +257,7 @@ fn known_edges_are_edges() {
         "0 a => b 80/tcp with /bin/app\n 5 guard a\n 6 approve a -> b 80/tcp with /bin/job\n 10 a -> 192.0.2.1 443/tcp established with /bin/sh",
         "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
     );
-    let text = &stage.engine.alerts()[0].findings[0].reasons[0].text;
+    let text = &stage.engine.alerts(stage.now.wall)[0].findings[0].reasons[0].text;
     assert!(text.contains("has 1 known edge,"), "{text}");
 }
 
@@ -266,7 +268,7 @@ fn a_refused_new_port_was_tried() {
         "0 a -> 192.0.2.1 443/tcp established with /bin/app\n 5 guard a\n 10 a -> 192.0.2.1 444/tcp refused with /bin/app",
         "firing medium: new-port a -> ip:192.0.2.1 444/tcp refused with /bin/app;",
     );
-    let title = stage.engine.alerts()[0].title.clone();
+    let title = stage.engine.alerts(stage.now.wall)[0].title.clone();
     stage.until(20_000);
     assert!(title.contains("tried to dial"), "{title}");
 }

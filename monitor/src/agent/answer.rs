@@ -2,8 +2,9 @@
 //! of it once it is stored and the kernel knows.
 
 use monitor_core::engine::{Command, CommandError, Input, Status};
+use monitor_core::ids::WallTime;
 
-use crate::agent::{Agent, now};
+use crate::agent::{Agent, now, trial};
 use crate::serve::{Query, Refusal, Request};
 
 impl Agent {
@@ -17,13 +18,13 @@ impl Agent {
             Query::Ready => request.answer(Ok(true)),
             Query::Status => request.answer(Ok(Status {
                 missing: self.capture.summary().missing.clone(),
-                ..self.engine.status()
+                ..self.engine.status(now.wall)
             })),
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),
             Query::Services => request.answer(Ok(self.engine.services(now.wall))),
-            Query::Alerts => request.answer(Ok(self.engine.alerts())),
+            Query::Alerts => request.answer(Ok(self.engine.alerts(now.wall))),
             Query::Alert(id) => {
-                let alert = self.engine.alerts().into_iter().find(|alert| alert.id == id);
+                let alert = self.engine.alerts(now.wall).into_iter().find(|alert| alert.id == id);
                 let missing = || {
                     Refusal::Missing(format!(
                         "no alert has the id {id:?}: `edgewatch alerts` lists them"
@@ -31,6 +32,8 @@ impl Agent {
                 };
                 request.answer(alert.ok_or_else(missing));
             }
+            Query::Mutes => request.answer(Ok(self.engine.mutes(now.wall))),
+            Query::Test { receiver } => self.test(now.wall, receiver.as_deref(), request),
             Query::Baseline => request.answer(Ok(self.engine.baseline_rows(now))),
             Query::Undecided => request.answer(Ok(self.engine.undecided())),
             Query::Document { selection, figures } => {
@@ -50,6 +53,15 @@ impl Agent {
         Ok(())
     }
 
+    fn test(&mut self, at: WallTime, receiver: Option<&str>, request: Request) {
+        let status = self.engine.status(at);
+        let known: Vec<String> = status.sinks.into_iter().map(|sink| sink.name).collect();
+        match trial::chosen(&known, receiver) {
+            Ok(chosen) => self.performer.test(chosen, trial::message(&status.node, at), request),
+            Err(why) => request.answer(Err::<(), _>(Refusal::Missing(why))),
+        }
+    }
+
     /// The engine answers within the step.
     fn decide(&mut self, command: Command, request: Request) -> anyhow::Result<()> {
         let actor = request.actor.clone();
@@ -67,8 +79,11 @@ fn refused(error: CommandError) -> Refusal {
     match error {
         CommandError::NoSuchService(_) => Refusal::Missing(text),
         CommandError::Document(_) => Refusal::Invalid(text),
-        CommandError::Provisional(_) | CommandError::InFile(_) | CommandError::NotGuarded(_) => {
-            Refusal::Conflict(text)
-        }
+        CommandError::NotMuted(_) => Refusal::Missing(text),
+        CommandError::MuteTooLong => Refusal::Invalid(text),
+        CommandError::Provisional(_)
+        | CommandError::InFile(_)
+        | CommandError::NotGuarded(_)
+        | CommandError::TooManyMutes => Refusal::Conflict(text),
     }
 }

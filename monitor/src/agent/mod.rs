@@ -6,7 +6,9 @@ mod audience;
 mod files;
 mod perform;
 mod preflight;
+mod record;
 mod supervisor;
+mod trial;
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::Trouble;
-use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot};
+use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -29,7 +31,7 @@ use crate::capture::{self, Capture, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
-use crate::serve::{self, Listener, Request, ServeError};
+use crate::serve::{self, Feed, Listener, Request, ServeError};
 use crate::store::Store;
 
 use self::audience::Audience;
@@ -37,6 +39,8 @@ use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
 
 pub use self::preflight::{Preflight, preflight, prepare};
+pub use self::record::{RecordOptions, Recorded, record};
+pub use self::trial::test_receivers;
 /// What `run` and `check` refuse a receiver's configuration with.
 pub use crate::notify::NotifyError;
 
@@ -101,11 +105,12 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 
     let (requests, asked) = mpsc::channel(REQUESTS);
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve::serve(door, requests, stop.clone()));
+    let feed = Feed::new();
+    let served = tokio::spawn(serve::serve(door, requests, feed.clone(), stop.clone()));
     let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
-        performer: Performer::new(store, notifier, outcomes, options.tell),
+        performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,
         files,
@@ -116,7 +121,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         agent.step(Input::Trouble(trouble))?;
     }
     announce(agent.capture.summary());
-    agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &agent.engine)));
+    let status = agent.engine.status(now()?.wall);
+    agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
@@ -377,8 +383,7 @@ fn ground(summary: &Summary) -> String {
 }
 
 /// What the agent does here, for people.
-fn ready(config: &Config, summary: &Summary, engine: &Engine) -> String {
-    let status = engine.status();
+fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
     let baseline = match (status.guarded, status.services) {
         (_, 0) => "no baseline yet".to_owned(),
         (guarded, services) => format!("{services} services known, {guarded} guarded"),

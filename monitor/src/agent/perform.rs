@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use monitor_core::delivery::{Delivery, DeliveryId, Outcome};
+use monitor_core::delivery::{Delivery, DeliveryId, Outcome, Test};
 use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::agent::audience::Audience;
-use crate::agent::{Tell, Told};
+use crate::agent::{Tell, Told, trial};
 use crate::capture::Capture;
 use crate::notify::{self, Notifier};
+use crate::serve::{Feed, Request};
 use crate::store::Store;
 
 /// What a decision's author is told.
@@ -27,6 +28,7 @@ pub(crate) struct Performer {
     outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
     flying: JoinSet<()>,
     audience: Audience,
+    feed: Feed,
     /// Changes that the disk did not take yet.
     unstored: Vec<Change>,
     /// Why it did not, as last told.
@@ -42,6 +44,7 @@ impl Performer {
         notifier: Notifier,
         outcomes: mpsc::Sender<(DeliveryId, Outcome)>,
         tell: Option<Tell>,
+        feed: Feed,
     ) -> Self {
         Self {
             store,
@@ -49,6 +52,7 @@ impl Performer {
             outcomes,
             flying: JoinSet::new(),
             audience: Audience::new(tell),
+            feed,
             unstored: Vec::new(),
             refusal: None,
         }
@@ -92,8 +96,9 @@ impl Performer {
                 Effect::Alerted(alert) => {
                     tracing::info!(
                         id = alert.id, revision = alert.revision, severity = %alert.severity,
-                        "{}", alert.title
+                        muted = alert.muted_until.is_some(), "{}", alert.title
                     );
+                    self.feed.tell(&alert);
                     self.tell(Told::Alert(alert));
                 }
                 Effect::Reply(result) => decided = Some(self.told_if_unstored(result)),
@@ -152,6 +157,14 @@ impl Performer {
         Ok(reply)
     }
 
+    /// Sends a test message to `receivers`, beside the queue, and answers with what became of it.
+    pub(crate) fn test(&mut self, receivers: Vec<String>, message: Test, request: Request) {
+        let notifier = Arc::clone(&self.notifier);
+        self.flying.spawn(async move {
+            request.answer(Ok(trial::run(notifier, receivers, message).await));
+        });
+    }
+
     fn deliver(&mut self, delivery: Delivery) {
         while self.flying.try_join_next().is_some() {}
         let (notifier, outcomes) = (Arc::clone(&self.notifier), self.outcomes.clone());
@@ -204,12 +217,8 @@ impl Performer {
 pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);
 
 async fn attempt(notifier: &Notifier, delivery: &Delivery) -> Outcome {
-    let body = match serde_json::to_string(&delivery.alert) {
-        Ok(body) => body,
-        Err(error) => return Outcome::Failed { why: error.to_string(), retry_after_ms: None },
-    };
-    let key = delivery.key();
-    let message = notify::Delivery { sink: delivery.sink.clone(), key, body };
+    let message =
+        notify::Delivery { sink: delivery.sink.clone(), message: delivery.message.clone() };
     match notifier.deliver(&message).await {
         notify::Outcome::Accepted => Outcome::Accepted,
         notify::Outcome::Retry { after, why } => {
@@ -230,6 +239,8 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Edge(edge, _) => format!("e{edge}"),
         Change::Incident(id, _) => format!("i{id}"),
         Change::Delivery(id, _) => format!("d{id}"),
+        Change::Held(sink, _) => format!("h{sink}"),
+        Change::Mute(pattern, _) => format!("m{pattern}"),
         Change::Audit(number, _) => format!("a{number}"),
         Change::Alive(_) => "z".to_owned(),
     };

@@ -64,7 +64,9 @@ impl fmt::Display for Extra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CgroupNames => "names of cgroups that live less than a second",
-            Self::Executables => "executables of processes that are gone",
+            Self::Executables => {
+                "executables of processes that are gone, and the shells that processes came from"
+            }
         })
     }
 }

@@ -174,6 +174,15 @@ impl Network {
         if bits & host == 0 { Ok(network) } else { Err(ConfigError::HostBits(network)) }
     }
 
+    /// Whether `address` lies in it.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        let (network, prefix) = self.mapped();
+        let bits = Self { address, prefix: 0 }.mapped().0;
+        let differing = u128::from_be_bytes(network) ^ u128::from_be_bytes(bits);
+        u32::from(prefix) <= differing.leading_zeros()
+    }
+
     /// As an IPv6 network, IPv4 ones mapped: the kernel knows no other.
     pub(super) fn mapped(self) -> ([u8; 16], u8) {
         match self.address {
@@ -258,6 +267,21 @@ mod tests {
         for text in ["10.0.0.1/8", "10.0.0.0/33", "fd00::1/8", "::/129", "10/8", "x", "1.2.3.4/-1"]
         {
             assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_lies_in_a_network_or_not() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
+            ("192.0.2.7/32", "192.0.2.7", "192.0.2.6"),
+            ("0.0.0.0/0", "203.0.113.9", "::1"),
+            ("fd00::/8", "fdff::1", "fc00::1"),
+            ("172.16.0.0/12", "172.31.255.255", "::ac1f:ffff"),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert!(network.contains(inside.parse().unwrap()), "{network}");
+            assert!(!network.contains(outside.parse().unwrap()), "{network}");
         }
     }
 

@@ -172,7 +172,8 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
             Outcome::Attempted => wire::Outcome::Attempted,
             Outcome::Refused => wire::Outcome::Refused,
             Outcome::TimedOut => wire::Outcome::TimedOut,
-            Outcome::Unreachable => wire::Outcome::Unreachable,
+            // The kernel holds no key with it: there is nothing to find under this one.
+            Outcome::Unreachable | Outcome::Denied => wire::Outcome::Unreachable,
             Outcome::Sent => wire::Outcome::Sent,
             Outcome::Established => wire::Outcome::Established,
         },

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
-use monitor_common::executable_id;
+use monitor_common::{executable_id, under_shell};
 use monitor_core::flow::Image;
 
 use crate::capture::decode::{self, Started, StartedBytes};
@@ -24,6 +24,8 @@ pub(super) struct Executables {
 /// What is to be named.
 pub(super) struct Subject<'a> {
     pub(super) executable_id: u64,
+    /// The service's shell it was started under, as far as that is known of the process; else 0.
+    pub(super) shell_id: u64,
     /// Where it was executed; 0 where that is not known.
     pub(super) executed_in: u64,
     /// A process that runs it now, as far as the kernel's note says.
@@ -61,9 +63,7 @@ impl Executables {
         let started = self.started(subject.executable_id);
         let by_descriptor = started.as_ref().is_some_and(|it| is_descriptor(&it.path));
         let running = running.filter(|running| {
-            subject.runs_in.is_some_and(|pid| {
-                self.agrees(pid, subject.executable_id, running, started.as_ref())
-            })
+            subject.runs_in.is_some_and(|pid| self.agrees(pid, subject, running, started.as_ref()))
         });
         let (path, image) = match running {
             Some(running) => {
@@ -72,12 +72,14 @@ impl Executables {
             }
             None => (self.followed(subject, subject.executable_id), Image::File),
         };
-        let shell_id = started.map_or(0, |it| it.shell_id);
+        let shell_id = started.map_or(subject.shell_id, |it| it.shell_id);
         let name = path.map(|path| {
-            let shell = (shell_id != 0 && is_interpreter(&path))
-                .then(|| self.followed(subject, shell_id))
-                .flatten();
-            shell.map_or_else(|| path.clone(), |shell| format!("{shell}:{path}"))
+            if shell_id == 0 || !is_interpreter(&path) {
+                return path;
+            }
+            // Never without: it would pass for what the service itself starts.
+            let shell = self.followed(subject, shell_id);
+            format!("{}:{path}", shell.as_deref().unwrap_or("?"))
         });
         (name, if by_descriptor { Image::Memory } else { image })
     }
@@ -109,10 +111,18 @@ impl Executables {
 
     /// Whether what a process shows as running is what it was `started` as. The link changes a
     /// moment before the kernel's note does, so the note alone proves nothing.
-    fn agrees(&self, pid: u32, id: u64, running: &Running, started: Option<&Started>) -> bool {
+    fn agrees(
+        &self,
+        pid: u32,
+        subject: &Subject<'_>,
+        running: &Running,
+        started: Option<&Started>,
+    ) -> bool {
         let Some(Started { path: started, .. }) = started else {
-            // Older than the kernel's notes: its id was made of its link.
-            return self.id_of(&running.path) == id;
+            // Older than the kernel's notes, or forgotten there: its id was made of its link.
+            let id = self.id_of(&running.path);
+            let under = under_shell(id, subject.shell_id);
+            return subject.executable_id == if subject.shell_id == 0 { id } else { under };
         };
         let by_descriptor = is_descriptor(started);
         if running.path == *started || (by_descriptor && running.image == Image::Memory) {

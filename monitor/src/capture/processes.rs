@@ -57,10 +57,9 @@ impl Processes {
             };
             let inserted = self.noted.insert(pid, decode::lineage_bytes(&lineage), flags);
             if inserted.is_ok() && lineage.shell_id != 0 {
-                let is_shell = lineage.flags & Lineage::SHELL != 0;
-                let shell_id = if is_shell { 0 } else { lineage.shell_id };
-                let path = process.running.path.clone();
-                self.executables.note(lineage.executable_id, &Started { path, shell_id });
+                let started =
+                    Started { path: process.running.path.clone(), shell_id: lineage.under() };
+                self.executables.note(lineage.executable_id, &started);
             }
         }
     }
@@ -102,6 +101,7 @@ impl Processes {
         let current = self.executable_id(caller.pid) == caller.executable_id;
         let subject = Subject {
             executable_id: caller.executable_id,
+            shell_id: if current { itself.under() } else { 0 },
             executed_in: itself.executed_in,
             runs_in: current.then_some(caller.pid),
             kin: &kin(&chain, itself.executed_in),
@@ -111,6 +111,7 @@ impl Processes {
         for (pid, lineage) in chain.iter().skip(1) {
             let subject = Subject {
                 executable_id: lineage.executable_id,
+                shell_id: lineage.under(),
                 executed_in: lineage.executed_in,
                 // Where it is gone, so is its link: its id's next process has a note of its own.
                 runs_in: Some(*pid),
@@ -253,7 +254,9 @@ mod tests {
             (31, 30, "/usr/bin/dash", 12),
             (32, 31, "/usr/bin/python3.11", 12),
         ]);
-        let mut id = |path: &str| path.bytes().fold(1, |sum, byte| sum * 31 + u64::from(byte));
+        let mut id = |path: &str| {
+            path.bytes().fold(1, |sum: u64, byte| sum.rotate_left(7) ^ u64::from(byte))
+        };
         let python = id("/usr/bin/python3.11");
         let dash = id("/usr/bin/dash");
         let mut of = |pid| older.lineage(pid, &mut id);

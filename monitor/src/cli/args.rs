@@ -9,6 +9,7 @@ use monitor_core::engine::Selection;
 use monitor_core::pattern::Pattern;
 
 use crate::config::Period;
+use crate::rehearsal::Learn;
 
 /// Where the agent listens when nobody names another socket.
 pub(crate) const SOCKET: &str = "/run/edgewatch/edgewatch.sock";
@@ -18,11 +19,11 @@ const GLOBAL: &str = "Options of every verb";
 /// Who talks to whom on this node, and who is new.
 ///
 /// `watch` shows the edges of this machine at once and keeps nothing; `run` is the agent, which
-/// learns what is normal and alerts on what is not. The other verbs talk to a running agent through
-/// its Unix socket.
+/// learns what is normal and alerts on what is not. `record` and `replay` try a baseline on what
+/// happened. The other verbs talk to a running agent through its Unix socket.
 ///
-/// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty); 64 the command
-/// line, the configuration or a named file is wrong.
+/// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty, `replay` has
+/// alerts); 64 the command line, the configuration or a named file is wrong.
 #[derive(Debug, Parser)]
 #[command(name = "edgewatch", version, max_term_width = 100)]
 pub struct Cli {
@@ -63,12 +64,30 @@ pub(crate) enum Verb {
     Run(Run),
     /// Show the edges of this machine as they appear; keeps no state and leaves nothing behind
     Watch(Watch),
+    /// Write every flow of this machine to a file, as JSON lines; needs no agent, keeps no state
+    ///
+    /// First sightings come with their outcome and process as they happen; what known flows did
+    /// after that follows every ten seconds, with how many exchanges and bytes it was. Ctrl-C ends
+    /// it; a summary on stderr says how many flows there were and what was lost.
+    Record(Record),
+    /// What would have been alerted, had these flows been seen; exits 2 if anything
+    ///
+    /// Runs a recording through the agent's own engine, in the recording's own time: nothing is
+    /// stored or sent, and the same files give the same answer. Give it the baseline to guard, or
+    /// have it learn the beginning of the recording, or both: then what the files name is guarded
+    /// from the start, and what is learned besides is guarded after it.
+    Replay(Replay),
     /// Every edge seen, with its evidence
     Map,
     /// Every service seen
     Services,
     /// What was alerted
     Alerts(Alerts),
+    /// The receivers of alerts
+    Notify {
+        #[command(subcommand)]
+        verb: Notify,
+    },
     /// The agent at a glance
     Status,
     /// Check the configuration, its secrets and its baseline files without starting anything
@@ -112,6 +131,48 @@ pub(crate) struct Watch {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Record {
+    /// Where to write, `-` for standard output; a file that exists is refused
+    pub(crate) file: PathBuf,
+    /// Add to the file, if it exists
+    #[arg(long)]
+    pub(crate) append: bool,
+    /// End after this time, like 30s or 5m
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) duration: Option<Period>,
+    /// Take sizes, networks and this machine's name from this configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// A recording, as `record` writes it; `-` for standard input
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) guarded: Guarded,
+    /// Take `mode`, `[learn]` and `[detect]` from this configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print each alert in full, as a chat would show it
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+/// What `replay` guards: one of them, or both.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Guarded {
+    /// A baseline file: its services are guarded as written; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Vec<PathBuf>,
+    /// Learn the beginning, then guard every service: a duration like 24h, a part like 0.5 or 50%,
+    /// or the time at which it ends, like 2026-11-21T10:00:00Z
+    #[arg(long, value_name = "DURATION|PART|TIME")]
+    pub(crate) learn: Option<Learn>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Check {
     /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
     #[arg(long, value_name = "FILE")]
@@ -135,10 +196,51 @@ pub(crate) struct Alerts {
 pub(crate) enum AlertsVerb {
     /// Every alert, open ones first (what plain `alerts` does)
     List,
-    /// One alert in full
+    /// One alert in full: every finding, with the command that allows it
     Show {
         /// Its id, or the beginning of it
         id: String,
+    },
+    /// Print alerts as they come; Ctrl-C ends
+    Follow,
+    /// Send no alerts of some services for a while
+    ///
+    /// Nothing else changes: they are judged, listed and never learned. What is critical is muted
+    /// too. A mute ends by itself, and what it kept back is then told once, in a digest.
+    Mute {
+        /// A service or a pattern like compose:shop/*
+        services: Pattern,
+        /// For how long, like 4h; at most 30d
+        #[arg(long = "for", value_name = "DURATION")]
+        duration: Period,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Who decides [default: you]
+        #[arg(long, value_name = "NAME")]
+        approver: Option<String>,
+    },
+    /// End a mute before its time
+    Unmute {
+        /// As it was muted
+        services: Pattern,
+    },
+    /// The mutes that hold
+    Mutes,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Notify {
+    /// Send a marked test message to the receivers, and say what became of it
+    ///
+    /// Without --config the running agent sends it, as it sends alerts. Exits 1 if a receiver did not
+    /// accept it.
+    Test {
+        /// One receiver; all of them without
+        name: Option<String>,
+        /// Send it from here, to the receivers of this configuration: no agent needs to run
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 

@@ -1,12 +1,11 @@
 //! The verbs that ask a running agent and change nothing.
 
 use monitor_core::engine::{AuditEntry, EdgeView, ServiceView, Status};
-use monitor_core::incident::Alert;
 use serde::de::DeserializeOwned;
 
-use crate::cli::args::{Alerts, AlertsVerb, Audit, Format};
+use crate::cli::args::{Audit, Format};
 use crate::cli::{Ending, Failure, Out};
-use crate::client::{Client, ClientError};
+use crate::client::Client;
 use crate::render::{self, Screen};
 
 /// Asks for `path` and prints the answer: as it came for programs, as `table` for people.
@@ -52,38 +51,4 @@ pub(crate) async fn audit(
     let table = |screen, entries: &Vec<AuditEntry>| render::audit(screen, entries);
     ask(client, &path, out, table).await?;
     Ok(Ending::Done)
-}
-
-pub(crate) async fn alerts(
-    alerts: Alerts,
-    client: &Client,
-    out: &mut Out,
-) -> Result<Ending, Failure> {
-    let table = |screen, alerts: &Vec<Alert>| render::alerts(screen, alerts);
-    match alerts.verb {
-        None | Some(AlertsVerb::List) => {
-            ask(client, "/api/v1/alerts", out, table).await?;
-        }
-        Some(AlertsVerb::Show { id }) => show(&id, client, out).await?,
-    }
-    Ok(Ending::Done)
-}
-
-/// Ids are long: their beginning is enough where it means one.
-async fn show(id: &str, client: &Client, out: &mut Out) -> Result<(), Failure> {
-    let alerts: Vec<Alert> = client.read(client.get("/api/v1/alerts").await?)?;
-    let wanted = id.to_ascii_uppercase();
-    let meant: Vec<&Alert> = alerts.iter().filter(|it| it.id.starts_with(&wanted)).collect();
-    match meant.as_slice() {
-        [alert] if out.format == Format::Json => out.json(alert),
-        [alert] => out.text(&render::alert(out.screen, alert)),
-        [] => {
-            let what = format!("there is no alert {id}: `edgewatch alerts` lists them");
-            Err(ClientError::Refused { status: 404, what }.into())
-        }
-        _ => {
-            let what = format!("{} alerts begin with {id}: write more of it", meant.len());
-            Err(ClientError::Refused { status: 409, what }.into())
-        }
-    }
 }

@@ -16,7 +16,7 @@ use crate::cli::{Ending, Failure, Out, output};
 use crate::client::Client;
 use crate::render;
 
-const COMMANDS: &str = "/api/v1/commands";
+pub(crate) const COMMANDS: &str = "/api/v1/commands";
 
 pub(crate) async fn carry_out(
     verb: Baseline,
@@ -148,9 +148,14 @@ async fn forbid(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Fa
 
 /// Who and why, as far as the command line or the environment says.
 fn grounds(decide: &Decide) -> Grounds {
-    let user = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
-    let approver = decide.approver.clone().or_else(|| user("SUDO_USER")).or_else(|| user("USER"));
+    let approver = approver(decide.approver.clone());
     Grounds { until: None, approver, reason: decide.reason.clone() }
+}
+
+/// Whoever is named, else whoever is at the keyboard.
+pub(crate) fn approver(named: Option<String>) -> Option<String> {
+    let user = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    named.or_else(|| user("SUDO_USER")).or_else(|| user("USER"))
 }
 
 fn edit(file: &Path, decision: Decision, decide: &Decide, out: &mut Out) -> Result<(), Failure> {

@@ -1,10 +1,13 @@
 //! The verbs. Reads the command line, asks the agent or becomes it, and prints; decides nothing
 //! itself. Only here and in `main` does the program print or exit.
 
+mod alerts;
 mod args;
 mod asking;
 mod baseline;
+mod notify;
 mod output;
+mod replaying;
 mod running;
 
 use std::path::PathBuf;
@@ -15,6 +18,7 @@ use clap::Parser as _;
 use crate::baseline_file::FileError;
 use crate::client::Client;
 use crate::config::ConfigError;
+use crate::recording::RecordingError;
 
 pub use self::args::Cli;
 use self::args::Verb;
@@ -24,8 +28,10 @@ use self::output::Out;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Done,
-    /// It found something: a difference.
+    /// It found something: a difference, or what would have been an alert.
     Found,
+    /// It was done, and what it printed says what failed.
+    Failed,
 }
 
 /// Why a verb did not do what it was asked for.
@@ -45,7 +51,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         if unread.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe) {
             return Self::Unread;
         }
-        if error.is::<ConfigError>() || error.is::<FileError>() {
+        if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<RecordingError>() {
             return Self::Usage(error);
         }
         Self::Failed(error)
@@ -69,6 +75,7 @@ pub fn main() -> ExitCode {
     match carry_out(cli) {
         Ok(Ending::Done) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Ok(Ending::Found) => 2.into(),
+        Ok(Ending::Failed) => ExitCode::FAILURE,
         Err(Failure::Usage(error)) => {
             output::complain(&error);
             USAGE.into()
@@ -90,10 +97,13 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
     match verb {
         Verb::Run(run) => running::run(run, socket.clone(), out),
         Verb::Watch(watch) => running::watch(watch, out),
+        Verb::Record(record) => running::record(record, out),
+        Verb::Replay(replay) => replaying::replay(&replay, out),
         Verb::Check(check) => running::check(&check, &mut out),
         Verb::Map => block_on(asking::map(&client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
-        Verb::Alerts(alerts) => block_on(asking::alerts(alerts, &client(), &mut out)),
+        Verb::Alerts(alerts) => block_on(alerts::carry_out(alerts, &client(), &mut out)),
+        Verb::Notify { verb } => block_on(notify::carry_out(verb, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),

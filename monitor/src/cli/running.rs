@@ -9,10 +9,13 @@ use monitor_core::engine::EdgeView;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 
-use crate::agent::{self, NotifyError, RunOptions, Tell, Told, WatchOptions};
-use crate::cli::args::{Check, Format, Run, Watch};
+use crate::agent::{
+    self, NotifyError, RecordOptions, Recorded, RunOptions, Tell, Told, WatchOptions,
+};
+use crate::cli::args::{Check, Format, Record, Run, Watch};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
+use crate::recording::Existing;
 use crate::render::{self, Colour};
 
 pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
@@ -35,6 +38,38 @@ pub(crate) fn watch(watch: Watch, out: Out) -> Result<Ending, Failure> {
     log("warn", out);
     let duration = watch.duration.map(crate::config::Period::get);
     runtime()?.block_on(agent::watch(config, WatchOptions { duration, tell: tell(out) }))?;
+    Ok(Ending::Done)
+}
+
+pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
+    agent::prepare();
+    let config = Config::load(record.config.as_deref())?;
+    log("warn", out);
+    let name = match record.file.to_str() {
+        Some("-") => "standard output".to_owned(),
+        _ => record.file.display().to_string(),
+    };
+    let options = RecordOptions {
+        file: record.file,
+        existing: if record.append { Existing::Continued } else { Existing::Refused },
+        duration: record.duration.map(crate::config::Period::get),
+        ready: Box::new(|ground| output::say(&format!("edgewatch: {ground}"))),
+    };
+    let Recorded { lines, connections, lost, detached } =
+        runtime()?.block_on(agent::record(config, options))?;
+    let lost: Vec<String> =
+        lost.iter().map(|(loss, count)| format!("{loss} {}", render::grouped(*count))).collect();
+    let lost = if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") };
+    output::say(&format!(
+        "edgewatch: {} lines of {} connections to {name}; lost: {lost}",
+        render::grouped(lines),
+        render::grouped(connections)
+    ));
+    for program in detached {
+        output::say(&format!(
+            "edgewatch: {program} was detached by somebody: what it sees is missing since"
+        ));
+    }
     Ok(Ending::Done)
 }
 
@@ -70,7 +105,7 @@ pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
 }
 
 /// A receiver that cannot work is a mistake in the file that names it.
-fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
+pub(crate) fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
     if error.is::<NotifyError>() {
         let file = named.unwrap_or(Path::new(Config::PATH)).display().to_string();
         return Failure::Usage(error.context(file));

@@ -110,7 +110,7 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
         ("mode = \"auto\"\nmode = \"auto\"", "2: duplicate key"),
         (
             "[[notify]]\nname = \"a\"\nkind = \"carrier-pigeon\"",
-            "3: kind in [[notify]] \"a\": \"carrier-pigeon\" is not known: write \"webhook\" or \"stdout\"",
+            "3: kind in [[notify]] \"a\": \"carrier-pigeon\" is not known: write \"slack\", \"webhook\" or \"stdout\"",
         ),
     ];
     let mut wrong = Vec::new();

@@ -52,7 +52,9 @@ impl Namer {
             service: owner.service,
             container: owner.container,
             pod: owner.pod,
+            image: None,
             cgroup: shown(&segments),
+            node: None,
         }
     }
 }

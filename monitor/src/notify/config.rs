@@ -1,10 +1,11 @@
 //! One receiver as the configuration file says it, and which alerts it wants. Read strictly, and
 //! checked without opening anything: files and variables are read when the receiver is built.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use monitor_core::delivery::Sink;
+use monitor_core::delivery::{Rate, Sink};
 use monitor_core::detect::Severity;
 use monitor_core::pattern::Pattern;
 use serde::{Deserialize, Deserializer};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Deserializer};
 pub enum Kind {
     /// The alert as JSON, by HTTP POST.
     Webhook,
+    /// A message in a Slack channel, through an incoming webhook.
+    Slack,
     /// The alert as one line of JSON on standard output.
     Stdout,
 }
@@ -22,9 +25,11 @@ pub enum Kind {
 /// Why a receiver's kind was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
-    #[error("{0:?} is not supported yet: this version delivers to \"webhook\" and \"stdout\"")]
+    #[error(
+        "{0:?} is not supported yet: this version delivers to \"slack\", \"webhook\" and \"stdout\""
+    )]
     NotYet(String),
-    #[error("{0:?} is not known: write \"webhook\" or \"stdout\"")]
+    #[error("{0:?} is not known: write \"slack\", \"webhook\" or \"stdout\"")]
     Unknown(String),
 }
 
@@ -34,6 +39,7 @@ impl TryFrom<String> for Kind {
     fn try_from(text: String) -> Result<Self, KindError> {
         match text.as_str() {
             "webhook" => Ok(Self::Webhook),
+            "slack" => Ok(Self::Slack),
             "stdout" => Ok(Self::Stdout),
             planned if PLANNED.contains(&planned) => Err(KindError::NotYet(text)),
             _ => Err(KindError::Unknown(text)),
@@ -70,6 +76,8 @@ pub struct SinkConfig {
     /// How long one delivery may take as a whole.
     #[serde(default = "default_timeout", deserialize_with = "duration")]
     pub timeout: Duration,
+    /// How fast messages may follow one another, like `30/min`; else what its kind takes.
+    pub rate: Option<Rate>,
 }
 
 impl SinkConfig {
@@ -80,7 +88,38 @@ impl SinkConfig {
             name: self.name.clone(),
             min_severity: self.min_severity,
             services: self.services.clone(),
+            rate: self.rate.unwrap_or(self.kind.rate()),
+            room: self.kind.room(),
         }
+    }
+}
+
+impl Kind {
+    /// What such a receiver takes: a chat a message a second, a program more than anybody sends.
+    const fn rate(self) -> Rate {
+        match self {
+            Self::Slack => Rate::CHAT,
+            Self::Webhook | Self::Stdout => Rate::PROGRAM,
+        }
+    }
+
+    /// Messages that may wait: for people no more than they would read, for programs a long outage.
+    const fn room(self) -> usize {
+        match self {
+            Self::Slack => 20,
+            Self::Webhook | Self::Stdout => 1_000,
+        }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Webhook => "webhook",
+            Self::Slack => "slack",
+            Self::Stdout => "stdout",
+        })
     }
 }
 
@@ -107,16 +146,8 @@ const fn default_timeout() -> Duration {
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 
-const PLANNED: [&str; 8] = [
-    "slack",
-    "teams",
-    "discord",
-    "mattermost",
-    "google-chat",
-    "alertmanager",
-    "pagerduty",
-    "syslog",
-];
+const PLANNED: [&str; 7] =
+    ["teams", "discord", "mattermost", "google-chat", "alertmanager", "pagerduty", "syslog"];
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +186,11 @@ mod tests {
         assert_eq!(sink.timeout, Duration::from_secs(10));
         let service = ServiceName::new("systemd", "nginx.service");
         assert!(sink.sink().wants(Severity::Low, &service));
+        assert_eq!(sink.sink().rate.to_string(), "600/min");
+        let chat = parse("name = 'ops'\nkind = 'slack'").unwrap().sink();
+        assert_eq!((chat.rate.to_string().as_str(), chat.room), ("60/min", 20));
+        let slow = parse("name = 'ops'\nkind = 'slack'\nrate = '6/min'").unwrap();
+        assert_eq!(slow.sink().rate.to_string(), "6/min");
     }
 
     #[test]
@@ -177,8 +213,9 @@ mod tests {
     #[test]
     fn mistakes_are_told() {
         for (text, said) in [
-            ("kind = 'slack'", "\"slack\" is not supported yet"),
-            ("kind = 'slack'", "\"webhook\" and \"stdout\""),
+            ("kind = 'teams'", "\"teams\" is not supported yet"),
+            ("kind = 'teams'", "\"slack\", \"webhook\" and \"stdout\""),
+            ("kind = 'slack'\nrate = '2/fortnight'", "is not a rate: write one like \"1/s\""),
             ("kind = 'smoke'", "not known"),
             ("kind = 'stdout'\ntimout = '1s'", "unknown field `timout`"),
             ("kind = 'stdout'\ntimeout = 'soon'", "not a duration"),

@@ -5,7 +5,9 @@
 //! `Idempotency-Key`.
 
 mod config;
+mod post;
 mod secret;
+mod slack;
 mod stdout;
 #[cfg(test)]
 mod tests;
@@ -16,21 +18,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use monitor_core::delivery::Message;
 use tokio::sync::Mutex;
 
 pub use config::{Kind, KindError, SinkConfig};
 pub use secret::SecretError;
+pub use slack::message as slack_message;
 pub use stdout::Lines;
 
 /// One message to one receiver.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
     /// The receiver's name in the configuration.
     pub sink: String,
-    /// `id/revision` of the alert: the same for every attempt.
-    pub key: String,
-    /// The alert as JSON, byte for byte what is signed.
-    pub body: String,
+    pub message: Message,
+}
+
+impl Delivery {
+    /// The message as JSON, byte for byte what is signed.
+    fn json(&self) -> Result<String, Outcome> {
+        let json = match &self.message {
+            Message::Alert(alert) => serde_json::to_string(alert),
+            Message::Digest(digest) => serde_json::to_string(digest),
+            Message::Test(test) => serde_json::to_string(test),
+        };
+        json.map_err(|error| Outcome::Retry { after: None, why: error.to_string() })
+    }
 }
 
 /// How one attempt went.
@@ -63,12 +76,10 @@ pub enum Problem {
     Name,
     #[error("another receiver has this name: names are unique")]
     Duplicate,
-    #[error("kind = \"stdout\" takes no {0}: remove it")]
-    NotForStdout(&'static str),
-    #[error(
-        "kind = \"webhook\" needs url_file or url_env (or url, for a receiver on this machine)"
-    )]
-    NoUrl,
+    #[error("kind = \"{kind}\" takes no {key}: remove it")]
+    NotForKind { kind: Kind, key: &'static str },
+    #[error("kind = \"{0}\" needs url_file or url_env (or url, for a receiver on this machine)")]
+    NoUrl(Kind),
     #[error("url is set beside url_file or url_env: keep one")]
     TwoUrls,
     #[error("{key} holds no URL of the form https://HOST/PATH")]
@@ -106,6 +117,7 @@ pub struct Notifier {
 
 enum Sink {
     Webhook(webhook::Webhook),
+    Slack(slack::Slack),
     Stdout(stdout::Stdout),
 }
 
@@ -134,8 +146,13 @@ impl Notifier {
                 Kind::Webhook => {
                     Sink::Webhook(webhook::Webhook::build(config, env).map_err(wrong)?)
                 }
+                Kind::Slack => {
+                    check_keys(config, &SECRET_KEYS).map_err(wrong)?;
+                    Sink::Slack(slack::Slack::build(config, env).map_err(wrong)?)
+                }
                 Kind::Stdout => {
-                    check_stdout(config).map_err(wrong)?;
+                    check_keys(config, &SECRET_KEYS).map_err(wrong)?;
+                    check_keys(config, &PLACE_KEYS).map_err(wrong)?;
                     Sink::Stdout(stdout::Stdout::new(Arc::clone(&lines), config.timeout))
                 }
             };
@@ -151,6 +168,7 @@ impl Notifier {
     pub async fn deliver(&self, delivery: &Delivery) -> Outcome {
         match self.sinks.get(&delivery.sink) {
             Some(Sink::Webhook(webhook)) => webhook.deliver(delivery).await,
+            Some(Sink::Slack(slack)) => slack.deliver(delivery).await,
             Some(Sink::Stdout(stdout)) => stdout.deliver(delivery).await,
             None => Outcome::NoSuchSink,
         }
@@ -173,18 +191,26 @@ fn check_name(name: &str) -> Result<(), Problem> {
     }
 }
 
-fn check_stdout(config: &SinkConfig) -> Result<(), Problem> {
-    let given = [
-        ("url", config.url.is_some()),
-        ("url_file", config.url_file.is_some()),
-        ("url_env", config.url_env.is_some()),
-        ("secret_file", config.secret_file.is_some()),
-        ("secret_env", config.secret_env.is_some()),
-        ("ca_file", config.ca_file.is_some()),
-        ("proxy", config.proxy.is_some()),
-    ];
-    match given.iter().find(|(_key, given)| *given) {
-        Some((key, _)) => Err(Problem::NotForStdout(key)),
+/// A key of a `[[notify]]` table, and whether it is there.
+type Key = (&'static str, fn(&SinkConfig) -> bool);
+
+/// Keys that only a webhook takes.
+const SECRET_KEYS: [Key; 2] =
+    [("secret_file", |it| it.secret_file.is_some()), ("secret_env", |it| it.secret_env.is_some())];
+
+/// Keys that only a receiver elsewhere takes.
+const PLACE_KEYS: [Key; 5] = [
+    ("url", |it| it.url.is_some()),
+    ("url_file", |it| it.url_file.is_some()),
+    ("url_env", |it| it.url_env.is_some()),
+    ("ca_file", |it| it.ca_file.is_some()),
+    ("proxy", |it| it.proxy.is_some()),
+];
+
+/// Refuses the first of `keys` that is given.
+fn check_keys(config: &SinkConfig, keys: &[Key]) -> Result<(), Problem> {
+    match keys.iter().find(|(_key, given)| given(config)) {
+        Some((key, _)) => Err(Problem::NotForKind { kind: config.kind, key }),
         None => Ok(()),
     }
 }

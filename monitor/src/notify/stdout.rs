@@ -25,7 +25,11 @@ impl Stdout {
     /// up neither the agent's tasks nor its end, and whoever comes next waits no longer than
     /// `timeout`.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        let line = one_line(&delivery.body);
+        let line = match delivery.json() {
+            // In JSON as it is written here no line ends.
+            Ok(body) => body + "\n",
+            Err(outcome) => return outcome,
+        };
         let lines = Arc::clone(&self.lines);
         let writing = async move { write(lines.lock_owned().await, line).await };
         let why = match tokio::time::timeout(self.timeout, writing).await {
@@ -47,29 +51,24 @@ async fn write(mut lines: OwnedMutexGuard<Lines>, line: String) -> io::Result<()
     done.await.map_err(io::Error::other)?
 }
 
-/// In JSON a line's end is only ever white space between tokens.
-fn one_line(body: &str) -> String {
-    let mut line = body.trim_end().replace(['\n', '\r'], " ");
-    line.push('\n');
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
     use std::time::Instant;
 
-    use super::*;
+    use monitor_core::delivery::Message;
+    use monitor_core::ids::WallTime;
 
-    const BODY: &str = r#"{"schema":"edgewatch-alert/1"}"#;
+    use super::*;
 
     fn stdout(lines: impl Write + Send + 'static, timeout_ms: u64) -> Stdout {
         let lines: Lines = Box::new(lines);
         Stdout::new(Arc::new(Mutex::new(lines)), Duration::from_millis(timeout_ms))
     }
 
-    fn delivery(body: &str) -> Delivery {
-        Delivery { sink: "out".to_owned(), key: "01J0ABC/2".to_owned(), body: body.to_owned() }
+    fn delivery() -> Delivery {
+        let test = monitor_core::delivery::Test::new("01J".to_owned(), "n1", WallTime(0));
+        Delivery { sink: "out".to_owned(), message: Message::Test(Box::new(test)) }
     }
 
     /// The reason for which the delivery is to be tried again.
@@ -99,14 +98,14 @@ mod tests {
     async fn standard_output_gets_a_line_each() {
         let (sender, written) = mpsc::channel();
         let stdout = stdout(Written(sender), 10_000);
-        for body in [BODY, "{\n  \"a\": 1\n}\n"] {
-            assert_eq!(stdout.deliver(&delivery(body)).await, Outcome::Accepted);
+        for _ in 0..2 {
+            assert_eq!(stdout.deliver(&delivery()).await, Outcome::Accepted);
         }
         let lines: Vec<u8> = written.try_iter().flatten().collect();
-        let expected = format!("{BODY}\n{{   \"a\": 1 }}\n");
-        assert_eq!(String::from_utf8(lines).unwrap(), expected);
+        let expected = delivery().json().unwrap() + "\n";
+        assert_eq!(String::from_utf8(lines).unwrap(), expected.repeat(2));
         drop(written);
-        let why = why(stdout.deliver(&delivery(BODY)).await);
+        let why = why(stdout.deliver(&delivery()).await);
         assert_eq!(why, "write standard output: broken pipe");
     }
 
@@ -129,12 +128,12 @@ mod tests {
         let (unblock, blocked) = mpsc::channel();
         let stdout = stdout(Blocked(blocked), 50);
         for _ in 0..3 {
-            let why = why(stdout.deliver(&delivery(BODY)).await);
+            let why = why(stdout.deliver(&delivery()).await);
             assert!(why.contains("blocked"), "{why}");
         }
         drop(unblock);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while stdout.deliver(&delivery(BODY)).await != Outcome::Accepted {
+        while stdout.deliver(&delivery()).await != Outcome::Accepted {
             assert!(Instant::now() < deadline, "never unblocked");
         }
     }

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const BODY: &str = r#"{"schema":"edgewatch-alert/1","title":"é"}"#;
+/// What [`delivery`] is as JSON.
+const BODY: &str = r#"{"schema":"edgewatch-test/1","id":"01J0ABC","revision":2,"severity":"low","title":"é","node":"n1","at":"1970-01-01T00:00:00Z"}"#;
 
 fn delivery() -> Delivery {
-    Delivery { sink: "ops".to_owned(), key: "01J0ABC/2".to_owned(), body: BODY.to_owned() }
+    Delivery { sink: "ops".to_owned(), message: Message::Test(serde_json::from_str(BODY).unwrap()) }
 }
 
 fn sink(more: &str) -> SinkConfig {
@@ -66,6 +67,15 @@ async fn receiver(
     status: u16,
     headers: &[(&str, &str)],
 ) -> (String, mpsc::UnboundedReceiver<Request>) {
+    wordy_receiver(status, headers, "").await
+}
+
+/// One that also has something to say.
+async fn wordy_receiver(
+    status: u16,
+    headers: &[(&str, &str)],
+    words: &'static str,
+) -> (String, mpsc::UnboundedReceiver<Request>) {
     let status = axum::http::StatusCode::from_u16(status).unwrap();
     let mut answer = HeaderMap::new();
     for (name, value) in headers {
@@ -77,7 +87,7 @@ async fn receiver(
         async move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let request = Request { method, uri, headers, body };
             seen.send(request).ok().unwrap();
-            (status, answer)
+            (status, answer, words)
         },
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -133,7 +143,7 @@ async fn a_secret_signs_the_raw_body() {
     // printf '%s' BODY | openssl dgst -sha256 -hmac key
     assert_eq!(
         request.header("x-edgewatch-signature"),
-        "sha256=ddc231681973c469725575d2256c2ead296a4f33ea994869e420a8a390aa6790"
+        "sha256=684e7c739beba821dee3ac05a175a9a7c646f921747160db17c97e933f04ed8b"
     );
 }
 
@@ -148,10 +158,13 @@ async fn localhost_is_this_machine() {
 async fn a_key_cannot_add_headers() {
     let (url, mut requests) = receiver(200, &[]).await;
     let notifier = build(webhook(&url, "")).unwrap();
-    let delivery = Delivery { key: "a\r\nX-Evil: 1".to_owned(), ..delivery() };
+    let mut delivery = delivery();
+    if let Message::Test(test) = &mut delivery.message {
+        test.id = "a\r\nX-Evil: 1".to_owned();
+    }
     assert_eq!(notifier.deliver(&delivery).await, Outcome::Accepted);
     let request = requests.recv().await.unwrap();
-    assert_eq!(request.header("idempotency-key"), "a%0D%0AX-Evil:%201");
+    assert_eq!(request.header("idempotency-key"), "a%0D%0AX-Evil:%201/2");
     assert_eq!(request.header("x-evil"), "");
 }
 
@@ -187,6 +200,68 @@ async fn a_receiver_may_ask_to_be_left_alone() {
         assert!((least..=most).contains(&after), "{value}: {after}");
         assert!(why.contains(&status.to_string()), "{why}");
     }
+}
+
+fn slack(url: &str) -> SinkConfig {
+    sink(&format!("kind = 'slack'\nurl = '{url}'"))
+}
+
+#[tokio::test]
+async fn slack_accepts_with_the_word_ok() {
+    let (url, mut requests) = wordy_receiver(200, &[], "ok").await;
+    assert_eq!(deliver(slack(&url)).await, Outcome::Accepted);
+    let request = requests.recv().await.unwrap();
+    assert_eq!(
+        (&request.method, request.header("content-type")),
+        (&Method::POST, "application/json")
+    );
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(body["blocks"][0]["type"], "header");
+    for (status, words) in [(200, "<html>Please log in</html>"), (200, ""), (204, "ok")] {
+        let (url, _requests) = wordy_receiver(status, &[], words).await;
+        let why = why(deliver(slack(&url)).await);
+        assert!(why.starts_with(&format!("http://127.0.0.1:{}", &url[17..20])), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn slacks_refusals_are_told_with_their_mend() {
+    for (status, words, said) in [
+        (400, "invalid_payload", "400 Bad Request (invalid_payload: Slack cannot read"),
+        (403, "action_prohibited", "(action_prohibited: an administrator"),
+        (404, "no_service", "(no_service: the webhook was removed"),
+        (404, "channel_not_found", "(channel_not_found: the channel is gone"),
+        (410, "channel_is_archived", "410 Gone (channel_is_archived: the channel is archived"),
+        (500, "rollup_error", "(rollup_error: trouble at Slack"),
+        (400, "what is\nthat\u{1b}", "(what is?that?)"),
+        (503, "", "503 Service Unavailable"),
+    ] {
+        let (url, _requests) = wordy_receiver(status, &[], words).await;
+        let why = why(deliver(slack(&url)).await);
+        assert!(why.contains(said), "{why}");
+        assert!(!why.contains("s3cret"), "{why}");
+    }
+    let (url, _requests) = wordy_receiver(429, &[("Retry-After", "30")], "rate_limited").await;
+    let Outcome::Retry { after, why } = deliver(slack(&url)).await else { panic!() };
+    assert_eq!(after, Some(Duration::from_secs(30)));
+    assert!(why.contains("lower rate"), "{why}");
+}
+
+#[tokio::test]
+async fn slacks_endless_words_are_not_read() {
+    let (stopped, mut end) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook/s3cret", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _client) = listener.accept().await.unwrap();
+        let head = b"HTTP/1.1 500 No\r\nContent-Length: 1000000000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+        stopped.send(()).unwrap();
+    });
+    let why = why(deliver(slack(&url)).await);
+    assert!(why.len() < 400, "{why}");
+    end.recv().await.unwrap();
 }
 
 #[tokio::test]
@@ -391,6 +466,9 @@ fn a_receiver_that_cannot_work_is_refused() {
         ("kind = 'webhook'\nurl_env = 'URL'\nproxy = 'proxy:3128'", "http://HOST:PORT"),
         ("kind = 'webhook'\nurl_env = 'URL'\nproxy = 'http://u:s3cret@p:1'", "password"),
         ("kind = 'webhook'\nurl = 'http://[::1]/'\nproxy = 'http://p:1'", "remove it"),
+        ("kind = 'slack'", "kind = \"slack\" needs url_file"),
+        ("kind = 'slack'\nurl = 'https://hooks.example/s3cret'", "url_file"),
+        ("kind = 'slack'\nurl_env = 'URL'\nsecret_env = 'URL'", "\"slack\" takes no secret_env"),
         ("kind = 'stdout'\nurl = 'http://127.0.0.1/'", "takes no url"),
         ("kind = 'stdout'\nsecret_file = '/x'", "takes no secret_file"),
     ] {

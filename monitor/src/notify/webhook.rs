@@ -1,30 +1,22 @@
-//! One HTTP receiver: posts a body, tells how it went. A URL is a secret from its path on, so only
-//! its origin is ever shown. Redirects are not followed, the environment's proxies are not used,
-//! and what the receiver answers beyond its status and `Retry-After` is not read.
-
-use std::error::Error as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+//! A receiver that takes the message as JSON, as it is, and signed where it has a key.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, Url};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use sha2::Sha256;
 
 use crate::notify::config::SinkConfig;
+use crate::notify::post::Post;
 use crate::notify::secret::{self, Environment, Places};
 use crate::notify::{Delivery, Outcome, Problem};
 
 pub(super) struct Webhook {
-    client: Client,
-    url: Url,
+    post: Post,
     secret: Option<Vec<u8>>,
-    timeout: Duration,
 }
 
 impl Webhook {
     pub(super) fn build(config: &SinkConfig, env: Environment<'_>) -> Result<Self, Problem> {
-        let url = read_url(config, env)?;
+        let post = Post::build(config, env)?;
         let secret = secret::read(
             Places {
                 file_key: "secret_file",
@@ -34,183 +26,32 @@ impl Webhook {
             },
             env,
         )?;
-        Ok(Self { client: client(config, &url)?, url, secret, timeout: config.timeout })
+        Ok(Self { post, secret })
     }
 
+    /// Any 2xx accepts. What is answered beyond that and `Retry-After` is not read.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        let mut key = String::new();
-        monitor_core::ids::percent_encode_into(&mut key, &delivery.key);
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header("Idempotency-Key", key);
-        if let Some(secret) = &self.secret {
-            let signature = sign(secret, delivery.body.as_bytes());
-            request = request.header("X-Edgewatch-Signature", signature);
-        }
-        match request.body(delivery.body.clone()).send().await {
-            Ok(response) => self.judge(&response),
-            Err(error) => Outcome::Retry { after: None, why: self.why(&error) },
-        }
-    }
-
-    fn judge(&self, response: &Response) -> Outcome {
-        let status = response.status();
-        if status.is_success() {
-            return Outcome::Accepted;
-        }
-        let after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| retry_after(value, SystemTime::now()));
-        let hint = match status {
-            status if status.is_redirection() => {
-                "; redirects are not followed: configure the final address"
-            }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                "; is the URL still the receiver's?"
-            }
-            StatusCode::PROXY_AUTHENTICATION_REQUIRED => "; the proxy asks for a password",
-            _ => "",
+        let body = match delivery.json() {
+            Ok(body) => body,
+            Err(outcome) => return outcome,
         };
-        let origin = origin(&self.url);
-        Outcome::Retry { after, why: format!("{origin} answered {status}{hint}") }
-    }
-
-    /// The chain of causes, without the URL.
-    fn why(&self, error: &reqwest::Error) -> String {
-        let origin = origin(&self.url);
-        if error.is_timeout() {
-            let timeout = humantime::format_duration(self.timeout);
-            return format!("no answer from {origin} within {timeout}");
+        let mut key = String::new();
+        monitor_core::ids::percent_encode_into(&mut key, &delivery.message.key());
+        let mut headers = HeaderMap::new();
+        let mut put = |name, value: String| {
+            let value = HeaderValue::try_from(value).expect("safe text is a header's value");
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        put("idempotency-key", key);
+        if let Some(secret) = &self.secret {
+            put("x-edgewatch-signature", sign(secret, body.as_bytes()));
         }
-        let mut chain: Vec<String> = Vec::new();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if chain.last().is_none_or(|last| !last.ends_with(&text)) {
-                chain.push(text);
-            }
-            source = cause.source();
+        match self.post.send(headers, body).await {
+            Ok(response) if response.status().is_success() => Outcome::Accepted,
+            Ok(response) => self.post.refused(&response, None),
+            Err(outcome) => outcome,
         }
-        let causes = printable(&chain.join(": "));
-        format!("{origin} was not reached or hung up: {causes}")
     }
-}
-
-/// Parts of a chain may be the receiver's own words, such as the names in its certificate.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(
-            |character| {
-                if character == ' ' || character.is_ascii_graphic() { character } else { '?' }
-            },
-        )
-        .take(MAX_WHY_CHARS)
-        .collect()
-}
-
-fn read_url(config: &SinkConfig, env: Environment<'_>) -> Result<Url, Problem> {
-    let places = Places {
-        file_key: "url_file",
-        file: config.url_file.as_deref(),
-        env_key: "url_env",
-        env: config.url_env.as_deref(),
-    };
-    if config.url.is_some() && (places.file.is_some() || places.env.is_some()) {
-        return Err(Problem::TwoUrls);
-    }
-    let (key, text) = match &config.url {
-        Some(url) => ("url", url.clone()),
-        None => {
-            let key = if places.file.is_some() { places.file_key } else { places.env_key };
-            let bytes = secret::read(places, env)?.ok_or(Problem::NoUrl)?;
-            let text = String::from_utf8(bytes).map_err(|_secret| Problem::Url { key })?;
-            (key, text)
-        }
-    };
-    let url: Url = text.trim().parse().map_err(|_secret| Problem::Url { key })?;
-    let local = is_loopback(&url);
-    match url.scheme() {
-        _ if key == "url" && !local => Err(Problem::LiteralUrl),
-        "https" => Ok(url),
-        "http" if local => Ok(url),
-        "http" => Err(Problem::PlainHttp { key }),
-        _ => Err(Problem::Url { key }),
-    }
-}
-
-fn client(config: &SinkConfig, url: &Url) -> Result<Client, Problem> {
-    install_cryptography();
-    let mut builder = Client::builder()
-        .user_agent(concat!("edgewatch/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(config.timeout)
-        .connect_timeout(config.timeout.min(MAX_CONNECT))
-        // Alerts are rare: by the next one the receiver has closed the connection.
-        .pool_max_idle_per_host(0)
-        .no_proxy();
-    if url.scheme() == "https" {
-        builder = builder.https_only(true);
-    } else {
-        // A name is no proof of loopback, and no authority is asked about plain HTTP.
-        builder = builder.resolve_to_addrs("localhost", &LOOPBACK).tls_certs_only([]);
-    }
-    if let Some(path) = &config.ca_file {
-        builder = believe(builder, path)?;
-    }
-    if let Some(text) = &config.proxy {
-        builder = builder.proxy(proxy(text, url)?);
-    }
-    builder.build().map_err(Problem::Client)
-}
-
-/// Believes the authorities in the file at `path`, and no others.
-fn believe(builder: ClientBuilder, path: &std::path::Path) -> Result<ClientBuilder, Problem> {
-    let bytes = secret::from_file("ca_file", path)?;
-    let authorities = Certificate::from_pem_bundle(&bytes).unwrap_or_default();
-    if authorities.is_empty() {
-        return Err(Problem::Authorities { path: path.display().to_string() });
-    }
-    Ok(builder.tls_certs_only(authorities))
-}
-
-fn proxy(text: &str, receiver: &Url) -> Result<Proxy, Problem> {
-    let url: Url = text.parse().map_err(|_maybe_secret| Problem::Proxy)?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(Problem::Proxy);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Problem::ProxyPassword);
-    }
-    if receiver.scheme() == "http" {
-        return Err(Problem::ProxyForLoopback);
-    }
-    Proxy::all(url).map_err(Problem::Client)
-}
-
-/// TLS asks for one implementation a process; whoever comes first chooses it.
-fn install_cryptography() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error says that another thread has just done the same.
-        drop(rustls::crypto::ring::default_provider().install_default());
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let Some(host) = url.host_str() else {
-        return false;
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
-}
-
-/// All of a URL that may be shown.
-fn origin(url: &Url) -> String {
-    url.origin().ascii_serialization()
 }
 
 /// `sha256=<hex HMAC-SHA256 of the body>`.
@@ -226,62 +67,9 @@ fn sign(secret: &[u8], body: &[u8]) -> String {
     signature
 }
 
-/// The wait that a receiver asks for, in seconds or until a date; at most [`MAX_AFTER`]. None where
-/// it cannot be read or is over.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    let wait = if let Ok(seconds) = value.parse::<u64>() {
-        Duration::from_secs(seconds)
-    } else {
-        let until = jiff::fmt::rfc2822::DateTimeParser::new()
-            .relaxed_weekday(true)
-            .parse_timestamp(value)
-            .ok()?;
-        let epoch = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let seconds = u64::try_from(until.as_second()).ok()?;
-        Duration::from_secs(seconds).checked_sub(epoch)?
-    };
-    (!wait.is_zero()).then_some(wait.min(MAX_AFTER))
-}
-
-/// A receiver may ask for more patience than an alert has.
-const MAX_AFTER: Duration = Duration::from_secs(3600);
-const MAX_CONNECT: Duration = Duration::from_secs(5);
-const MAX_WHY_CHARS: usize = 400;
-
-/// Port 0 stands for the URL's.
-const LOOPBACK: [SocketAddr; 2] = [
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wait_is_seconds_or_a_date() {
-        // 1994-11-06T08:49:37Z
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        for (value, expected) in [
-            ("7", Some(7)),
-            (" 7 ", Some(7)),
-            ("0", None),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-            ("86400", Some(3600)),
-            ("18446744073709551615", Some(3600)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", None),
-            ("Mon, 07 Nov 1994 08:49:37 GMT", Some(3600)),
-            ("Thu, 01 Jan 1880 00:00:00 GMT", None),
-        ] {
-            let wait = retry_after(value, now).map(|wait| wait.as_secs());
-            assert_eq!(wait, expected, "{value:?}");
-        }
-    }
 
     #[test]
     fn a_signature_is_the_known_one() {
@@ -290,31 +78,5 @@ mod tests {
             sign(b"Jefe", b"what do ya want for nothing?"),
             "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
-    }
-
-    #[test]
-    fn loopback_is_an_address_or_localhost() {
-        for (url, expected) in [
-            ("http://127.0.0.1:9/x", true),
-            ("http://127.1/x", true),
-            ("http://[::1]:9/", true),
-            ("http://[::ffff:127.0.0.1]/", true),
-            ("http://localhost:9/", true),
-            ("http://LOCALHOST/", true),
-            ("http://localhost.example.com/", false),
-            ("http://127.0.0.1.example.com/", false),
-            ("http://127.0.0.1@203.0.113.9/", false),
-            ("http://[::]/", false),
-            ("http://0.0.0.0/", false),
-            ("http://10.0.0.1/", false),
-        ] {
-            assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
-        }
-    }
-
-    #[test]
-    fn of_a_url_only_the_origin_is_shown() {
-        let url = "https://user:pw@hooks.example:8443/services/T0/B0?key=k#f".parse().unwrap();
-        assert_eq!(origin(&url), "https://hooks.example:8443");
     }
 }

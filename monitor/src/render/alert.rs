@@ -1,7 +1,7 @@
 //! An alert as a chat would show it, and the list of them.
 
 use monitor_core::detect::Severity;
-use monitor_core::edge::Port;
+use monitor_core::flow::Process;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -17,17 +17,16 @@ const ALSO: usize = 5;
 #[must_use]
 pub fn alert(screen: Screen, alert: &Alert) -> String {
     let tone = tone_of(alert.severity, alert.state);
-    let headline = format!("{} · {}", capitalised(alert.severity), safe(&alert.title));
+    let headline = format!("{} · {}", alert.severity.capitalised(), safe(&alert.title));
     let mut lines = vec![screen.colour.paint(tone, &headline)];
-    let Some(lead) = lead(alert) else {
+    let Some(lead) = alert.lead() else {
         return lines.join("\n") + "\n";
     };
-    let several = alert.more > 0 || alert.findings.iter().any(|it| it.edge != lead.edge);
-    let of = if several { " in this incident" } else { "" };
-    let edge = lead.edge.as_ref().map(edge_text);
+    let of = if alert.is_about_several() { " in this incident" } else { "" };
+    let edge = lead.edge.as_ref().map(AlertEdge::sentence);
     let times = lead
         .outcome
-        .filter(|_| !listens(lead))
+        .filter(|_| !lead.is_listener())
         .map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
     let place = format!("node {} · {} UTC", safe(&alert.node), clock(alert.last_seen));
     let facts: Vec<String> = edge.into_iter().chain(times).chain([place]).collect();
@@ -45,52 +44,38 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     if let Some(owner) = &alert.owner {
         lines.push(format!("Owner: {}", safe(owner)));
     }
+    lines.extend(muted(alert));
     if alert.state != State::Resolved {
         lines.extend(alert.inspect.as_ref().map(|command| format!("Look: {}", safe(command))));
         if !alert.allow.is_empty() {
             lines.push(format!("Expected? {}", safe(&alert.allow)));
         }
     }
-    lines.extend(also(alert, lead));
+    lines.extend(also(alert));
     lines.join("\n") + "\n"
 }
 
-/// The weightiest finding: the one the title is about.
-fn lead(alert: &Alert) -> Option<&AlertFinding> {
-    let rank = |it: &AlertFinding| (it.severity, it.score);
-    alert.findings.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+/// That nobody was sent it.
+pub(crate) fn muted(alert: &Alert) -> Option<String> {
+    let until = alert.muted_until?;
+    Some(format!("Muted until {} UTC: listed here and not sent", date(until)))
 }
 
-fn listens(finding: &AlertFinding) -> bool {
-    finding.edge.as_ref().is_some_and(|edge| edge.client.is_nobody())
-}
-
-fn edge_text(edge: &AlertEdge) -> String {
-    let port = Port { number: edge.port, protocol: edge.protocol };
-    if edge.client.is_nobody() {
-        return format!("{} listens at {port}", edge.server);
-    }
-    format!("{} → {} {port}", edge.client, edge.server)
-}
-
-fn with(finding: &AlertFinding) -> Option<String> {
+pub(crate) fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
     let name = process.executable.as_deref().unwrap_or(&process.command);
+    let id = |what, id| (id != Process::UNKNOWN).then(|| format!("{what} {id}"));
+    let ids: Vec<String> =
+        [id("pid", process.pid), id("uid", process.uid)].into_iter().flatten().collect();
+    let ids = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
     let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
     let ancestors: String = ancestors.map(|path| format!(" ← {}", program(path))).collect();
-    Some(format!("{} (pid {}, uid {}){ancestors}", safe(name), process.pid, process.uid))
+    Some(format!("{}{ids}{ancestors}", safe(name)).trim_start().to_owned())
 }
 
 /// The other findings of the incident, each with the command that allows it.
-fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
-    // Both ends of one edge may have found it odd: once is enough.
-    let mut others: Vec<&AlertFinding> = Vec::new();
-    for finding in alert.findings.iter().filter(|it| it.edge != lead.edge || it.kind == lead.kind) {
-        let told = |it: &&AlertFinding| it.edge == finding.edge && it.process == finding.process;
-        if !std::ptr::eq(finding, lead) && !others.iter().any(told) {
-            others.push(finding);
-        }
-    }
+fn also(alert: &Alert) -> Vec<String> {
+    let others = alert.others();
     let total = others.len() as u64 + alert.more;
     if total == 0 {
         return Vec::new();
@@ -100,10 +85,10 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
         let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
         let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
         let what = match (&finding.edge, finding.reasons.first()) {
-            (Some(edge), _) => edge_text(edge),
+            (Some(edge), _) => edge.sentence(),
             (None, reason) => safe(reason.map_or("", |reason| reason.text.as_str())),
         };
-        let outcome = finding.outcome.filter(|_| !listens(finding));
+        let outcome = finding.outcome.filter(|_| !finding.is_listener());
         let outcome = outcome.map(|it| format!(" · {it}")).unwrap_or_default();
         lines.push(format!("  {}: {what}{with}{outcome}", finding.kind));
     }
@@ -114,16 +99,7 @@ fn also(alert: &Alert, lead: &AlertFinding) -> Vec<String> {
     lines
 }
 
-fn capitalised(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Low => "Low",
-        Severity::Medium => "Medium",
-        Severity::High => "High",
-        Severity::Critical => "Critical",
-    }
-}
-
-const fn tone_of(severity: Severity, state: State) -> Tone {
+pub(crate) const fn tone_of(severity: Severity, state: State) -> Tone {
     match (state, severity) {
         (State::Resolved, _) => Tone::Faint,
         (_, Severity::Low) => Tone::Plain,
@@ -151,14 +127,10 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
         .iter()
         .map(|alert| {
             let tone = tone_of(alert.severity, alert.state);
-            let state = match alert.state {
-                State::Firing | State::Updated => "open",
-                State::Resolved => "resolved",
-            };
             [
                 (date(alert.last_seen), Tone::Faint),
                 (alert.severity.to_string(), tone),
-                (state.to_owned(), Tone::Plain),
+                (standing(alert).to_owned(), Tone::Plain),
                 (alert.count.to_string(), Tone::Plain),
                 // `alerts show` takes the beginning; the whole is in the JSON.
                 (alert.id.chars().take(ID).collect(), Tone::Plain),
@@ -167,4 +139,54 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
         })
         .collect();
     table::table(screen, &ALERTS, &rows)
+}
+
+/// Where it stands, in a word.
+fn standing(alert: &Alert) -> &'static str {
+    match alert.state {
+        State::Resolved => "resolved",
+        State::Firing | State::Updated if alert.muted_until.is_some() => "muted",
+        State::Firing | State::Updated => "open",
+    }
+}
+
+const LIVE: [Column; 5] = [
+    Column { title: "when", kind: Kind::Left },
+    Column { title: "severity", kind: Kind::Left },
+    Column { title: "state", kind: Kind::Left },
+    Column { title: "id", kind: Kind::Left },
+    Column { title: "what", kind: Kind::Gives },
+];
+
+/// Widths of the live columns: they cannot wait for what comes, so they are fixed.
+fn live_widths(screen: Screen) -> [usize; 5] {
+    const FIXED: [usize; 4] = [8, 8, 8, ID];
+    const GAPS: usize = 8;
+    let rest = FIXED.iter().sum::<usize>() + GAPS;
+    let [when, severity, state, id] = FIXED;
+    [when, severity, state, id, screen.width.map_or(0, |width| width.saturating_sub(rest).max(20))]
+}
+
+/// The head above the live lines.
+#[must_use]
+pub fn alert_head(screen: Screen) -> String {
+    let head = LIVE.map(|column| (column.title.to_owned(), Tone::Faint));
+    table::line(screen, &LIVE, &live_widths(screen), &head)
+}
+
+/// One message as it comes.
+#[must_use]
+pub fn alert_line(screen: Screen, alert: &Alert) -> String {
+    let state = match (standing(alert), alert.state) {
+        ("open", State::Updated) => "updated",
+        (standing, _) => standing,
+    };
+    let row = [
+        (clock(alert.last_seen), Tone::Faint),
+        (alert.severity.to_string(), tone_of(alert.severity, alert.state)),
+        (state.to_owned(), Tone::Plain),
+        (alert.id.chars().take(ID).collect(), Tone::Plain),
+        (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
+    ];
+    table::line(screen, &LIVE, &live_widths(screen), &row)
 }

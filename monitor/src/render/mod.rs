@@ -6,13 +6,18 @@ mod alert;
 mod baseline;
 mod edges;
 mod overview;
+mod rehearsal;
 mod table;
 mod text;
+mod whole;
 
-pub use self::alert::{alert, alerts};
+pub use self::alert::{alert, alert_head, alert_line, alerts};
 pub use self::baseline::{baseline_rows, reply, undecided};
 pub use self::edges::{edge_head, edge_line, map};
-pub use self::overview::{audit, services, status};
+pub use self::overview::{audit, mutes, services, status, tested};
+pub use self::rehearsal::rehearsal;
+pub use self::text::grouped;
+pub use self::whole::whole_alert;
 
 /// What is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use monitor_core::baseline::Phase;
-use monitor_core::engine::{AuditEntry, ServiceView, SinkView, Status};
+use monitor_core::delivery::Tested;
+use monitor_core::engine::{AuditEntry, MuteView, ServiceView, SinkView, Status};
 
 use crate::render::table::{self, Cell, Column, Kind};
 use crate::render::text::{counted, date, grouped, safe};
@@ -43,6 +44,10 @@ pub fn status(screen: Screen, status: &Status) -> String {
             open => colour.paint(Tone::Bad, &format!("{open} open: edgewatch alerts")),
         },
     ));
+    for (index, mute) in status.mutes.iter().enumerate() {
+        let text = colour.paint(Tone::Bad, &muted(mute));
+        lines.push(figure(if index == 0 { "MUTED" } else { "" }, text));
+    }
     if status.sinks.is_empty() {
         lines.push(figure("receivers", "none: alerts are listed by edgewatch alerts".to_owned()));
     }
@@ -65,6 +70,67 @@ pub fn status(screen: Screen, status: &Status) -> String {
     lines.join("\n") + "\n"
 }
 
+fn muted(mute: &MuteView) -> String {
+    let by = mute.approver.as_ref().map(|who| format!(" by {}", safe(who))).unwrap_or_default();
+    format!(
+        "{} until {} UTC{by}: {} ({}, {} not sent)",
+        mute.pattern,
+        date(mute.until),
+        safe(&mute.reason),
+        counted(mute.incidents as u64, "open incident"),
+        counted(mute.messages, "message")
+    )
+}
+
+const MUTES: [Column; 6] = [
+    Column { title: "services", kind: Kind::Gives },
+    Column { title: "until", kind: Kind::Left },
+    Column { title: "by", kind: Kind::Left },
+    Column { title: "open incidents", kind: Kind::Right },
+    Column { title: "not sent", kind: Kind::Right },
+    Column { title: "why", kind: Kind::Gives },
+];
+
+/// The mutes that hold.
+#[must_use]
+pub fn mutes(screen: Screen, mutes: &[MuteView]) -> String {
+    if mutes.is_empty() {
+        return "nothing is muted\n".to_owned();
+    }
+    let rows: Vec<[Cell; 6]> = mutes
+        .iter()
+        .map(|mute| {
+            [
+                (mute.pattern.to_string(), Tone::Plain),
+                (date(mute.until), Tone::Plain),
+                (mute.approver.as_deref().map(safe).unwrap_or_default(), Tone::Plain),
+                (mute.incidents.to_string(), Tone::Plain),
+                (grouped(mute.messages), Tone::Doubtful),
+                (safe(&mute.reason), Tone::Plain),
+            ]
+        })
+        .collect();
+    table::table(screen, &MUTES, &rows)
+}
+
+/// What became of test messages.
+#[must_use]
+pub fn tested(screen: Screen, tested: &[Tested]) -> String {
+    let mut text = String::new();
+    for Tested { receiver, failure } in tested {
+        let (verdict, tone, why) = match failure {
+            None => ("ok    ", Tone::Good, String::new()),
+            Some(why) => ("failed", Tone::Bad, format!(": {}", safe(why))),
+        };
+        let verdict = screen.colour.paint(tone, verdict);
+        text.push_str(&format!("{verdict}  {}{why}\n", safe(receiver)));
+    }
+    if tested.iter().any(|it| it.failure.is_some()) {
+        text.push_str("mend its [[notify]] table and start the agent again; what waits is kept\n");
+    }
+    text
+}
+
 fn receiver(colour: Colour, sink: &SinkView) -> String {
     let mut text = format!(
         "{}: {} delivered, {} queued",
@@ -72,6 +138,9 @@ fn receiver(colour: Colour, sink: &SinkView) -> String {
         grouped(sink.delivered),
         sink.queued
     );
+    if sink.held_back > 0 {
+        let _written = write!(text, ", {} held back for a digest", grouped(sink.held_back));
+    }
     if let Some(failure) = &sink.failure {
         let _written = write!(text, "; {}", colour.paint(Tone::Bad, &safe(failure)));
     }

@@ -144,6 +144,48 @@ last seen            severity  state  times  id      what
     assert_eq!(alerts(Screen::PLAIN, &[]), "no alert\n");
 }
 
+#[test]
+fn a_whole_alert_leaves_nothing_out() {
+    let mut sample = sample_alert();
+    sample.muted_until = Some("2026-11-21T14:00:00Z".parse().unwrap());
+    sample.findings[1].process = of(json!({
+              "executable": "/usr/bin/bash", "pid": 991, "uid": 33, "command": "sh\u{1b}",
+              "ancestors": [{"pid": 990, "executable": "/usr/sbin/nginx"}, {"pid": 1}],
+    }));
+    sample.findings[1].place = of(json!({"node": "n1", "container": "4f", "cgroup": "/docker/4f"}));
+    assert_eq!(
+              whole_alert(wide(80), &sample),
+              "\
+High · compose:shop/web dialled compose:shop/db 5432/tcp for the first time
+01JABC · firing, revision 1 · score 7.3 · compose:shop/web on node n1
+first seen 2026-11-21 10:41:07 · last seen 2026-11-21 10:41:07 UTC · 3 connections
+Muted until 2026-11-21 14:00:00 UTC: listed here and not sent
+Owner: team\\u{1b}[2Jshop
+Look: ps -o pid,ppid,user,lstart,args -p 991
+
+1. new-port · compose:shop/web → compose:shop/db 22/tcp · established · 2026-11-21 10:41:07 UTC · medium, score 2
+   with       /usr/bin/bash (pid 991, uid 33)
+   Why        no edge web → db in 6 d of learning
+   nearest    compose:shop/api -> compose:shop/db 5432/tcp
+   ATT&CK     T1021
+   Expected?  …
+
+2. new-peer · compose:shop/web → compose:shop/db 5432/tcp · established · 2026-11-21 10:41:07 UTC · medium, score 7.3
+   with       /usr/bin/bash (pid 991, uid 33, called sh\\u{1b})
+              ← /usr/sbin/nginx (pid 990)
+              ← ? (pid 1)
+   container  4f
+   cgroup     /docker/4f
+   Why        no edge web → db in 6 d of learning
+   nearest    compose:shop/api -> compose:shop/db 5432/tcp
+   ATT&CK     T1021
+   Expected?  …
+
+1 more finding was left out; the first 2 are kept
+"
+    );
+}
+
 fn rows() -> Vec<BaselineRow> {
     let row = |service: &str, phase: &str, quiet: u64, observations: u64| {
         json!({
@@ -237,8 +279,14 @@ fn the_status_leads_to_what_needs_a_person() {
         "services": 12, "guarded": 3, "proposed": 2, "learning": 7, "open_incidents": 1,
         "sinks": [
             {"name": "ops", "delivered": 41, "queued": 0},
-            {"name": "pager", "delivered": 0, "queued": 3, "failure": "503 Service Unavailable"},
+            {"name": "pager", "delivered": 0, "queued": 3, "held_back": 37,
+             "failure": "503 Service Unavailable"},
         ],
+        "mutes": [{
+            "pattern": "compose:shop/*", "since": "2026-11-21T10:00:00Z",
+            "until": "2026-11-21T14:00:00Z", "approver": "anna", "reason": "rollout",
+            "incidents": 1, "messages": 12,
+        }],
         "lost": {"ring-full": 12, "untracked": 1},
     }));
     assert_eq!(
@@ -248,8 +296,9 @@ edgewatch on n1 · mode auto · since 2026-11-21 10:00:00 UTC
 services   12: 3 guarded, 2 proposed, 7 learning
 edges      1,141, 2 wait for a decision: edgewatch baseline diff
 incidents  1 open: edgewatch alerts
+MUTED      compose:shop/* until 2026-11-21 14:00:00 UTC by anna: rollout (1 open incident, 12 messages not sent)
 receivers  ops: 41 delivered, 0 queued
-           pager: 0 delivered, 3 queued; 503 Service Unavailable
+           pager: 0 delivered, 3 queued, 37 held back for a digest; 503 Service Unavailable
 lost       12 ring-full, 1 untracked
 "
     );

@@ -1,7 +1,7 @@
 //! Small pieces: times, counts, and texts that others wrote.
 
 use monitor_core::flow::Outcome;
-use monitor_core::ids::WallTime;
+use monitor_core::ids::{WallTime, is_unprintable};
 
 use crate::render::Tone;
 
@@ -9,18 +9,13 @@ use crate::render::Tone;
 pub(crate) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || is_invisible(character) {
+        if is_unprintable(character) {
             safe.extend(character.escape_unicode());
         } else {
             safe.push(character);
         }
     }
     safe
-}
-
-/// What reorders or hides other text.
-const fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Shortened in the middle, where names differ least, to at most `width` characters.
@@ -70,7 +65,8 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
 }
 
 /// `88,211`
-pub(crate) fn grouped(count: u64) -> String {
+#[must_use]
+pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -98,7 +94,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (String, Tone) {
         Outcome::Established => ("ok".to_owned(), Tone::Good),
         Outcome::Sent => ("sent".to_owned(), Tone::Good),
         Outcome::Attempted => ("attempted".to_owned(), Tone::Faint),
-        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable => {
+        Outcome::Refused | Outcome::TimedOut | Outcome::Unreachable | Outcome::Denied => {
             (outcome.to_string(), Tone::Doubtful)
         }
     }

@@ -29,6 +29,10 @@ pub enum Query {
     Alerts,
     /// `Alert`, by its id
     Alert(String),
+    /// `[MuteView]`
+    Mutes,
+    /// `[Tested]`: one receiver, or all of them, was sent a test message
+    Test { receiver: Option<String> },
     /// `[BaselineRow]`
     Baseline,
     /// `[Difference]`

@@ -13,10 +13,12 @@ use axum::{Extension, Json, Router};
 use monitor_core::baseline::document::{Document, Figures};
 use monitor_core::engine::{Actor, Command, Selection};
 use monitor_core::pattern::Pattern;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
-use crate::serve::{Answer, Query, Refusal, Request};
+use crate::serve::{Answer, Feed, Query, Refusal, Request};
 
 /// A document of this size names some hundred thousand edges.
 const BODY: usize = 16 << 20;
@@ -25,7 +27,7 @@ const REQUEST: Duration = Duration::from_secs(30);
 
 type Requests = mpsc::Sender<Request>;
 
-pub(crate) fn router(requests: Requests) -> Router {
+pub(crate) fn router(requests: Requests, feed: Feed, shutdown: CancellationToken) -> Router {
     let fixed = |query: Query| {
         get(
             move |State(requests): State<Requests>, Extension(actor): Extension<Actor>| async move {
@@ -41,6 +43,9 @@ pub(crate) fn router(requests: Requests) -> Router {
         .route("/api/v1/services", fixed(Query::Services))
         .route("/api/v1/alerts", fixed(Query::Alerts))
         .route("/api/v1/alerts/{id}", get(alert))
+        .route("/api/v1/alerts/follow", get(async move || feed.follow(shutdown)))
+        .route("/api/v1/mutes", fixed(Query::Mutes))
+        .route("/api/v1/notify/test", post(test))
         .route("/api/v1/baseline", fixed(Query::Baseline))
         .route("/api/v1/baseline/undecided", fixed(Query::Undecided))
         .route("/api/v1/baseline/document", get(document))
@@ -171,6 +176,27 @@ async fn command(
 ) -> Response {
     match body {
         Ok(Json(command)) => respond(ask(&requests, actor, Query::Command(command)).await),
+        Err(rejection) => unreadable(&rejection),
+    }
+}
+
+/// Which receiver is to be sent a test message; all of them where none is named.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tried {
+    #[serde(default)]
+    receiver: Option<String>,
+}
+
+async fn test(
+    State(requests): State<Requests>,
+    Extension(actor): Extension<Actor>,
+    body: Result<Json<Tried>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(Tried { receiver })) => {
+            respond(ask(&requests, actor, Query::Test { receiver }).await)
+        }
         Err(rejection) => unreadable(&rejection),
     }
 }

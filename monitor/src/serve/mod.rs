@@ -10,6 +10,9 @@
 //! | `GET /api/v1/services` | every service |
 //! | `GET /api/v1/alerts` | the incidents as messages, open ones first |
 //! | `GET /api/v1/alerts/{id}` | one of them |
+//! | `GET /api/v1/alerts/follow` | messages as they come, one line of JSON each, until somebody ends |
+//! | `GET /api/v1/mutes` | the mutes that hold |
+//! | `POST /api/v1/notify/test` | sends `{"receiver": NAME}`, or all, a test message: what became of it |
 //! | `GET /api/v1/baseline` | how far each service's learning is |
 //! | `GET /api/v1/baseline/undecided` | what was seen and waits for a decision |
 //! | `GET /api/v1/baseline/document?service=P&service=Q&evidence=true` | the baseline as a document |
@@ -22,6 +25,7 @@
 
 mod answer;
 mod endpoints;
+mod feed;
 mod listener;
 
 use std::path::PathBuf;
@@ -40,6 +44,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::answer::{Answer, Query, Refusal, Request};
+pub use self::feed::Feed;
 pub use self::listener::{Listener, ServeError};
 
 /// `[serve]`
@@ -74,9 +79,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub async fn serve(
     listener: Listener,
     requests: mpsc::Sender<Request>,
+    feed: Feed,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let router = endpoints::router(requests);
+    let router = endpoints::router(requests, feed, shutdown.clone());
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

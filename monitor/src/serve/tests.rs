@@ -13,6 +13,7 @@ struct Running {
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<Result<(), ServeError>>,
     requests: mpsc::Receiver<Request>,
+    feed: Feed,
 }
 
 impl Running {
@@ -20,9 +21,9 @@ impl Running {
         let dir = tempfile::tempdir().unwrap();
         let listener = Listener::bind(&config(&dir)).unwrap();
         let (sender, requests) = mpsc::channel(4);
-        let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, sender, shutdown.clone()));
-        Self { dir, shutdown, served, requests }
+        let (shutdown, feed) = (CancellationToken::new(), Feed::new());
+        let served = tokio::spawn(serve(listener, sender, feed.clone(), shutdown.clone()));
+        Self { dir, shutdown, served, requests, feed }
     }
 
     fn connect(&self) -> impl Future<Output = UnixStream> + use<> {
@@ -123,6 +124,12 @@ async fn each_endpoint_asks_its_question() {
         ("GET /api/v1/services", Query::Services),
         ("GET /api/v1/alerts", Query::Alerts),
         ("GET /api/v1/alerts/01J", Query::Alert("01J".to_owned())),
+        ("GET /api/v1/mutes", Query::Mutes),
+        ("POST /api/v1/notify/test\n{}", Query::Test { receiver: None }),
+        (
+            "POST /api/v1/notify/test\n{\"receiver\":\"ops\"}",
+            Query::Test { receiver: Some("ops".to_owned()) },
+        ),
         ("GET /api/v1/baseline", Query::Baseline),
         ("GET /api/v1/baseline/undecided", Query::Undecided),
         (
@@ -226,4 +233,34 @@ async fn an_ending_agent_says_so() {
     running.requests.close();
     let answer = running.exchange(get("/readyz")).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[tokio::test]
+async fn followers_hear_what_comes_and_what_they_missed_until_the_agent_ends() {
+    let running = Running::start();
+    running.feed.tell(&json!({"id": "before anybody listened"}));
+    let mut stream = running.connect().await;
+    stream.write_all(get("/api/v1/alerts/follow").as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+    }
+    running.feed.tell(&json!({"id": "first"}));
+    while !String::from_utf8_lossy(&heard).contains("{\"id\":\"first\"}\n") {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+    }
+    // More at once than fits on its way to somebody who does not read.
+    for index in 0..50_000 {
+        running.feed.tell(&json!({"id": index}));
+    }
+    running.feed.tell(&json!({"id": "last"}));
+    while !String::from_utf8_lossy(&heard).contains("{\"id\":\"last\"}\n") {
+        assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+    }
+    let text = String::from_utf8(heard).unwrap();
+    assert!(text.contains("{\"missed\":") && !text.contains("before anybody"), "{}", text.len());
+    running.shutdown.cancel();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    running.served.await.unwrap().unwrap();
 }

@@ -13,6 +13,8 @@
 //! | `edges` | the edge's text | `EdgeRecord` |
 //! | `incidents` | the incident's id | `Incident` |
 //! | `deliveries` | position in the queue | `Delivery` |
+//! | `held` | the receiver's name | `Held`: what it was not sent |
+//! | `mutes` | the mute's pattern | `Mute` |
 //! | `audit` | number of the entry | `AuditEntry`, the newest [`Store::AUDIT`] of them |
 //!
 //! A file that this program cannot read, because it is damaged or newer, is refused and not changed

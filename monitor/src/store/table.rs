@@ -6,7 +6,10 @@ use std::str::FromStr;
 use monitor_core::edge::Edge;
 use monitor_core::engine::{Change, Snapshot};
 use monitor_core::ids::ServiceName;
-use redb::{Key, ReadTransaction, ReadableTable as _, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Key, ReadTransaction, ReadableTable as _, Table, TableDefinition, TableHandle as _,
+    WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,6 +24,8 @@ const SERVICES: Texts = TableDefinition::new("services");
 const EDGES: Texts = TableDefinition::new("edges");
 const INCIDENTS: Texts = TableDefinition::new("incidents");
 const DELIVERIES: Numbers = TableDefinition::new("deliveries");
+const HELD: Texts = TableDefinition::new("held");
+const MUTES: Texts = TableDefinition::new("mutes");
 pub(crate) const AUDIT: Numbers = TableDefinition::new("audit");
 
 type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -33,11 +38,23 @@ pub(crate) enum Name {
     Edges,
     Incidents,
     Deliveries,
+    Held,
+    Mutes,
     Audit,
 }
 
-pub(crate) const TABLES: [Name; 5] =
-    [Name::Services, Name::Edges, Name::Incidents, Name::Deliveries, Name::Audit];
+pub(crate) const TABLES: [Name; 7] = [
+    Name::Services,
+    Name::Edges,
+    Name::Incidents,
+    Name::Deliveries,
+    Name::Held,
+    Name::Mutes,
+    Name::Audit,
+];
+
+/// Tables that the first states of this format did not have.
+const LATER: [Name; 2] = [Name::Held, Name::Mutes];
 
 impl Name {
     pub(crate) const fn text(self) -> &'static str {
@@ -46,6 +63,8 @@ impl Name {
             Self::Edges => "edges",
             Self::Incidents => "incidents",
             Self::Deliveries => "deliveries",
+            Self::Held => "held",
+            Self::Mutes => "mutes",
             Self::Audit => "audit",
         }
     }
@@ -57,6 +76,8 @@ pub(crate) struct Tables<'t> {
     edges: Table<'t, &'static str, &'static [u8]>,
     incidents: Table<'t, &'static str, &'static [u8]>,
     deliveries: Table<'t, u64, &'static [u8]>,
+    held: Table<'t, &'static str, &'static [u8]>,
+    mutes: Table<'t, &'static str, &'static [u8]>,
     audit: Table<'t, u64, &'static [u8]>,
     meta: Table<'t, &'static str, &'static str>,
 }
@@ -68,6 +89,8 @@ impl<'t> Tables<'t> {
             edges: transaction.open_table(EDGES)?,
             incidents: transaction.open_table(INCIDENTS)?,
             deliveries: transaction.open_table(DELIVERIES)?,
+            held: transaction.open_table(HELD)?,
+            mutes: transaction.open_table(MUTES)?,
             audit: transaction.open_table(AUDIT)?,
             meta: transaction.open_table(META)?,
         })
@@ -84,6 +107,8 @@ impl<'t> Tables<'t> {
                 put(&mut self.incidents, id.as_str(), incident.as_ref())
             }
             Change::Delivery(id, delivery) => put(&mut self.deliveries, *id, delivery.as_ref()),
+            Change::Held(sink, held) => put(&mut self.held, sink.as_str(), Some(held)),
+            Change::Mute(pattern, mute) => put(&mut self.mutes, pattern.as_str(), mute.as_ref()),
             Change::Audit(number, entry) => {
                 put(&mut self.audit, *number, Some(entry))?;
                 if let Some(oldest) = number.checked_sub(Store::AUDIT) {
@@ -125,6 +150,13 @@ pub(crate) fn load(
     snapshot: &mut Snapshot,
 ) -> Result<(), StoreError> {
     let read = |error: redb::Error| StoreError::read(path, error);
+    // A state that was written before there were these tables holds nothing of them.
+    if LATER.iter().any(|it| it.text() == table.text()) {
+        let mut there = transaction.list_tables().map_err(|error| read(error.into()))?;
+        if !there.any(|it| it.name() == table.text()) {
+            return Ok(());
+        }
+    }
     match table {
         Name::Services => texts(path, transaction, SERVICES, |key, value| {
             let name = parse::<ServiceName>(path, table, key)?;
@@ -149,6 +181,14 @@ pub(crate) fn load(
             }
             Ok(())
         }
+        Name::Held => texts(path, transaction, HELD, |key, value| {
+            snapshot.held.push((key.to_owned(), decode(path, table, key, value)?));
+            Ok(())
+        }),
+        Name::Mutes => texts(path, transaction, MUTES, |key, value| {
+            snapshot.mutes.push(decode(path, table, key, value)?);
+            Ok(())
+        }),
         Name::Audit => {
             let rows = transaction.open_table(AUDIT).map_err(|error| read(error.into()))?;
             let last = rows.last().map_err(|error| read(error.into()))?;

@@ -77,6 +77,33 @@ fn what_was_committed_is_there_again() {
 }
 
 #[test]
+fn mutes_and_what_was_held_back_are_there_again_and_need_not_have_been() {
+    let mute: monitor_core::mute::Mute = serde_json::from_value(serde_json::json!({
+        "pattern": "compose:shop/*", "since": "2026-01-01T00:00:00Z",
+        "until": "2026-01-01T04:00:00Z", "reason": "rollout", "messages": 3, "held": {},
+    }))
+    .unwrap();
+    let dir = written(&[
+        edge(80),
+        Change::Mute("compose:shop/*".to_owned(), Some(Box::new(mute.clone()))),
+        Change::Held("ops".to_owned(), Box::default()),
+    ]);
+    let (store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!((snapshot.mutes, snapshot.held.len()), (vec![mute], 1));
+    drop(store);
+    // As an earlier version left it.
+    tamper(&dir, |it| {
+        for table in ["mutes", "held"] {
+            let texts: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new(table);
+            assert!(it.delete_table(texts).unwrap());
+        }
+    });
+    let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!((snapshot.edges.len(), snapshot.mutes.len(), snapshot.held.len()), (1, 0, 0));
+    store.commit(&[Change::Held("ops".to_owned(), Box::default())]).unwrap();
+}
+
+#[test]
 fn the_audit_log_is_bounded() {
     let dir = written(&[audit(0), audit(1)]);
     let (mut store, _) = Store::open(dir.path()).unwrap();

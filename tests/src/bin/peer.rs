@@ -16,7 +16,9 @@ peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
 peer kprobe      registers one, if it can, and says what came of it
-peer obey        one `dial …` a line from standard input, one answer a line
+peer orphaned PID dial …   dials when its parent PID is gone
+peer obey        one `dial …` a line from standard input, one answer a line; or what to start and
+                 wait for, which answers itself: `start PROGRAM ARGS…`, `shell SCRIPT`
 peer unfiled NAME WORDS…   becomes a copy of itself that is in no file, called NAME, with these words";
 
 fn main() -> ExitCode {
@@ -37,6 +39,10 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["serve", "tcp", address] => serve_tcp(address.parse()?),
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
+        ["orphaned", parent, "dial", rest @ ..] => {
+            outlive(parent.parse()?);
+            say(&Dial::parse(rest)?.perform())
+        }
         ["obey"] => obey(),
         ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
             Ok(()) => "registered".to_owned(),
@@ -149,10 +155,27 @@ fn obey() -> anyhow::Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform())?,
+            ["start", program, rest @ ..] => start(Command::new(program).args(rest))?,
+            ["shell", ..] => {
+                let script = line.trim_start().trim_start_matches("shell");
+                start(Command::new("/bin/sh").args(["-c", script]))?;
+            }
             _ => bail!("{line:?} is nothing to obey"),
         }
     }
     Ok(())
+}
+
+/// Starts a command and waits for its end.
+fn start(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    if status.success() { Ok(()) } else { Err(anyhow!("{command:?}: {status}")) }
+}
+
+fn outlive(parent: u32) {
+    while std::os::unix::process::parent_id() == parent {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// How to dial.

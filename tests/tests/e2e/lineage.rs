@@ -3,8 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,33 +11,14 @@ use tests::agent::{SOON, Setup, verb};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::{Lab, Service, Wire};
-use tests::process::{Running, finish};
+use tests::process::Running;
 use tests::receiver::{Receiver, edge_of, findings};
-use tests::traffic::{Protocol, Server, edge, nameless};
+use tests::traffic::{Protocol, Server};
 
 use crate::lab;
 
 /// Five times the ten seconds between two sweeps of the counters.
 const SWEPT: Duration = Duration::from_secs(50);
-
-/// A service's main process, an interpreter: obeys `WAY PORT` and says `done` where
-/// what it started has dialled. The orphan dials when the shell that started it is gone.
-const SERVICE: &str = r#"
-$| = 1;
-my ($host) = @ARGV;
-my $dial = 'use IO::Socket::INET; IO::Socket::INET->new($ARGV[0]) or die $!; print "done\n"';
-my $orphan = 'select(undef, undef, undef, 0.01) while getppid == $ARGV[1];';
-print "ready\n";
-while (<STDIN>) {
-    my ($way, $port) = split;
-    my $at = "$host:$port";
-    if ($way eq "itself") { system($^X, "-e", $dial, $at) }
-    if ($way eq "shell") { system("/bin/sh", "-c", "'$^X' -e '$dial' $at; true") }
-    if ($way eq "become") { system("/bin/sh", "-c", "exec '$^X' -e '$dial' $at") }
-    if ($way eq "orphan") { system("/bin/sh", "-c", "'$^X' -e '$orphan $dial' $at \$\$ &") }
-    if ($way eq "other") { system("/bin/sh", "-c", "$ENV{PEER} dial tcp $at > /dev/null; echo done") }
-}
-"#;
 
 /// The stand: `edgewatch watch`, and servers that are there before it.
 struct Stand {
@@ -97,24 +77,28 @@ impl Stand {
 
     /// Starts something in a service's cgroup.
     #[track_caller]
-    fn start(&self, service: &Service, program: &Path, words: &[&str]) -> Running {
-        let mut command = self.lab.command(service, Some(&self.wire.client), program);
-        Running::start(command.args(words).env("PEER", self.lab.peer()))
+    fn start(&self, service: &Service, program: &str, words: &[&str]) -> Running {
+        let client = Some(&self.wire.client);
+        Running::start(self.lab.command(service, client, Path::new(program)).args(words))
     }
 
-    /// A service whose main process is an interpreter.
+    /// The main process of a service: obeys.
     #[track_caller]
-    fn service(&self, service: &Service) -> Running {
-        let host = self.wire.server.v4.to_string();
-        let mut running = self.start(service, &perl(), &["-e", SERVICE, &host]);
+    fn main(&self, service: &Service, program: &str) -> Running {
+        let mut running = self.start(service, program, &["obey"]);
         assert_eq!(running.line(SOON), "ready");
         running
     }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.wire.server.v4, port)
+    }
 }
 
-fn perl() -> PathBuf {
-    let path = finish(Command::new("perl").args(["-e", "print $^X"])).done();
-    fs::canonicalize(path).expect("it runs")
+/// A program that dials and that its name makes an interpreter.
+#[track_caller]
+fn interpreter(lab: &Lab) -> String {
+    lab.copied(lab.peer(), "python3.11").display().to_string()
 }
 
 fn shell() -> String {
@@ -131,19 +115,21 @@ fn ancestors(process: &Value) -> Vec<&str> {
 fn an_interpreter_under_a_services_shell_is_another_executable() {
     let mut stand = Stand::new();
     let web = stand.lab.service("web");
-    let mut main = stand.service(&web);
-    let (perl, shell) = (perl().display().to_string(), shell());
-    let under = format!("{shell}:{perl}");
-    for (way, port, name, parents) in [
-        ("itself", 8080, &perl, vec![perl.as_str()]),
-        ("shell", 8081, &under, vec![shell.as_str(), perl.as_str()]),
-        ("become", 8082, &under, vec![perl.as_str()]),
+    let python = interpreter(&stand.lab);
+    let mut main = stand.main(&web, &python);
+    let shell = shell();
+    let under = format!("{shell}:{python}");
+    let [itself, forked, became] = Stand::PORTS.map(|port| format!("dial tcp {}", stand.at(port)));
+    for (order, port, name, parents) in [
+        (format!("start {python} {itself}"), 8080, &python, vec![python.as_str()]),
+        (format!("shell {python} {forked}; true"), 8081, &under, vec![&shell, &python]),
+        (format!("shell exec {python} {became}"), 8082, &under, vec![&python]),
     ] {
-        main.say(&format!("{way} {port}"));
-        assert_eq!(main.line(SOON), "done");
+        main.say(&order);
+        assert_eq!(main.line(SOON), "established");
         let process = stand.dialled(&web, port);
-        assert_eq!(process["executable"], name.as_str(), "{way}: {process:#}");
-        assert_eq!(ancestors(&process)[..parents.len()], parents, "{way}: {process:#}");
+        assert_eq!(process["executable"], name.as_str(), "{order}: {process:#}");
+        assert_eq!(ancestors(&process)[..parents.len()], parents, "{order}: {process:#}");
         assert!(process.get("image").is_none(), "{process:#}");
     }
 }
@@ -152,30 +138,31 @@ fn an_interpreter_under_a_services_shell_is_another_executable() {
 fn what_is_no_interpreter_keeps_its_name_under_a_shell() {
     let mut stand = Stand::new();
     let web = stand.lab.service("web");
-    let mut main = stand.service(&web);
-    main.say("other 8080");
-    assert_eq!(main.line(SOON), "done");
+    let peer = stand.lab.peer().display().to_string();
+    let mut main = stand.main(&web, &peer);
+    main.say(&format!("shell {peer} dial tcp {}; true", stand.at(8080)));
+    assert_eq!(main.line(SOON), "established");
     let process = stand.dialled(&web, 8080);
-    assert_eq!(process["executable"], stand.lab.peer().display().to_string(), "{process:#}");
+    assert_eq!(process["executable"], peer, "{process:#}");
     assert_eq!(ancestors(&process)[0], shell(), "{process:#}");
 }
 
 #[test]
 fn the_shell_that_a_service_begins_with_does_not_count() {
     let mut stand = Stand::new();
-    let at = SocketAddr::new(stand.wire.server.v4, 8080);
-    let perl = perl().display().to_string();
-    let dial = format!("use IO::Socket::INET; IO::Socket::INET->new(q({at})) or die $!");
+    let python = interpreter(&stand.lab);
+    let dial = format!("{python} dial tcp {}", stand.at(8080));
     for (name, script) in [
-        ("forks", format!("'{perl}' -e '{dial}'; true")),
-        ("becomes", format!("exec '{perl}' -e '{dial}'")),
-        ("nests", format!("sh -c \"'{perl}' -e '{dial}'; true\"; true")),
+        ("forks", format!("{dial}; true")),
+        ("becomes", format!("exec {dial}")),
+        ("nests", format!("sh -c '{dial}; true'; true")),
+        ("wraps", format!("env sh -c '{dial}; true'; true")),
     ] {
         let service = stand.lab.service(name);
-        let mut entry = stand.start(&service, Path::new("/bin/sh"), &["-c", &script]);
+        let mut entry = stand.start(&service, "/bin/sh", &["-c", &script]);
         assert!(entry.ended(SOON).success(), "{name}");
         let process = stand.dialled(&service, 8080);
-        assert_eq!(process["executable"], perl.as_str(), "{name}: {process:#}");
+        assert_eq!(process["executable"], python, "{name}: {process:#}");
     }
 }
 
@@ -183,46 +170,42 @@ fn the_shell_that_a_service_begins_with_does_not_count() {
 fn processes_older_than_the_watch_have_their_shell_too() {
     let lab = lab();
     let wire = lab.wire();
-    let web = lab.service("web");
-    let at = SocketAddr::new(wire.server.v4, 8080);
-    let perl = perl();
+    let (web, api) = (lab.service("web"), lab.service("api"));
+    let python = interpreter(&lab);
     // A service whose shell started an interpreter that waits.
-    let waits = format!(
-        "print qq(ready\\n); <STDIN>; use IO::Socket::INET; IO::Socket::INET->new(q({at})); print qq(done\\n); <STDIN>"
-    );
-    let nested = format!("'{}' -e '$| = 1; {waits}'; true", perl.display());
-    let main = "exec { $ARGV[0] } @ARGV unless fork; wait";
-    let mut command = lab.command(&web, Some(&wire.client), &perl);
-    let mut main = Running::start(command.args(["-e", main, "/bin/sh", "-c", &nested]));
+    let mut command = lab.command(&web, Some(&wire.client), Path::new(&python));
+    let mut main = Running::start(command.arg("obey"));
     assert_eq!(main.line(SOON), "ready");
-    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+    main.say(&format!("shell {python} obey; true"));
+    assert_eq!(main.line(SOON), "ready");
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
     let watch = Running::start(&mut verb(&["watch", "--format", "json"]));
     let mut stand = Stand { watch, seen: Vec::new(), servers: vec![server], wire, lab };
-    let api = stand.servers[0].service.clone();
     let listener = stand.listens(&api, 8080);
     let process = &listener["process"];
     assert_eq!(process["executable"], stand.lab.peer().display().to_string(), "{listener:#}");
     assert_eq!(process["pid"], stand.servers[0].pid(), "{listener:#}");
-    main.say("dial");
-    assert_eq!(main.line(SOON), "done");
+    main.say(&format!("dial tcp {at}"));
+    assert_eq!(main.line(SOON), "established");
     let process = stand.dialled(&web, 8080);
-    let (perl, shell) = (perl.display().to_string(), shell());
-    assert_eq!(process["executable"], format!("{shell}:{perl}"), "{process:#}");
-    assert_eq!(ancestors(&process)[..2], [shell.as_str(), perl.as_str()], "{process:#}");
+    let shell = shell();
+    assert_eq!(process["executable"], format!("{shell}:{python}"), "{process:#}");
+    assert_eq!(ancestors(&process)[..2], [shell.as_str(), python.as_str()], "{process:#}");
 }
 
 #[test]
 fn ancestors_that_are_gone_are_named() {
     let mut stand = Stand::new();
     let web = stand.lab.service("web");
-    let mut main = stand.service(&web);
-    main.say("orphan 8080");
-    assert_eq!(main.line(SOON), "done");
+    let peer = stand.lab.peer().display().to_string();
+    let mut main = stand.main(&web, &peer);
+    main.say(&format!("shell {peer} orphaned $$ dial tcp {} &", stand.at(8080)));
+    assert_eq!(main.line(SOON), "established");
     let process = stand.dialled(&web, 8080);
-    let (perl, shell) = (perl().display().to_string(), shell());
     let parent = &process["ancestors"][0]["pid"];
     assert!(!Path::new(&format!("/proc/{parent}")).exists(), "{process:#}");
-    assert_eq!(ancestors(&process)[..2], [shell.as_str(), perl.as_str()], "{process:#}");
+    assert_eq!(ancestors(&process)[..2], [shell().as_str(), peer.as_str()], "{process:#}");
     assert_eq!(process["ancestors"][1]["pid"], main.pid(), "{process:#}");
 }
 
@@ -231,10 +214,10 @@ fn what_runs_from_memory_or_from_a_deleted_file_says_so() {
     let mut stand = Stand::new();
     let memory = stand.lab.service("memory");
     let peer = stand.lab.peer().to_owned();
-    let mut dialler = stand.start(&memory, &peer, &["unfiled", "payload", "obey"]);
+    let program = peer.display().to_string();
+    let mut dialler = stand.start(&memory, &program, &["unfiled", "payload", "obey"]);
     assert_eq!(dialler.line(SOON), "ready");
-    let to = SocketAddr::new(stand.wire.server.v4, 8080);
-    dialler.say(&format!("dial tcp {to}"));
+    dialler.say(&format!("dial tcp {}", stand.at(8080)));
     assert_eq!(dialler.line(SOON), "established");
     let process = stand.dialled(&memory, 8080);
     let image = (&process["executable"], &process["image"]);
@@ -244,7 +227,7 @@ fn what_runs_from_memory_or_from_a_deleted_file_says_so() {
     let program = stand.lab.copied(&peer, "upgraded");
     let mut dialler = stand.lab.dialler_with(&gone, &stand.wire.client, &program);
     fs::remove_file(&program).expect("it is ours");
-    dialler.tcp(SocketAddr::new(stand.wire.server.v4, 8081), "established");
+    dialler.tcp(stand.at(8081), "established");
     let process = stand.dialled(&gone, 8081);
     let image = (&process["executable"], &process["image"]);
     assert_eq!(image, (&json!(dialler.executable), &json!("deleted")), "{process:#}");
@@ -309,67 +292,14 @@ fn a_listener_that_is_forbidden_is_told_while_it_listens() {
 }
 
 #[test]
-fn a_server_dialled_again_by_another_executable_is_paired_again() {
-    let lab = lab();
-    let agent = lab.agent("agent", &Setup::mode("learn"));
-    let wire = lab.wire();
-    let (web, api) = (lab.service("web"), lab.service("api"));
-    let at = SocketAddr::new(wire.server.v4, 8080);
-    let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
-    let copy = lab.copied(lab.peer(), "other");
-    let mut diallers =
-        [lab.dialler(&web, &wire.client), lab.dialler_with(&web, &wire.client, &copy)];
-    let edge_name = server.edge_from(&web);
-    let mut executables = Vec::new();
-    for dialler in &mut diallers {
-        dialler.reaches(&server);
-        executables.push(dialler.executable.clone());
-        executables.sort();
-        let expected = json!(executables);
-        agent.shows(&edge_name, SOON, |view| view["evidence"]["executables"] == expected);
-    }
-    agent.has_only(&web, &[edge_name]);
-    let dialled = edge(&web, &nameless(at.ip()), 8080, Protocol::Tcp);
-    assert!(agent.mapped(&dialled).is_err());
-}
-
-#[test]
 fn a_program_that_somebody_detaches_is_missed() {
     let lab = lab();
     let receiver = Receiver::start();
     let agent = lab.agent("agent", &Setup::mode("learn").told_to(&lab, &receiver));
-    let (link, program) = attached(agent.pid(), "recvmsg6");
-    detach(link);
-    let cause = format!("detached-{program}");
+    Loaded::by(agent.pid()).detach("recvmsg6");
     // It looks every two seconds.
-    receiver.alert(2 * SOON, &cause, |alert| {
+    receiver.alert(2 * SOON, "the sensor's alert", |alert| {
         let finding = &alert["findings"][0];
-        finding["kind"] == "sensor" && finding["reasons"][0]["name"] == cause.as_str()
+        finding["kind"] == "sensor" && finding["reasons"][0]["name"] == "detached-recvmsg6"
     });
-}
-
-/// The link of a process's program of this name.
-#[track_caller]
-fn attached(pid: u32, name: &str) -> (u32, String) {
-    let mine = Loaded::by(pid);
-    let program = aya::programs::loaded_programs()
-        .flatten()
-        .find(|it| mine.programs.contains(&it.id()) && it.name_as_str() == Some(name));
-    let program = program.expect("it is loaded").id();
-    let mut links = aya::programs::loaded_links().flatten();
-    let link = links.find(|it| mine.links.contains(&it.id()) && it.program_id() == program);
-    (link.expect("it is attached").id(), name.to_owned())
-}
-
-/// Detaches a program as anybody may who may load some, by its link's id (`bpf(2)`).
-#[track_caller]
-fn detach(link: u32) {
-    let number = if cfg!(target_arch = "aarch64") { "280" } else { "321" };
-    // BPF_LINK_GET_FD_BY_ID, BPF_LINK_DETACH
-    let script = "my $a = pack('L4', $ARGV[1], 0, 0, 0); my $fd = syscall($ARGV[0], 30, $a, 16); \
-        die $! if $fd < 0; my $b = pack('L4', $fd, 0, 0, 0); \
-        die $! if syscall($ARGV[0], 34, $b, 16) < 0";
-    // Perl tells numbers from texts: the kernel gets a pointer for a text.
-    let script = format!("$_ += 0 for @ARGV; {script}");
-    finish(Command::new("perl").args(["-e", &script, number, &link.to_string()])).done();
 }

@@ -64,20 +64,6 @@ impl Archive {
         self.entry(path, LINK, to.as_bytes())
     }
 
-    /// Copies of all files below a directory of this machine, each at its own path.
-    pub(crate) fn tree(&mut self, at: &Path) -> anyhow::Result<()> {
-        let entries = fs::read_dir(at).with_context(|| format!("read {}", at.display()))?;
-        for entry in entries {
-            let path = entry.with_context(|| format!("read {}", at.display()))?.path();
-            if path.is_dir() {
-                self.tree(&path)?;
-            } else {
-                self.copy(&path, &path.to_string_lossy())?;
-            }
-        }
-        Ok(())
-    }
-
     /// A program of this machine with the libraries it loads, each at its own path.
     pub(crate) fn program(&mut self, program: &Path) -> anyhow::Result<()> {
         self.copy(program, &program.to_string_lossy())?;

@@ -27,10 +27,7 @@ use crate::workspace::Workspace;
 
 /// Programs of this machine that the tests call; the rest is busybox, whose shell is no program of
 /// its own.
-const TOOLS: &[&str] = &["dash", "ip", "nsenter", "perl", "setarch", "setpriv", "unshare"];
-
-/// What perl brings along, of its package `perl-base`.
-const PERL: &str = "/usr/lib/x86_64-linux-gnu/perl-base";
+const TOOLS: &[&str] = &["dash", "ip", "nsenter", "setarch", "setpriv", "unshare"];
 
 /// An emulated processor is some ten times slower, and the machine may be busy besides.
 const PATIENCE: u32 = 6;
@@ -206,7 +203,6 @@ fn pack_base(built: &Built, busybox: &Path, path: &Path) -> anyhow::Result<()> {
             archive.link("bin/sh", &found.to_string_lossy())?;
         }
     }
-    archive.tree(Path::new(PERL))?;
     archive.finish()
 }
 

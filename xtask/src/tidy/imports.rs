@@ -14,15 +14,27 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("identity", &[]),
     ("notify", &[]),
-    ("render", &[]),
+    ("recording", &["spelling"]),
+    ("rehearsal", &["recording"]),
+    ("render", &["rehearsal"]),
     ("serve", &["lock"]),
     ("store", &["lock"]),
     ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
     (
         "agent",
-        &["baseline_file", "capture", "config", "identity", "notify", "render", "serve", "store"],
+        &[
+            "baseline_file",
+            "capture",
+            "config",
+            "identity",
+            "notify",
+            "recording",
+            "render",
+            "serve",
+            "store",
+        ],
     ),
-    ("cli", &["agent", "baseline_file", "client", "config", "render"]),
+    ("cli", &["agent", "baseline_file", "client", "config", "recording", "rehearsal", "render"]),
     ("lib", &[]),
     ("main", &["cli"]),
 ];
@@ -39,6 +51,7 @@ const CORE: &[&str] = &[
     "detect",
     "incident",
     "delivery",
+    "mute",
     "engine",
 ];
 

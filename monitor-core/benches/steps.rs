@@ -1,0 +1,150 @@
+//! How many steps a second the engine takes on one core. Prints one JSON object a line for
+//! `cargo xtask bench`: the figure's name, its unit, and the quartiles of its rounds. Judges nothing.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench speaks to whoever runs it")]
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use monitor_core::attribute::Workload;
+use monitor_core::baseline::{LearnRule, Mode, Promote};
+use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot};
+use monitor_core::flow::{
+    Direction, Flow, FlowKey, Outcome, Protocol, Remote, RttHistogram, Traffic,
+};
+use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+
+const ROUNDS: usize = 15;
+/// Services on the node; each edge is one of them accepting from another.
+const SERVICES: u64 = 200;
+
+fn main() {
+    for edges in [10_000, 100_000] {
+        let mut stage = Stage::with(edges);
+        let keys = stage.keys.clone();
+        let name = |what: &str| format!("{what}, {edges} edges known");
+        measure(&name("engine, counters of a known edge"), "steps/s", keys.len(), || {
+            for key in &keys {
+                black_box(stage.step(Input::Traffic(traffic(*key))));
+            }
+        });
+        measure(&name("engine, a known edge told again"), "steps/s", keys.len(), || {
+            for key in &keys {
+                black_box(stage.step(Input::Flow(flow(*key))));
+            }
+        });
+        let mut address = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+        measure(&name("engine, a new edge judged odd and told"), "steps/s", 2_000, || {
+            for _ in 0..2_000 {
+                address += 1;
+                let remote = Remote::Address(IpAddr::V4(address.into()));
+                let cgroup = CgroupId(1 + u64::from(address) % SERVICES);
+                let key = FlowKey {
+                    direction: Direction::Outbound,
+                    remote,
+                    local: None,
+                    outcome: Outcome::Refused,
+                    ..key(cgroup, CgroupId(0), 443)
+                };
+                stage.pass(50);
+                black_box(stage.step(Input::Flow(flow(key))));
+                black_box(stage.step(Input::Tick));
+            }
+        });
+    }
+}
+
+struct Stage {
+    engine: Engine,
+    now: Now,
+    keys: Vec<FlowKey>,
+}
+
+impl Stage {
+    /// A guarded node with so many edges.
+    fn with(edges: u64) -> Self {
+        let settings = Settings {
+            node: "bench".to_owned(),
+            mode: Mode::Auto,
+            learn: LearnRule { promote: Promote::Ask, quiet_s: 3_600, observations: 100 },
+            only: Vec::new(),
+            sinks: Vec::new(),
+            seed: 7,
+        };
+        let engine = Engine::restore(settings, Snapshot::default());
+        let now = Now { boot: BootTime(0), wall: WallTime(1_790_000_000_000_000) };
+        let mut stage = Self { engine, now, keys: Vec::new() };
+        for id in 1..=SERVICES {
+            let service = ServiceName::new("systemd", &format!("service-{id}.service"));
+            let cgroup = format!("/system.slice/service-{id}.service");
+            let workload = Workload { service, container: None, pod: None, cgroup };
+            stage.step(Input::Workload { cgroup: CgroupId(id), workload });
+        }
+        for edge in 0..edges {
+            let client = CgroupId(1 + edge % SERVICES);
+            let server = CgroupId(1 + (edge / SERVICES) % SERVICES);
+            let port = 1_024 + u16::try_from(edge / (SERVICES * SERVICES)).unwrap();
+            let key = key(server, client, port);
+            stage.step(Input::Flow(flow(key)));
+            stage.keys.push(key);
+        }
+        let actor = Actor::agent();
+        stage.step(Input::Command { actor, command: Command::Guard { services: Selection::All } });
+        stage
+    }
+
+    fn step(&mut self, input: Input) -> Vec<monitor_core::engine::Effect> {
+        self.engine.step(self.now, input)
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now.boot = self.now.boot.plus_millis(millis);
+        self.now.wall.0 += i64::try_from(millis).unwrap() * 1_000;
+    }
+}
+
+/// An accepted connection whose client is on this machine too: certain at once.
+fn key(server: CgroupId, client: CgroupId, port: u16) -> FlowKey {
+    FlowKey {
+        cgroup: server,
+        direction: Direction::Inbound,
+        protocol: Protocol::Tcp,
+        remote: Remote::Cgroup(client),
+        local: Some(Ipv4Addr::LOCALHOST.into()),
+        port,
+        outcome: Outcome::Established,
+        executable_id: 0,
+    }
+}
+
+fn flow(key: FlowKey) -> Flow {
+    let at = WallTime(1_790_000_000_000_000);
+    Flow { key, at, netns: NetnsCookie(1), client: None, process: None }
+}
+
+fn traffic(key: FlowKey) -> Traffic {
+    Traffic {
+        key,
+        last_seen: WallTime(1_790_000_000_000_000),
+        connections: 3,
+        bytes_sent: 1_000,
+        bytes_received: 2_000,
+        rtt: RttHistogram::default(),
+    }
+}
+
+/// Runs `round`, which does `count` of a thing, and prints how many a second.
+fn measure(name: &str, unit: &str, count: usize, mut round: impl FnMut()) {
+    round();
+    let mut rates: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            round();
+            count as f64 / start.elapsed().as_secs_f64()
+        })
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    let at = |quarter: usize| rates[(ROUNDS - 1) * quarter / 4];
+    let (p25, p50, p75) = (at(1), at(2), at(3));
+    println!("{{\"name\":{name:?},\"unit\":{unit:?},\"p25\":{p25},\"p50\":{p50},\"p75\":{p75}}}");
+}

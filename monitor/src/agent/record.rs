@@ -1,0 +1,309 @@
+//! `record`: every flow of this machine as a line of a recording. Attributes as the agent does and
+//! judges nothing; keeps no state and leaves nothing attached.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use monitor_core::attribute::{Attribution, SeenFrom, Sighting};
+use monitor_core::edge::{Edge, Peer, executable_name};
+use monitor_core::flow::{self, Flow, FlowKey, Loss, Observation, Outcome, Process, Traffic};
+use monitor_core::ids::{BootTime, Now};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::agent::perform::LAST_LINES;
+use crate::agent::{SWEEP_EVERY, Signals, every, ground, now, seed, sleep_until, until};
+use crate::capture::Capture;
+use crate::config::Config;
+use crate::identity::Namer;
+use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
+
+/// What `record` is to do.
+pub struct RecordOptions {
+    /// `-` is standard output.
+    pub file: PathBuf,
+    pub existing: Existing,
+    /// Ends by itself after this time.
+    pub duration: Option<Duration>,
+    /// Told once it records: what it runs on, for people.
+    pub ready: Box<dyn FnOnce(&str)>,
+}
+
+/// What was recorded.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    pub lines: u64,
+    pub connections: u64,
+    /// What the kernel could not tell, by reason.
+    pub lost: BTreeMap<Loss, u64>,
+    /// Kernel programs that somebody detached meanwhile: what they see is missing since.
+    pub detached: Vec<String>,
+}
+
+/// Records until it is asked to end.
+///
+/// # Errors
+/// The kernel refused, or the file.
+pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
+    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
+    let mut scribe = Scribe::new(&config.node_name(), seed()?);
+    (options.ready)(&format!("{} · recording, Ctrl-C ends", ground(capture.summary())));
+    let end = options.duration.map(|duration| Instant::now() + duration);
+    let mut signals = Signals::new()?;
+    let mut sweep = every(SWEEP_EVERY);
+    loop {
+        let due = until(scribe.attribution.next_due());
+        let heard = tokio::select! {
+            () = signals.any() => break,
+            () = pen.gone() => break,
+            () = sleep_until(end) => break,
+            () = sleep_until(due) => Vec::new(),
+            heard = capture.next() => heard?,
+            _ = sweep.tick() => capture.sweep()?,
+        };
+        scribe.take(now()?, heard);
+        // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
+        tokio::select! {
+            () = signals.any() => break,
+            () = pen.write(&mut scribe.lines) => {}
+        }
+    }
+    scribe.take(now()?, capture.sweep()?);
+    scribe.take(Now { boot: BootTime(u64::MAX), ..now()? }, Vec::new());
+    drop(capture);
+    pen.finish(scribe.lines, LAST_LINES)
+        .await
+        .with_context(|| format!("write the recording {}", options.file.display()))?;
+    Ok(scribe.recorded)
+}
+
+/// Writes on a thread of its own, whole lines at a time, so that a pipe that is full holds up neither
+/// the clock nor Ctrl-C.
+struct Pen {
+    lines: mpsc::Sender<Vec<u8>>,
+    done: oneshot::Receiver<std::io::Result<()>>,
+}
+
+impl Pen {
+    /// Pieces that may wait to be written; with more the writer is waited for.
+    const ROOM: usize = 64;
+
+    fn of(mut file: Box<dyn Write + Send>) -> Self {
+        let (lines, mut waiting) = mpsc::channel::<Vec<u8>>(Self::ROOM);
+        let (ended, done) = oneshot::channel();
+        std::thread::spawn(move || {
+            let mut written = Ok(());
+            while let Some(piece) = waiting.blocking_recv() {
+                written = file.write_all(&piece).and_then(|()| file.flush());
+                if written.is_err() {
+                    break;
+                }
+            }
+            // Nobody asks any more only where the reader of a pipe was given up.
+            drop(ended.send(written));
+        });
+        Self { lines, done }
+    }
+
+    /// Ends when nothing can be written any more.
+    async fn gone(&self) {
+        self.lines.closed().await;
+    }
+
+    /// Hands the lines over once there is room for them. Cancelled before, they stay where they are.
+    async fn write(&mut self, lines: &mut Vec<u8>) {
+        if !lines.is_empty()
+            && let Ok(room) = self.lines.reserve().await
+        {
+            room.send(std::mem::take(lines));
+        }
+    }
+
+    /// Gives what waits `grace` to be written.
+    async fn finish(mut self, mut lines: Vec<u8>, grace: Duration) -> std::io::Result<()> {
+        let deadline = Instant::now() + grace;
+        let late = || std::io::Error::other("the reader is slow: its last lines are missing");
+        let handed = tokio::time::timeout_at(deadline, self.write(&mut lines)).await;
+        let Self { lines, done } = self;
+        drop(lines);
+        let written = tokio::time::timeout_at(deadline, done).await;
+        match (handed, written) {
+            (_, Ok(Ok(written))) => written,
+            _ => Err(late()),
+        }
+    }
+}
+
+/// Makes lines of observations.
+struct Scribe {
+    namer: Namer,
+    node: String,
+    attribution: Attribution,
+    /// What each key's dialler runs, by which the kernel tells keys apart.
+    executables: HashMap<FlowKey, String>,
+    /// First sightings whose exchange the kernel's counters will tell once more.
+    told: HashMap<(Edge, Direction, Outcome), u64>,
+    lines: Vec<u8>,
+    recorded: Recorded,
+}
+
+impl Scribe {
+    fn new(node: &str, seed: u64) -> Self {
+        Self {
+            namer: Namer::new(node),
+            node: node.to_owned(),
+            attribution: Attribution::new(seed),
+            executables: HashMap::new(),
+            told: HashMap::new(),
+            lines: Vec::new(),
+            recorded: Recorded::default(),
+        }
+    }
+
+    fn take(&mut self, now: Now, heard: Vec<Observation>) {
+        for observation in heard {
+            self.observe(now, observation);
+        }
+        for sighting in self.attribution.due(now) {
+            self.sighted(&sighting);
+        }
+    }
+
+    fn observe(&mut self, now: Now, observation: Observation) {
+        match observation {
+            Observation::CgroupAppeared { id, path } => {
+                self.attribution.workload_appeared(id, self.namer.workload(&path));
+            }
+            Observation::CgroupVanished { id } => self.attribution.workload_vanished(id),
+            Observation::Addresses { netns, addresses } => {
+                self.attribution.namespace(netns, &addresses);
+            }
+            Observation::Flow(flow) => self.flow(now, flow),
+            Observation::Traffic(traffic) => self.counted(&traffic),
+            Observation::Forgotten(key) => {
+                self.attribution.forgotten(&key);
+                self.executables.remove(&key);
+            }
+            Observation::Lost { loss, count } => {
+                *self.recorded.lost.entry(loss).or_default() += count;
+            }
+            Observation::Detached { program } => self.recorded.detached.push(program),
+        }
+    }
+
+    fn flow(&mut self, now: Now, flow: Flow) {
+        let process =
+            flow.process.as_ref().filter(|_| flow.key.direction == flow::Direction::Outbound);
+        if let Some(path) = process.and_then(|it| it.executable.as_deref()) {
+            self.executables.insert(flow.key, executable_name(path));
+        }
+        for sighting in self.attribution.flow(now, flow) {
+            self.sighted(&sighting);
+        }
+    }
+
+    /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
+    fn sighted(&mut self, sighting: &Sighting) {
+        if sighting.edge.is_listener() {
+            return;
+        }
+        let direction = match sighting.seen_from {
+            SeenFrom::Client | SeenFrom::Both => Direction::Outbound,
+            SeenFrom::Server => Direction::Inbound,
+        };
+        let process = sighting.process.as_ref();
+        let known = |id: u32| (id != Process::UNKNOWN).then_some(id);
+        let source = sighting.workload.as_ref().map(Source::from);
+        let Some(mut line) = self.line(&sighting.edge, direction, source) else { return };
+        line.at = sighting.at;
+        line.outcome = sighting.outcome;
+        line.executable = process.and_then(|it| it.executable.clone());
+        line.pid = process.and_then(|it| known(it.pid));
+        line.uid = process.and_then(|it| known(it.uid));
+        if !matches!(line.peer.peer, Peer::Address(_)) {
+            line.peer.address = sighting.dialled.map(|it| it.ip());
+        }
+        let key = (sighting.edge.clone(), direction, sighting.outcome);
+        *self.told.entry(key).or_default() += 1;
+        self.write(&line);
+    }
+
+    /// A line for what a known key did, but for what its first sighting told already.
+    fn counted(&mut self, traffic: &Traffic) {
+        let direction = match traffic.key.direction {
+            flow::Direction::Outbound => Direction::Outbound,
+            flow::Direction::Inbound => Direction::Inbound,
+            // No exchange: it has no far end.
+            flow::Direction::Listening => return,
+        };
+        let outcome = traffic.key.outcome;
+        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };
+        let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
+        let Some(mut line) = self.line(&edge, direction, source) else { return };
+        let told = self.told_already(edge, direction, traffic);
+        line.at = traffic.last_seen;
+        line.outcome = outcome;
+        line.connections = traffic.connections - told;
+        line.bytes_sent = traffic.bytes_sent;
+        line.bytes_received = traffic.bytes_received;
+        line.executable = self.executables.get(&traffic.key).cloned();
+        // How a dial ended is told by another key.
+        let counts = outcome.is_final() && line.connections > 0;
+        if counts || line.bytes_sent > 0 || line.bytes_received > 0 {
+            self.write(&line);
+        }
+    }
+
+    /// How many of these exchanges were told as first sightings.
+    fn told_already(&mut self, edge: Edge, direction: Direction, traffic: &Traffic) -> u64 {
+        let key = (edge, direction, traffic.key.outcome);
+        let Some(left) = self.told.get_mut(&key) else { return 0 };
+        let told = traffic.connections.min(*left);
+        *left -= told;
+        if *left == 0 {
+            self.told.remove(&key);
+        }
+        told
+    }
+
+    /// The ends of a line; None where the local one has no name.
+    fn line(
+        &self,
+        edge: &Edge,
+        direction: Direction,
+        source: Option<Source>,
+    ) -> Option<RecordedFlow> {
+        let (local, far) = match direction {
+            Direction::Outbound => (&edge.client, &edge.server),
+            Direction::Inbound => (&edge.server, &edge.client),
+        };
+        let service = local.service()?;
+        let source = source.filter(|it| it.service == *service);
+        Some(RecordedFlow {
+            at: monitor_core::ids::WallTime::default(),
+            node: self.node.clone(),
+            source: source.unwrap_or_else(|| Source::named(service.clone())),
+            peer: FarEnd { peer: far.clone(), address: None },
+            direction,
+            protocol: edge.port.protocol,
+            port: edge.port.number,
+            outcome: Outcome::Attempted,
+            connections: 1,
+            bytes_sent: 0,
+            bytes_received: 0,
+            executable: None,
+            pid: None,
+            uid: None,
+        })
+    }
+
+    fn write(&mut self, line: &RecordedFlow) {
+        line.write_line(&mut self.lines);
+        self.recorded.lines += 1;
+        self.recorded.connections += line.connections;
+    }
+}
