@@ -124,6 +124,13 @@ impl Lab {
         format!("systemd:*-{}.service", self.tag)
     }
 
+    /// Whether a name is that of another lab's service.
+    #[must_use]
+    pub fn is_anothers(&self, name: &str) -> bool {
+        let ours = format!("-{}.service", self.tag);
+        name.starts_with("systemd:") && !name.ends_with(&ours)
+    }
+
     /// Makes the cgroup of a service.
     #[track_caller]
     #[must_use]

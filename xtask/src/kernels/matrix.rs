@@ -57,7 +57,6 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("capture::udp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
     ("lineage::a_port_that_is_opened_is_told_with_who_opens_it", Need::Processes),
     ("lineage::a_program_that_somebody_detaches_is_missed", Need::ProgramNames),
-    ("lineage::a_server_dialled_again_by_another_executable_is_paired_again", Need::Tracepoints),
     ("lineage::an_interpreter_under_a_services_shell_is_another_executable", Need::Tracepoints),
     ("lineage::ancestors_that_are_gone_are_named", Need::Tracepoints),
     ("lineage::processes_older_than_the_watch_have_their_shell_too", Need::Tracepoints),
