@@ -14,4 +14,6 @@ pub mod rehearsal;
 pub mod agent;
 pub mod client;
 pub mod render;
+pub mod picture;
+pub mod policy;
 pub mod cli;

@@ -9,6 +9,8 @@ use monitor_core::engine::Selection;
 use monitor_core::pattern::Pattern;
 
 use crate::config::Period;
+use crate::picture::Language;
+use crate::policy::LabelKey;
 use crate::rehearsal::Learn;
 
 /// Where the agent listens when nobody names another socket.
@@ -30,9 +32,10 @@ pub struct Cli {
     /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
     #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
-    /// For people or for programs: JSON is one document, or one line each where it follows
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = GLOBAL)]
-    pub(crate) format: Format,
+    /// For people or for programs: JSON is one document, or one line each where it follows.
+    /// Only `map` is drawn (dot, mermaid, svg), and only `policy export` writes kubernetes
+    #[arg(long, global = true, value_enum, default_value_t = Wanted::Table, help_heading = GLOBAL)]
+    pub(crate) format: Wanted,
     /// Colours; `auto` means on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = When::Auto, help_heading = GLOBAL)]
     pub(crate) color: When,
@@ -41,10 +44,62 @@ pub struct Cli {
 }
 
 /// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Table,
     Json,
+}
+
+/// What `--format` may say: what is neither a table nor JSON is one verb's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wanted {
+    Table,
+    Json,
+    /// A picture of the map, for Graphviz
+    Dot,
+    /// A picture of the map, as code hosts and wikis draw it
+    Mermaid,
+    /// A picture of the map, which needs nothing else
+    Svg,
+    /// `NetworkPolicy` objects
+    Kubernetes,
+    /// `CiliumNetworkPolicy` objects (not there yet)
+    Cilium,
+}
+
+impl Wanted {
+    /// What every verb that prints data can do.
+    pub(crate) const fn data(self) -> Option<Format> {
+        match self {
+            Self::Table => Some(Format::Table),
+            Self::Json => Some(Format::Json),
+            Self::Dot | Self::Mermaid | Self::Svg | Self::Kubernetes | Self::Cilium => None,
+        }
+    }
+
+    /// What only the map can do.
+    pub(crate) const fn picture(self) -> Option<Language> {
+        match self {
+            Self::Dot => Some(Language::Dot),
+            Self::Mermaid => Some(Language::Mermaid),
+            Self::Svg => Some(Language::Svg),
+            Self::Table | Self::Json | Self::Kubernetes | Self::Cilium => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Table => "table",
+            Self::Json => "json",
+            Self::Dot => "dot",
+            Self::Mermaid => "mermaid",
+            Self::Svg => "svg",
+            Self::Kubernetes => "kubernetes",
+            Self::Cilium => "cilium",
+        })
+    }
 }
 
 /// When colours are used.
@@ -77,8 +132,12 @@ pub(crate) enum Verb {
     /// have it learn the beginning of the recording, or both: then what the files name is guarded
     /// from the start, and what is learned besides is guarded after it.
     Replay(Replay),
-    /// Every edge seen, with its evidence
-    Map,
+    /// Every edge seen, with its evidence; or a picture: --format svg, mermaid or dot
+    ///
+    /// A picture stays readable: beyond some forty nodes, groups of services (a Compose project, a
+    /// Kubernetes namespace) are drawn as one node each, and peers outside are counted. What is
+    /// pending or forbidden is always drawn.
+    Map(Map),
     /// Every service seen
     Services,
     /// What was alerted
@@ -94,6 +153,11 @@ pub(crate) enum Verb {
     Check(Check),
     /// Who changed what: approvals, prohibitions, phases, imports
     Audit(Audit),
+    /// The baseline as policies for those who enforce
+    Policy {
+        #[command(subcommand)]
+        verb: Policy,
+    },
     /// What is normal: how far learning is, and the decisions about it
     Baseline {
         #[command(subcommand)]
@@ -170,6 +234,16 @@ pub(crate) struct Guarded {
     /// or the time at which it ends, like 2026-11-21T10:00:00Z
     #[arg(long, value_name = "DURATION|PART|TIME")]
     pub(crate) learn: Option<Learn>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Map {
+    /// Only the edges of these services or peers, like compose:shop/web or 'k8s:prod/**'
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) focus: Vec<Pattern>,
+    /// In a picture: draw these one by one, however many they are
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) expand: Vec<Pattern>,
 }
 
 #[derive(Debug, Args)]
@@ -294,6 +368,25 @@ pub(crate) enum Baseline {
         /// Guard them at once, instead of proposing them
         #[arg(long)]
         guard: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Print the baseline as Kubernetes NetworkPolicy objects: --format kubernetes
+    ///
+    /// One for each Kubernetes workload, both directions. What such a policy cannot say (names,
+    /// executables, peers that are no pods) stands in comments: read them before you apply it.
+    Export {
+        /// Services or patterns like 'k8s:prod/**'; all without
+        #[arg(value_name = "SERVICE")]
+        services: Vec<Pattern>,
+        /// Take this baseline file instead of what the agent holds
+        #[arg(long, value_name = "FILE")]
+        baseline: Option<PathBuf>,
+        /// The pod label that holds a workload's name: a baseline does not know labels
+        #[arg(long, value_name = "KEY", default_value = LabelKey::STANDARD)]
+        selector_label: LabelKey,
     },
 }
 

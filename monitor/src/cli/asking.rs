@@ -3,9 +3,10 @@
 use monitor_core::engine::{AuditEntry, EdgeView, ServiceView, Status};
 use serde::de::DeserializeOwned;
 
-use crate::cli::args::{Audit, Format};
+use crate::cli::args::{Audit, Format, Map};
 use crate::cli::{Ending, Failure, Out};
 use crate::client::Client;
+use crate::picture::{self, Language};
 use crate::render::{self, Screen};
 
 /// Asks for `path` and prints the answer: as it came for programs, as `table` for people.
@@ -25,9 +26,29 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     Ok(value)
 }
 
-pub(crate) async fn map(client: &Client, out: &mut Out) -> Result<Ending, Failure> {
-    let table = |screen, views: &Vec<EdgeView>| render::map(screen, views);
-    ask(client, "/api/v1/map", out, table).await?;
+/// The map, or the part of it that `--focus` names, as it is asked for.
+pub(crate) async fn map(
+    map: &Map,
+    drawn: Option<Language>,
+    client: &Client,
+    out: &mut Out,
+) -> Result<Ending, Failure> {
+    if drawn.is_none() && !map.expand.is_empty() {
+        let what = "--expand is for pictures: --format svg, mermaid or dot";
+        return Err(Failure::Usage(anyhow::anyhow!(what)));
+    }
+    let mut views: Vec<EdgeView> = client.read(client.get("/api/v1/map").await?)?;
+    if !map.focus.is_empty() {
+        views.retain(|view| {
+            let ends = [view.edge.client.to_string(), view.edge.server.to_string()];
+            ends.iter().any(|end| map.focus.iter().any(|pattern| pattern.matches(end)))
+        });
+    }
+    match (drawn, out.format) {
+        (Some(language), _) => out.text(&picture::draw(&views, language, &map.expand)?)?,
+        (None, Format::Json) => out.json(&views)?,
+        (None, Format::Table) => out.text(&render::map(out.screen, &views))?,
+    }
     Ok(Ending::Done)
 }
 

@@ -7,6 +7,7 @@ mod asking;
 mod baseline;
 mod notify;
 mod output;
+mod policy;
 mod replaying;
 mod running;
 
@@ -21,7 +22,7 @@ use crate::config::ConfigError;
 use crate::recording::RecordingError;
 
 pub use self::args::Cli;
-use self::args::Verb;
+use self::args::{Format, Verb, Wanted};
 use self::output::Out;
 
 /// How a verb ended, as the caller's shell sees it.
@@ -89,7 +90,8 @@ pub fn main() -> ExitCode {
 
 fn carry_out(cli: Cli) -> Result<Ending, Failure> {
     let Cli { socket, format, color, verb } = cli;
-    let mut out = Out::stdout(format, color);
+    let mut out = Out::stdout(format.data().unwrap_or(Format::Table), color);
+    check_format(format, &verb)?;
     let client = || {
         let standard = || PathBuf::from(args::SOCKET);
         Client::new(socket.clone().unwrap_or_else(standard))
@@ -100,14 +102,28 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Record(record) => running::record(record, out),
         Verb::Replay(replay) => replaying::replay(&replay, out),
         Verb::Check(check) => running::check(&check, &mut out),
-        Verb::Map => block_on(asking::map(&client(), &mut out)),
+        Verb::Map(map) => block_on(asking::map(&map, format.picture(), &client(), &mut out)),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
         Verb::Alerts(alerts) => block_on(alerts::carry_out(alerts, &client(), &mut out)),
         Verb::Notify { verb } => block_on(notify::carry_out(verb, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
+        Verb::Policy { verb } => block_on(policy::carry_out(verb, &client(), &out)),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),
     }
+}
+
+/// Refuses a format that the verb does not have, instead of printing something else.
+fn check_format(format: Wanted, verb: &Verb) -> Result<(), Failure> {
+    if matches!(verb, Verb::Policy { .. }) {
+        return policy::check_format(format);
+    }
+    let drawn = matches!(verb, Verb::Map(_));
+    if format.data().is_some() || (drawn && format.picture().is_some()) {
+        return Ok(());
+    }
+    let takes = if drawn { "table, json, dot, mermaid or svg" } else { "table or json" };
+    Err(Failure::Usage(anyhow::anyhow!("this verb has no --format {format}: it takes {takes}")))
 }
 
 /// One request needs no threads.

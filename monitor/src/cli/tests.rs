@@ -21,6 +21,7 @@ fn command_lines_are_read_or_refused() {
         "replay flows.jsonl --learn 24h --format json",
         "replay - --baseline web.yaml --learn 2026-11-21T10:00:00Z --config e.toml",
         "map --format json",
+        "map --focus compose:shop/web --format svg --expand k8s:prod/**",
         "alerts",
         "alerts list",
         "alerts show 01J",
@@ -36,6 +37,7 @@ fn command_lines_are_read_or_refused() {
         "baseline diff web.yaml",
         "baseline export compose:shop/web --with-evidence --output web.yaml",
         "baseline import web.yaml --guard",
+        "policy export --format kubernetes k8s:prod/** --baseline b.yaml --selector-label app",
     ];
     for line in good {
         let words = std::iter::once("edgewatch").chain(line.split(' '));
@@ -59,6 +61,7 @@ fn command_lines_are_read_or_refused() {
         "baseline guard --all compose:shop/web",
         "baseline learn",
         "baseline import",
+        "policy export --selector-label no/label/key",
         "baseline approve",
     ];
     for line in bad {
@@ -71,6 +74,29 @@ fn command_lines_are_read_or_refused() {
     let words = ["edgewatch", "baseline", "approve", "compose:shop/web ip:203.0.113.9"];
     let error = Cli::try_parse_from(words).unwrap_err().to_string();
     assert!(error.contains("is not an edge: write 'CLIENT -> SERVER"), "{error}");
+}
+
+#[test]
+fn a_verb_refuses_the_formats_of_others() {
+    let check = |line: &str| {
+        let words = std::iter::once("edgewatch").chain(line.split(' '));
+        let cli = Cli::try_parse_from(words).unwrap();
+        check_format(cli.format, &cli.verb)
+    };
+    for line in ["map --format svg", "map --format json", "policy export --format kubernetes"] {
+        assert!(check(line).is_ok(), "{line}");
+    }
+    for (line, takes) in [
+        ("services --format svg", "this verb has no --format svg: it takes table or json"),
+        ("policy export", "--format kubernetes"),
+        ("policy export --format cilium", "--format cilium is not there yet"),
+        ("map --format kubernetes", "table, json, dot, mermaid or svg"),
+    ] {
+        match check(line) {
+            Err(Failure::Usage(error)) => assert!(error.to_string().contains(takes), "{error}"),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -349,10 +349,10 @@ when                 who       by                  what
 
 #[test]
 fn small_texts_are_short_and_safe() {
-    assert_eq!(text::shortened("compose:shop/checkout", 11), "compo…ckout");
-    assert_eq!(text::shortened("short", 5), "short");
-    assert_eq!(text::shortened("shorter", 1), "…");
-    assert_eq!(text::safe("a\u{1b}[31m\n\u{202e}b"), "a\\u{1b}[31m\\u{a}\\u{202e}b");
+    assert_eq!(shortened("compose:shop/checkout", 11), "compo…ckout");
+    assert_eq!(shortened("short", 5), "short");
+    assert_eq!(shortened("shorter", 1), "…");
+    assert_eq!(safe("a\u{1b}[31m\n\u{202e}b"), "a\\u{1b}[31m\\u{a}\\u{202e}b");
     for (seconds, span) in
         [(0, "0 s"), (90, "90 s"), (91, "2 min"), (7_200, "2 h"), (172_801, "3 d")]
     {

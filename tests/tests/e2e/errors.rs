@@ -178,6 +178,10 @@ fn bad_usage_is_told() {
     for words in [
         &["frobnicate"][..],
         &["map", "--format", "yaml"],
+        &["services", "--format", "svg"],
+        &["policy", "export"],
+        &["policy", "export", "--format", "cilium"],
+        &["policy", "export", "--format", "kubernetes", "--baseline", "/nowhere.yaml"],
         &["baseline", "approve", "a then b"],
         &["watch", "--for", "soon"],
     ] {

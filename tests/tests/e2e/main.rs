@@ -10,6 +10,7 @@ mod capture;
 mod chat;
 mod delivery;
 mod deploy;
+mod drawn;
 mod errors;
 mod ground;
 mod harness;
