@@ -45,10 +45,16 @@ impl WallTime {
         (self.0.saturating_sub(earlier.0) / 1_000_000).max(0).unsigned_abs()
     }
 
+    /// Seconds between two times, whichever came first: the clock may have been set in between.
+    #[must_use]
+    pub const fn seconds_apart(self, other: Self) -> u64 {
+        self.0.abs_diff(other.0) / 1_000_000
+    }
+
     /// This time without its fraction: nobody reads microseconds.
     #[must_use]
     pub const fn to_second(self) -> Self {
-        Self(self.0 - self.0.rem_euclid(1_000_000))
+        Self(self.0.saturating_sub(self.0.rem_euclid(1_000_000)))
     }
 
     /// Milliseconds since the Unix epoch, 0 for times before it.

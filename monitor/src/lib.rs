@@ -13,6 +13,7 @@ pub mod recording;
 pub mod rehearsal;
 pub mod agent;
 pub mod client;
+pub mod doctor;
 pub mod render;
 pub mod picture;
 pub mod policy;

@@ -18,6 +18,33 @@ pub(crate) enum Refused {
     },
 }
 
+/// Who holds the lock at `path`; None where nobody does. Takes nothing and writes nothing.
+pub(crate) fn holder(path: &Path) -> io::Result<Option<Holder>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(Holder { pid: signature(&mut file) })),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Where it could be read.
+    pub pid: Option<u32>,
+}
+
+fn signature(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
 /// How long a holder gets to let go: an agent that ends, or a child of it that has not become its
 /// own program yet and still holds what it inherited.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -36,9 +63,7 @@ pub(crate) fn take(path: &Path) -> Result<File, Refused> {
     match try_for(&file, PATIENCE) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            return Err(Refused::Held(read.ok().and_then(|_| holder.trim().parse().ok())));
+            return Err(Refused::Held(signature(&mut file)));
         }
         Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
     }
@@ -59,5 +84,24 @@ fn try_for(file: &File, patience: Duration) -> Result<(), TryLockError> {
             }
             locked => return locked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_tells_who_holds_it_and_is_not_disturbed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(holder(&path).unwrap(), None);
+        assert!(!path.exists(), "to look makes nothing");
+        let held = take(&path).unwrap();
+        let us = Holder { pid: Some(std::process::id()) };
+        assert_eq!(holder(&path).unwrap(), Some(us));
+        drop(held);
+        assert_eq!(holder(&path).unwrap(), None);
+        assert!(take(&path).is_ok());
     }
 }

@@ -227,6 +227,19 @@ impl Agent {
         drop(self.running.take());
     }
 
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        self.running().signal(signal);
+    }
+
+    /// How often something of this kind was lost, as it says itself.
+    #[track_caller]
+    #[must_use]
+    pub fn lost(&self, reason: &str) -> u64 {
+        self.json(&["status"])["lost"][reason].as_u64().unwrap_or(0)
+    }
+
     /// Asks it to end, and waits until it has.
     #[track_caller]
     pub fn end(&mut self, signal: Signal) -> ExitStatus {

@@ -131,6 +131,18 @@ impl Lab {
         name.starts_with("systemd:") && !name.ends_with(&ours)
     }
 
+    /// Unique on this machine: what the lab's services have in their names.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// The cgroup that all services of the lab are in.
+    #[must_use]
+    pub fn slice(&self) -> &Path {
+        &self.slice
+    }
+
     /// Makes the cgroup of a service.
     #[track_caller]
     #[must_use]

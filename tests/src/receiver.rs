@@ -36,12 +36,29 @@ pub struct Answer {
 
 /// As whom it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Manner {
+enum Role {
     /// With 204, and without a word.
     #[default]
     Program,
     /// With 200, and in words.
     Slack,
+}
+
+/// What a receiver does instead of answering properly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Reads the request and says nothing, until it leaves.
+    Holds,
+    /// Accepts it, so much later.
+    Slow(Duration),
+    /// Hangs up properly, without an answer.
+    Closes,
+    /// Hangs up with a reset.
+    Resets,
+    /// Accepts it, with a body that never ends.
+    Endless,
+    /// Sends it elsewhere.
+    Redirects,
 }
 
 /// The server. Its address is its own, so that it can leave and come back.
@@ -55,9 +72,11 @@ pub struct Receiver {
 #[derive(Debug, Default)]
 struct State {
     requests: Vec<Request>,
-    /// How to answer the next ones; then they are accepted.
+    /// What to do with the next ones instead of answering.
+    manners: Vec<Manner>,
+    /// How to answer the next ones; then with 204.
     answers: Vec<Answer>,
-    manner: Manner,
+    role: Role,
     /// Away from the next connection on.
     leaving: bool,
 }
@@ -86,7 +105,7 @@ impl Receiver {
     #[must_use]
     pub fn slack() -> Self {
         let receiver = Self::start();
-        receiver.state().manner = Manner::Slack;
+        receiver.state().role = Role::Slack;
         receiver
     }
 
@@ -137,6 +156,11 @@ impl Receiver {
         self.state().answers.extend(answers.iter().rev());
     }
 
+    /// Treats the next requests like this, one each, before it answers again.
+    pub fn behaves(&self, manners: &[Manner]) {
+        self.state().manners.extend(manners.iter().rev());
+    }
+
     /// Everything that came, also what was turned away.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
@@ -183,6 +207,16 @@ impl Drop for Receiver {
 }
 
 impl Request {
+    /// In place of a status where there was none.
+    pub const UNANSWERED: u16 = 999;
+
+    /// Names the message: the same for every try.
+    #[track_caller]
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.header("idempotency-key").expect("every delivery has a key")
+    }
+
     /// The header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -272,36 +306,84 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let length = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let (answer, answered) = {
+    let (role, manner, answer) = {
         let mut state = lock(state);
-        let manner = state.manner;
-        let accepted = if manner == Manner::Slack { 200 } else { 204 };
-        let answer = state.answers.pop();
+        let role = state.role;
+        let accepted = if role == Role::Slack { 200 } else { 204 };
+        let manner = state.manners.pop();
+        let answer = match manner {
+            None => state.answers.pop(),
+            Some(Manner::Slow(_)) => None,
+            Some(Manner::Endless) => Some(Answer { status: 200, retry_after_s: None }),
+            Some(Manner::Redirects) => Some(Answer { status: 307, retry_after_s: None }),
+            Some(Manner::Holds | Manner::Closes | Manner::Resets) => {
+                Some(Answer { status: Request::UNANSWERED, retry_after_s: None })
+            }
+        };
         let answer = answer.unwrap_or(Answer { status: accepted, retry_after_s: None });
         let at = Instant::now();
         let request = Request { at, method, path, headers, body, answered: answer.status };
         state.requests.push(request);
-        (answer, said(manner, answer.status))
+        (role, manner, answer)
     };
+    if let Some(manner) = manner
+        && misbehave(manner, &stream, state)?
+    {
+        return Ok(());
+    }
     let wait = answer.retry_after_s.map(|it| format!("Retry-After: {it}\r\n")).unwrap_or_default();
+    let words = said(role, answer.status);
     let mut stream = stream;
     write!(
         stream,
-        "HTTP/1.1 {} Told\r\n{wait}Content-Length: {}\r\nConnection: close\r\n\r\n{answered}",
+        "HTTP/1.1 {} Told\r\n{wait}Content-Length: {}\r\nConnection: close\r\n\r\n{words}",
         answer.status,
-        answered.len()
+        words.len()
     )
 }
 
 /// Slack's word for each status.
-const fn said(manner: Manner, status: u16) -> &'static str {
-    match (manner, status) {
-        (Manner::Program, _) => "",
-        (Manner::Slack, 200) => "ok",
-        (Manner::Slack, 410) => "channel_is_archived",
-        (Manner::Slack, 429) => "rate_limited",
-        (Manner::Slack, _) => "rollup_error",
+const fn said(role: Role, status: u16) -> &'static str {
+    match (role, status) {
+        (Role::Program, _) => "",
+        (Role::Slack, 200) => "ok",
+        (Role::Slack, 410) => "channel_is_archived",
+        (Role::Slack, 429) => "rate_limited",
+        (Role::Slack, _) => "rollup_error",
     }
+}
+
+/// Whether that was all of it.
+fn misbehave(manner: Manner, stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<bool> {
+    let mut stream = stream;
+    match manner {
+        Manner::Slow(pause) => {
+            thread::sleep(pause);
+            return Ok(false);
+        }
+        Manner::Holds => {
+            // Until the other side hangs up, or this one leaves.
+            stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+            while !lock(state).leaving && !matches!(stream.read(&mut [0; 64]), Ok(0)) {}
+        }
+        Manner::Closes => {}
+        Manner::Resets => {
+            rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+        }
+        Manner::Endless => {
+            write!(stream, "HTTP/1.1 200 Told\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            // Until nobody reads any more.
+            while stream.write_all(b"8\r\nfor ever\r\n").is_ok() {}
+        }
+        Manner::Redirects => {
+            let elsewhere = stream.local_addr()?;
+            write!(
+                stream,
+                "HTTP/1.1 307 Told\r\nLocation: http://{elsewhere}/elsewhere\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )?;
+        }
+    }
+    Ok(true)
 }
 
 /// HMAC-SHA256 (RFC 2104) in hexadecimal.
@@ -334,6 +416,44 @@ mod tests {
             hmac(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First"),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
+    }
+
+    #[test]
+    fn it_misbehaves_as_told() {
+        let receiver = Receiver::start();
+        let slow = Duration::from_millis(300);
+        let manners = [
+            Manner::Slow(slow),
+            Manner::Closes,
+            Manner::Resets,
+            Manner::Redirects,
+            Manner::Endless,
+            Manner::Holds,
+        ];
+        receiver.behaves(&manners);
+        let mut said = Vec::new();
+        for manner in manners {
+            let mut stream = TcpStream::connect(receiver.address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            write!(stream, "POST /hook HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+            let started = Instant::now();
+            let mut answer = vec![0; 4 << 10];
+            let read = stream.read(&mut answer).map_err(|error| error.kind());
+            assert!(manner != Manner::Slow(slow) || started.elapsed() >= slow);
+            if manner == Manner::Endless {
+                stream.read_exact(&mut vec![0; 1 << 20]).unwrap();
+            }
+            let status =
+                read.map(|count| String::from_utf8_lossy(&answer[..count.min(12)]).into_owned());
+            said.push(status);
+        }
+        let status = |status: &str| Ok(format!("HTTP/1.1 {status}"));
+        let reset = Err(std::io::ErrorKind::ConnectionReset);
+        let silence = Err(std::io::ErrorKind::WouldBlock);
+        let expected =
+            [status("204"), Ok(String::new()), reset, status("307"), status("200"), silence];
+        assert_eq!(said, expected);
+        assert_eq!(receiver.alerts().len(), 2, "slow, and without an end");
     }
 
     #[test]

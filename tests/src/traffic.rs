@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -60,11 +61,31 @@ impl Lab {
     ) -> Server {
         let mut command = self.command(service, Some(namespace), self.peer());
         command.args(["serve", protocol.name(), &at.to_string()]);
-        let mut running = Running::start(&mut command);
+        Self::serving(&mut command, service, protocol)
+    }
+
+    #[track_caller]
+    fn serving(command: &mut Command, service: &Service, protocol: Protocol) -> Server {
+        let mut running = Running::start(command);
         let line = running.line(PATIENCE);
         let address = line.strip_prefix("listening ").and_then(|it| it.parse().ok());
         let address = address.unwrap_or_else(|| panic!("a server said {line:?}"));
         Server { service: service.clone(), address, protocol, running }
+    }
+
+    /// Serves `ports` ports of `namespace`, from that of `at` on.
+    #[track_caller]
+    #[must_use]
+    pub fn serve_ports(
+        &self,
+        service: &Service,
+        namespace: &Namespace,
+        at: SocketAddr,
+        ports: u16,
+    ) -> Server {
+        let mut command = self.command(service, Some(namespace), self.peer());
+        command.args(["serve", "tcp", &at.to_string(), "--ports", &ports.to_string()]);
+        Self::serving(&mut command, service, Protocol::Tcp)
     }
 
     /// Starts a dialler in the cgroup of `service`.
@@ -179,6 +200,25 @@ impl Dialler {
     #[track_caller]
     pub fn begins(&mut self, order: &str) {
         self.running.say(&format!("dial {order}"));
+    }
+
+    /// Carries out an order that is no dial, and checks what it answers.
+    #[track_caller]
+    pub fn does(&mut self, order: &str, answer: &str) {
+        self.begin_order(order);
+        self.ends(answer);
+    }
+
+    /// Gives an order that is no dial.
+    #[track_caller]
+    pub fn begin_order(&mut self, order: &str) {
+        self.running.say(order);
+    }
+
+    /// As [`Dialler::ends`], for what takes longer.
+    #[track_caller]
+    pub fn ends_within(&mut self, outcome: &str, patience: Duration) {
+        assert_eq!(self.running.line(patience), outcome);
     }
 
     /// Waits for what came of the order begun before.

@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod house;
 mod interrupt;
 mod kernels;
@@ -75,6 +76,14 @@ enum Verb {
         /// Such as 6.1; all where none is named
         kernels: Vec<String>,
     },
+    /// Run the fuzz targets, each for a while
+    Fuzz {
+        /// Only this one
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Hold the repository to its architecture: imports, ceilings, opening lines, documents
     Tidy,
 }
@@ -102,6 +111,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { this_kernel: true, .. } => test::run(&workspace, Scope::ThisKernel),
         Verb::Test { .. } => test::run(&workspace, Scope::Everything),
         Verb::TestKernel { kernels } => kernels::run(&workspace, &kernels),
+        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Tidy => tidy::run(&workspace),
     }
 }

@@ -63,7 +63,7 @@ impl Engine {
         }
         let pending = self.baseline.edge_mut(&sighting.edge).pending.get_or_insert_default();
         let repeat = kind == Kind::Forbidden
-            && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
+            && now.wall.seconds_apart(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         if open && kind != Kind::Forbidden {
             // Listed for review and not alerted, also once the window is closed; what goes further
             // then (another executable, an answer) is.
@@ -251,7 +251,7 @@ impl Engine {
         }
         let Some(pending) = pending else { return };
         let repeat =
-            forbidden && now.wall.seconds_since(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
+            forbidden && now.wall.seconds_apart(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
         let mut said = false;
         for incident in self.incidents.about(edge) {
             said = true;

@@ -66,6 +66,11 @@ impl Engine {
     /// end is remembered, and any decision makes it unknown again.
     fn expired(&mut self, now: Now) -> Vec<Edge> {
         let mut touched = Vec::new();
+        // The clock was set back: what a file lets end holds again, and will end again.
+        if let Some(seen) = self.ends_seen.as_mut().filter(|seen| now.wall < **seen) {
+            *seen = now.wall;
+            self.next_end = None;
+        }
         if self.next_end.is_some_and(|end| now.wall < end) {
             return touched;
         }

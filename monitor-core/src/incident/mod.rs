@@ -162,7 +162,7 @@ impl Incidents {
         let joined = self.open.values_mut().find(|incident| {
             incident.service == *service
                 && incident.about == about
-                && at.seconds_since(incident.last_finding) < Incident::GROUPING_S
+                && at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
         })?;
         self.dirty.insert(joined.id.clone());
         Some(joined)

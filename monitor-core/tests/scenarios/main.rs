@@ -10,7 +10,10 @@
 //! ```
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
+mod clock;
+mod full;
 mod oddities;
+mod properties;
 mod quiet;
 mod stage;
 mod steadfast;

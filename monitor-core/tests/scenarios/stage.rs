@@ -38,9 +38,11 @@ pub(crate) fn settings(mode: Mode) -> Settings {
 pub(crate) struct Stage {
     pub(crate) engine: Engine,
     pub(crate) now: Now,
+    /// By how much the wall clock was set since the start, seconds.
+    pub(crate) set_by_s: i64,
     cgroups: BTreeMap<String, CgroupId>,
     next_port: u16,
-    stored: BTreeMap<String, Change>,
+    pub(crate) stored: BTreeMap<String, Change>,
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
     pub(crate) answers: Vec<Result<(), String>>,
@@ -56,6 +58,7 @@ impl Stage {
         Self {
             engine: Engine::restore(settings(mode), Snapshot::default()),
             now: Now { boot: BootTime(0), wall: WallTime(Self::EPOCH) },
+            set_by_s: 0,
             cgroups: BTreeMap::new(),
             next_port: 40_000,
             stored: BTreeMap::new(),
@@ -102,7 +105,8 @@ impl Stage {
 
     pub(crate) fn set(&mut self, boot: BootTime) {
         let micros = i64::try_from(boot.0 / 1000).unwrap();
-        self.now = Now { boot, wall: WallTime(Self::EPOCH + micros) };
+        let wall = WallTime(Self::EPOCH + micros).plus_seconds(self.set_by_s);
+        self.now = Now { boot, wall };
     }
 
     pub(crate) fn step(&mut self, input: Input) {

@@ -40,6 +40,6 @@ pub fn preflight(config: &Config) -> anyhow::Result<Preflight> {
 
 /// Prepares the process for [`crate::agent::run`] and [`crate::agent::watch`]: to be called while it
 /// has one thread.
-pub fn prepare() {
-    capture::prepare_mounts();
+pub fn prepare() -> capture::Tracing {
+    capture::prepare_mounts()
 }

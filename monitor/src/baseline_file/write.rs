@@ -26,6 +26,7 @@ pub fn to_text(document: &Document) -> String {
         let lists = [
             ("outbound", &entry.outbound),
             ("inbound", &entry.inbound),
+            ("listens", &entry.listens),
             ("forbidden", &entry.forbidden),
         ];
         let empty = head.iter().all(Option::is_none) && lists.iter().all(|(_, it)| it.is_empty());

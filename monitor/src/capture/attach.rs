@@ -18,7 +18,7 @@ use crate::capture::tracefs;
 
 /// Where a program goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hook {
+pub(super) enum Hook {
     /// The root of the version-2 hierarchy; `enum bpf_attach_type` says at what.
     Cgroup {
         attach_type: u32,
@@ -30,10 +30,10 @@ enum Hook {
 }
 
 pub(super) struct Spec {
-    program: &'static str,
-    hook: Hook,
+    pub(super) program: &'static str,
+    pub(super) hook: Hook,
     /// What it is for where it can be done without; the others are required.
-    optional: Option<Extra>,
+    pub(super) optional: Option<Extra>,
 }
 
 const fn cgroup(program: &'static str, attach_type: u32) -> Spec {
@@ -118,17 +118,8 @@ pub(super) fn load(
     }
     let root = File::open(path)
         .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
-    let command_in_cgroup = u8::from(
-        may_call(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_get_current_comm)
-            && may_call(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_comm),
-    );
-    let stream = if may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_cgroup_id)
-        && may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_pid_tgid)
-    {
-        STREAM
-    } else {
-        "stream_unasked"
-    };
+    let command_in_cgroup = u8::from(command_in_cgroup());
+    let stream = if current_in_sock_ops() { STREAM } else { "stream_unasked" };
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
@@ -157,6 +148,18 @@ pub(super) fn load(
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
 const EXECUTABLE_PATHS: u32 = 2048;
+
+/// Whether cgroup programs are told the command name.
+pub(super) fn command_in_cgroup() -> bool {
+    may_call(ProgramType::CgroupSock, BpfHelper::BPF_FUNC_get_current_comm)
+        && may_call(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_comm)
+}
+
+/// Whether `sock_ops` programs are told the caller.
+pub(super) fn current_in_sock_ops() -> bool {
+    may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_cgroup_id)
+        && may_call(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_current_pid_tgid)
+}
 
 /// Whether `sock_ops` programs are told the network namespace.
 pub(super) fn netns_in_sock_ops(ground: &Ground) -> bool {
@@ -219,35 +222,45 @@ impl Attached {
         if spec.program == STREAM { self.stream } else { spec.program }
     }
 
-    fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
+    /// Loads one program and attaches it.
+    pub(super) fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
+        self.load_one(spec)?;
         let root = &self.root;
         let mode = CgroupAttachMode::Single;
         let name = self.name_of(spec);
         let program = self.ebpf.program_mut(name);
         match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
             (Program::CgroupSockAddr(program), Hook::Cgroup { .. }) => {
-                program.load()?;
                 program.attach(root, mode).map(drop)
             }
             (Program::CgroupSock(program), Hook::Cgroup { .. }) => {
-                program.load()?;
                 program.attach(root, mode).map(drop)
             }
             (Program::SockOps(program), Hook::Cgroup { .. }) => {
-                program.load()?;
                 program.attach(root, mode).map(drop)
             }
             (Program::TracePoint(program), Hook::Tracepoint { category, name }) => {
-                program.load()?;
                 program.attach(category, name).map(drop)
             }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    /// Has one program verified without attaching it.
+    pub(super) fn load_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
+        let name = self.name_of(spec);
+        match self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)? {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            Program::TracePoint(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         }
     }
 }
 
 /// Says what stands in the way where that can be told from the error.
-fn refusal(program: &'static str, source: ProgramError) -> CaptureError {
+pub(super) fn refusal(program: &'static str, source: ProgramError) -> CaptureError {
     match source {
         ProgramError::LoadError { io_error, verifier_log } => CaptureError::Refused {
             program,

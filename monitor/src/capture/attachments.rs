@@ -4,8 +4,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
+
+use crate::capture::hooked;
 
 /// A program attached to a cgroup.
 struct Attachment {
@@ -47,50 +48,10 @@ impl Attachments {
 
 impl Attachment {
     fn is_attached_to(&self, cgroup: &File) -> bool {
-        match attached(cgroup, self.attach_type) {
-            Ok(ids) => ids.contains(&self.id),
+        match hooked::on(cgroup, self.attach_type) {
+            Ok(hooked) => hooked.ids.contains(&self.id),
             // With the cgroup went what was attached to it.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
-}
-
-/// The part of `union bpf_attr` that this command reads and writes.
-#[repr(C)]
-struct QueryAttr {
-    target_fd: u32,
-    attach_type: u32,
-    query_flags: u32,
-    attach_flags: u32,
-    prog_ids: u64,
-    prog_cnt: u32,
-    _reserved: u32,
-}
-
-const BPF_PROG_QUERY: libc::c_long = 16;
-
-/// The ids of the programs attached to a cgroup itself (`BPF_PROG_QUERY`, since 4.15), which the
-/// library asks for other kinds only.
-fn attached(cgroup: &File, attach_type: u32) -> io::Result<Vec<u32>> {
-    /// A cgroup takes no more of one kind.
-    const MOST: usize = 64;
-    let mut ids = [0_u32; MOST];
-    let mut attr = QueryAttr {
-        target_fd: cgroup.as_raw_fd().cast_unsigned(),
-        attach_type,
-        query_flags: 0,
-        attach_flags: 0,
-        prog_ids: ids.as_mut_ptr().addr() as u64,
-        prog_cnt: u32::try_from(MOST).unwrap_or(0),
-        _reserved: 0,
-    };
-    // SAFETY: the attribute and the buffer it points to outlive the call, and the buffer holds
-    // `prog_cnt` ids.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut attr, size_of::<QueryAttr>())
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(ids.into_iter().take(attr.prog_cnt as usize).collect())
 }

@@ -27,9 +27,25 @@ pub(super) struct Cgroups {
     /// Removed, oldest first: flows of them may still come.
     gone: VecDeque<CgroupId>,
     walks: u64,
-    last_walk: Option<Instant>,
-    /// How long no flow has the tree walked after the last walk.
-    rest: Duration,
+    last_walk: Option<Walk>,
+}
+
+/// When the tree was walked last, and how long that took.
+struct Walk {
+    ended: Instant,
+    took: Duration,
+}
+
+impl Walk {
+    /// A flow of an unknown cgroup has the tree walked, at most this often.
+    const EVERY: Duration = Duration::from_secs(1);
+    /// In a small tree more often: walking takes at most a tenth of the time.
+    const SHARE: u32 = 10;
+
+    fn is_due_again(&self) -> bool {
+        let pause = self.took.saturating_mul(Self::SHARE).min(Self::EVERY);
+        self.ended.elapsed() >= pause
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +59,6 @@ impl Cgroups {
     /// A node has thousands at most; past this the tree is told no further.
     const MAX: usize = 1 << 17;
     const MAX_GONE: usize = 4096;
-    /// A flow of an unknown cgroup has the tree walked. The walks take no more than a part of the time,
-    /// so that a small tree is walked at once and a large one once a second at worst.
-    const REST_FOR_EACH: u32 = 20;
-    const LONGEST_REST: Duration = Duration::from_secs(1);
 
     pub(super) fn new(root: &Path, news: CgroupNews) -> Self {
         Self {
@@ -56,7 +68,6 @@ impl Cgroups {
             gone: VecDeque::new(),
             walks: 0,
             last_walk: None,
-            rest: Duration::ZERO,
         }
     }
 
@@ -91,7 +102,7 @@ impl Cgroups {
 
     /// Makes sure that a flow's cgroup was told before the flow, as far as it can be found.
     pub(super) fn ensure(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
-        let due = self.last_walk.is_none_or(|last| last.elapsed() >= self.rest);
+        let due = self.last_walk.as_ref().is_none_or(Walk::is_due_again);
         if due && !self.known.contains_key(&id) {
             self.walk(out);
         }
@@ -99,18 +110,16 @@ impl Cgroups {
 
     /// Walks the whole tree: tells what is new and what is gone.
     pub(super) fn walk(&mut self, out: &mut Vec<Observation>) {
-        let began = Instant::now();
-        self.walk_tree(out);
-        self.last_walk = Some(Instant::now());
-        self.rest = (began.elapsed() * Self::REST_FOR_EACH).min(Self::LONGEST_REST);
+        let started = Instant::now();
+        self.walks += 1;
+        if let Ok(root) = fs::metadata(&self.root) {
+            self.walk_below(CgroupId(root.ino()), out);
+        }
+        self.last_walk = Some(Walk { ended: Instant::now(), took: started.elapsed() });
     }
 
-    fn walk_tree(&mut self, out: &mut Vec<Observation>) {
-        self.walks += 1;
-        let Ok(root) = fs::metadata(&self.root) else {
-            return;
-        };
-        self.come_by(CgroupId(root.ino()), "/".to_owned(), out);
+    fn walk_below(&mut self, root: CgroupId, out: &mut Vec<Observation>) {
+        self.come_by(root, "/".to_owned(), out);
         let mut left = vec![String::new()];
         while let Some(parent) = left.pop() {
             // Gone meanwhile: then so are its children.
@@ -189,12 +198,13 @@ mod tests {
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
         assert_eq!(paths(&out), ["/"]);
         fs::create_dir(root.path().join("late")).unwrap();
-        cgroups.rest = Duration::from_secs(3600);
+        let took = |took| Some(Walk { ended: Instant::now(), took });
+        cgroups.last_walk = took(Duration::from_secs(3600));
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
-        assert_eq!(paths(&out), ["/"]);
-        cgroups.rest = Duration::ZERO;
+        assert_eq!(paths(&out), ["/"], "a long walk is not repeated at once");
+        cgroups.last_walk = took(Duration::ZERO);
         cgroups.ensure(CgroupId(u64::MAX), &mut out);
-        assert_eq!(paths(&out), ["/", "/late"]);
+        assert_eq!(paths(&out), ["/", "/late"], "a short one is");
     }
 
     #[test]

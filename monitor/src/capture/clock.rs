@@ -1,6 +1,8 @@
 //! Kernel time (since boot) into wall time. The offset between them is read anew for every batch:
 //! wall time may have been set.
 
+use std::sync::LazyLock;
+
 use monitor_core::ids::WallTime;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -17,7 +19,7 @@ pub(super) fn boot_ns() -> u64 {
 
 impl Clock {
     pub(super) fn read() -> Self {
-        let boot = nanoseconds(clock_gettime(ClockId::Boottime));
+        let boot = nanoseconds(clock_gettime(ClockId::Boottime)) - *AHEAD_NS;
         let wall = nanoseconds(clock_gettime(ClockId::Realtime));
         Self { wall_minus_boot_ns: wall - boot }
     }
@@ -29,6 +31,22 @@ impl Clock {
     }
 }
 
+/// How far our boot clock is ahead of the kernel's own, whose timestamps know no namespace of time. It
+/// does not change while a process lives.
+static AHEAD_NS: LazyLock<i128> = LazyLock::new(|| {
+    // Kernels before 5.6 have no such file, and no such namespaces.
+    let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    boot_offset_ns(&offsets).unwrap_or(0)
+});
+
+/// Finds `boottime SECONDS NANOSECONDS`.
+fn boot_offset_ns(offsets: &str) -> Option<i128> {
+    let offset = offsets.lines().find_map(|line| line.trim_start().strip_prefix("boottime"))?;
+    let mut numbers = offset.split_whitespace().map(str::parse::<i128>);
+    let (seconds, nanoseconds) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(seconds * 1_000_000_000 + nanoseconds)
+}
+
 fn nanoseconds(time: Timespec) -> i128 {
     i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
 }
@@ -36,6 +54,14 @@ fn nanoseconds(time: Timespec) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_of_time_is_taken_off() {
+        let offsets = "monotonic           0         0\nboottime        86400         5\n";
+        assert_eq!(boot_offset_ns(offsets), Some(86_400_000_000_005));
+        assert_eq!(boot_offset_ns("boottime -3 0"), Some(-3_000_000_000));
+        assert_eq!(boot_offset_ns(""), None);
+    }
 
     #[test]
     fn kernel_time_is_counted_from_boot() {

@@ -21,8 +21,15 @@ mod tell;
 
 mod attach;
 mod attachments;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kernel_log;
 mod older;
+
+mod foreign;
+mod hooked;
+mod machine;
+mod trial;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -50,8 +57,14 @@ use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
-pub use self::preflight::{CgroupRoot, Ground, KernelRelease, Layout, preflight};
-pub use self::tracefs::prepare_mounts;
+pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
+pub use self::machine::{Home, Insight, Lockdown, Machine, Namespaces};
+pub use self::preflight::{
+    Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
+    preflight,
+};
+pub use self::tracefs::{Tracing, prepare_mounts};
+pub use self::trial::{Ability, Trial, Tried, try_out};
 
 /// Why capture cannot work here, and what would mend it.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +99,8 @@ pub enum CaptureError {
     Attach { program: &'static str, source: Box<ProgramError> },
     #[error("use the kernel map {name}")]
     Map { name: &'static str, source: Box<MapError> },
+    #[error("ask the kernel which programs are attached")]
+    Neighbours(#[source] io::Error),
     #[error("read the seen-map")]
     Sweep(#[source] io::Error),
     #[error("wait for news from the kernel")]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::CaptureError;
 use crate::capture::attach::Extra;
+use crate::capture::machine::{self, Lockdown};
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,22 +35,44 @@ impl Ground {
 
 /// Checks kernel, privileges and cgroup hierarchy.
 pub fn preflight() -> Result<Ground, CaptureError> {
-    let kernel = check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())?;
-    let status = read("/proc/self/status")?;
-    check_privileges(&status)?;
-    let cgroup = find_cgroup_root(&read("/proc/self/mountinfo")?)?;
-    let inode = |name| fs::metadata(format!("/proc/self/ns/{name}")).map(|it| it.ino()).ok();
-    // Whichever namespace this is: a cgroup without events is the root of them all.
-    let part = cgroup.path.join("cgroup.events").exists();
-    let mut hidden = check_namespaces(inode("cgroup").filter(|_| part), inode("pid"));
-    hidden.extend(check_sight(&status));
-    let untraceable = check_tracing(&status, &lockdown());
+    let kernel = kernel()?;
+    let privileges = Privileges::own()?;
+    if !privileges.suffice() {
+        return Err(CaptureError::Unprivileged);
+    }
+    let cgroup = cgroup_root()?;
+    let mut hidden = hidden();
+    hidden.extend(check_sight(privileges));
+    let untraceable = check_tracing(privileges, machine::lockdown());
     Ok(Ground { kernel, cgroup, hidden, untraceable })
 }
 
+/// The running kernel, if it is new enough.
+pub fn kernel() -> Result<KernelRelease, CaptureError> {
+    check_kernel(rustix::system::uname().release().to_string_lossy().as_ref())
+}
+
+/// Where the version-2 hierarchy is.
+pub fn cgroup_root() -> Result<CgroupRoot, CaptureError> {
+    find_cgroup_root(&read("/proc/self/mountinfo")?)
+}
+
+/// What cannot be seen from the namespaces that this process is in.
+#[must_use]
+pub fn hidden() -> Vec<String> {
+    // Whichever namespace this is: a cgroup without events is the root of them all.
+    let part = cgroup_root().is_ok_and(|it| it.path.join("cgroup.events").exists());
+    check_namespaces(namespace("cgroup").filter(|_| part), namespace("pid"))
+}
+
+/// The inode number of one of this process's namespaces.
+pub(super) fn namespace(kind: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/self/ns/{kind}")).map(|it| it.ino()).ok()
+}
+
 /// Inode numbers that the kernel gives its initial namespaces.
-const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+pub(super) const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+pub(super) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// From within a container, only part of the machine is seen.
 fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
@@ -111,56 +134,66 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
     }
 }
 
-/// Bits of `CapEff`.
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_PTRACE: u32 = 19;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
-/// Whether a process of this `/proc/PID/status` has a capability.
-fn capable(status: &str) -> impl Fn(u32) -> bool {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    move |capability| effective >> capability & 1 == 1
-}
-
 /// Other processes show what they run, and where their sockets are, to few.
-fn check_sight(status: &str) -> Option<String> {
+fn check_sight(privileges: Privileges) -> Option<String> {
     let hidden = "what other processes run, and their sockets older than edgewatch";
-    (!capable(status)(CAP_SYS_PTRACE)).then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
+    let missing = !privileges.has(Capability::SysPtrace);
+    missing.then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
 }
 
-fn check_tracing(status: &str, lockdown: &str) -> Option<&'static str> {
-    let has = capable(status);
-    if lockdown.contains("[confidentiality]") {
+fn check_tracing(privileges: Privileges, lockdown: Option<Lockdown>) -> Option<&'static str> {
+    if lockdown == Some(Lockdown::Confidentiality) {
         Some("the kernel is locked down (confidentiality)")
-    } else if has(CAP_PERFMON) || has(CAP_SYS_ADMIN) {
+    } else if privileges.has(Capability::Perfmon) {
         None
     } else {
         Some("CAP_PERFMON is missing")
     }
 }
 
-/// What the kernel says of its lockdown, the level that holds in brackets; where nobody mounted that,
-/// what it was told at its start.
-fn lockdown() -> String {
-    fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_else(|_not_mounted| {
-        let told = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-        let level = told.split_whitespace().find_map(|word| word.strip_prefix("lockdown="));
-        format!("[{}]", level.unwrap_or("none"))
-    })
+/// What only some processes may, as far as capture asks for it; the numbers are bits of `CapEff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    NetAdmin = 12,
+    SysPtrace = 19,
+    SysAdmin = 21,
+    Perfmon = 38,
+    Bpf = 39,
 }
 
-fn check_privileges(status: &str) -> Result<(), CaptureError> {
-    let has = capable(status);
-    if has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN)) {
-        Ok(())
-    } else {
-        Err(CaptureError::Unprivileged)
+/// What this process may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Privileges {
+    effective: u64,
+}
+
+impl Privileges {
+    /// Of this process, in the user namespace it is in.
+    pub fn own() -> Result<Self, CaptureError> {
+        Ok(Self::of(&read("/proc/self/status")?))
+    }
+
+    fn of(status: &str) -> Self {
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let effective = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+        Self { effective: effective.unwrap_or(0) }
+    }
+
+    /// Whether it may; CAP_SYS_ADMIN is what BPF and PERFMON were split from.
+    #[must_use]
+    pub const fn has(self, capability: Capability) -> bool {
+        let includes_it = match capability {
+            Capability::Bpf | Capability::Perfmon => Capability::SysAdmin,
+            Capability::NetAdmin | Capability::SysPtrace | Capability::SysAdmin => capability,
+        };
+        let wanted = 1_u64 << capability as u32 | 1 << includes_it as u32;
+        self.effective & wanted != 0
+    }
+
+    /// Whether kernel programs can be loaded and attached to cgroups.
+    #[must_use]
+    pub const fn suffice(self) -> bool {
+        self.has(Capability::NetAdmin) && self.has(Capability::Bpf)
     }
 }
 
@@ -224,7 +257,7 @@ fn height(root: &str) -> Option<usize> {
 }
 
 /// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
-fn unescape(field: &str) -> PathBuf {
+pub(super) fn unescape(field: &str) -> PathBuf {
     let mut path = String::with_capacity(field.len());
     let mut rest = field;
     while let Some((before, after)) = rest.split_once('\\') {
@@ -274,32 +307,34 @@ mod tests {
 
     #[test]
     fn two_capabilities_are_enough() {
-        let status = |capabilities: &[u32]| {
-            let bits: u64 = capabilities.iter().map(|capability| 1 << capability).sum();
-            format!("Name:\tedgewatch\nCapPrm:\t000001ffffffffff\nCapEff:\t{bits:016x}\n")
+        use Capability::{Bpf, NetAdmin, Perfmon, SysAdmin, SysPtrace};
+        let of = |capabilities: &[Capability]| {
+            let bits: u64 = capabilities.iter().map(|&capability| 1 << capability as u32).sum();
+            let status = format!("CapPrm:\t000001ffffffffff\nCapEff:\t{bits:016x}\n");
+            Privileges::of(&status)
         };
-        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_BPF])).is_ok());
-        assert!(check_privileges(&status(&[CAP_NET_ADMIN, CAP_SYS_ADMIN])).is_ok());
-        for refused in [&[][..], &[CAP_BPF], &[CAP_NET_ADMIN], &[CAP_BPF, CAP_SYS_ADMIN]] {
-            assert!(check_privileges(&status(refused)).is_err(), "{refused:?}");
+        assert!(of(&[NetAdmin, Bpf]).suffice());
+        assert!(of(&[NetAdmin, SysAdmin]).suffice());
+        for few in [&[][..], &[Bpf], &[NetAdmin], &[Bpf, SysAdmin]] {
+            assert!(!of(few).suffice(), "{few:?}");
         }
-        assert!(check_privileges("").is_err());
+        assert!(of(&[SysAdmin]).has(Perfmon) && !of(&[Bpf]).has(Perfmon));
+        assert!(of(&[SysPtrace]).has(SysPtrace) && !of(&[SysAdmin]).has(SysPtrace));
+        assert!(!Privileges::of("").suffice());
     }
 
     #[test]
     fn what_will_be_refused_is_known_before_it_is_tried() {
-        let status = |capabilities: &[u32]| {
-            let bits: u64 = capabilities.iter().map(|capability| 1 << capability).sum();
-            format!("CapEff:\t{bits:016x}\n")
-        };
-        let open = "[none] integrity confidentiality\n";
-        assert_eq!(check_tracing(&status(&[CAP_PERFMON]), open), None);
-        assert_eq!(check_tracing(&status(&[CAP_SYS_ADMIN]), "none [integrity]"), None);
-        assert!(check_tracing(&status(&[CAP_BPF]), open).unwrap().contains("CAP_PERFMON"));
-        let closed = "none integrity [confidentiality]\n";
-        assert!(check_tracing(&status(&[CAP_PERFMON]), closed).unwrap().contains("locked down"));
-        assert_eq!(check_sight(&status(&[CAP_SYS_PTRACE])), None);
-        assert!(check_sight(&status(&[CAP_SYS_ADMIN])).unwrap().contains("CAP_SYS_PTRACE"));
+        use Capability::{Bpf, Perfmon, SysAdmin, SysPtrace};
+        let with = |capability: Capability| Privileges { effective: 1 << capability as u32 };
+        assert_eq!(check_tracing(with(Perfmon), None), None);
+        assert_eq!(check_tracing(with(SysAdmin), Some(Lockdown::Integrity)), None);
+        let refused = |privileges, lockdown| check_tracing(privileges, lockdown).unwrap();
+        assert!(refused(with(Bpf), Some(Lockdown::Off)).contains("CAP_PERFMON"));
+        let closed = Some(Lockdown::Confidentiality);
+        assert!(refused(with(Perfmon), closed).contains("locked down"));
+        assert_eq!(check_sight(with(SysPtrace)), None);
+        assert!(check_sight(with(SysAdmin)).unwrap().contains("CAP_SYS_PTRACE"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! be attached; and where in a trace record a field lies.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -10,17 +11,30 @@ use rustix::thread::UnshareFlags;
 /// Where the loader looks.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
+/// Whether tracepoints can be found.
+#[derive(Debug)]
+pub enum Tracing {
+    Mounted(&'static str),
+    /// For this process alone.
+    MountedHere,
+    Refused(io::Error),
+}
+
 /// Gives this process a mount namespace of its own with tracefs in it, unless one is mounted or the
 /// privileges lack. Mounts made elsewhere still arrive here; none made here leave.
 ///
 /// Call it before the first thread is started: the others would stay behind.
-pub fn prepare_mounts() {
-    if events().is_some() {
-        return;
+pub fn prepare_mounts() -> Tracing {
+    if let Some(path) = events() {
+        return Tracing::Mounted(path);
     }
-    if let Err(error) = mount_privately() {
-        // Capture works without, and its summary names what is missing.
-        tracing::debug!(%error, "tracefs not mounted");
+    match mount_privately() {
+        Ok(()) => Tracing::MountedHere,
+        Err(error) => {
+            // Capture works without, and its summary names what is missing.
+            tracing::debug!(%error, "tracefs not mounted");
+            Tracing::Refused(error.into())
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use monitor_core::baseline::Mode;
 use monitor_core::edge::EdgeWith;
 use monitor_core::engine::Selection;
@@ -25,12 +26,13 @@ const GLOBAL: &str = "Options of every verb";
 /// happened. The other verbs talk to a running agent through its Unix socket.
 ///
 /// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty, `replay` has
-/// alerts); 64 the command line, the configuration or a named file is wrong.
+/// alerts, `doctor` found a failure); 64 the command line, the configuration or a named file is
+/// wrong.
 #[derive(Debug, Parser)]
 #[command(name = "edgewatch", version, max_term_width = 100)]
 pub struct Cli {
     /// The agent's Unix socket [default: /run/edgewatch/edgewatch.sock]
-    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
+    #[arg(long, global = true, env = "EDGEWATCH_SOCKET", hide_env_values = true, value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
     /// For people or for programs: JSON is one document, or one line each where it follows.
     /// Only `map` is drawn (dot, mermaid, svg), and only `policy export` writes kubernetes
@@ -151,6 +153,13 @@ pub(crate) enum Verb {
     Status,
     /// Check the configuration, its secrets and its baseline files without starting anything
     Check(Check),
+    /// What works on this machine, what does not, and what to do
+    ///
+    /// Looks at the kernel, privileges, cgroups, the configuration, the state, a running agent and
+    /// container runtimes. Each kernel program is loaded and attached for a moment to an empty cgroup;
+    /// nothing of it stays. An ordinary user is told what cannot be seen. Exits 2 where something
+    /// keeps the agent from working, 64 where that is in the configuration.
+    Doctor(Doctor),
     /// Who changed what: approvals, prohibitions, phases, imports
     Audit(Audit),
     /// The baseline as policies for those who enforce
@@ -162,6 +171,20 @@ pub(crate) enum Verb {
     Baseline {
         #[command(subcommand)]
         verb: Baseline,
+    },
+    /// Print what makes a shell complete verbs and options
+    ///
+    /// Bash: `edgewatch completions bash > /etc/bash_completion.d/edgewatch`. Zsh: into a directory of
+    /// `$fpath`, as `_edgewatch`. Fish: `~/.config/fish/completions/edgewatch.fish`.
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual: read it with `edgewatch man | man -l -`
+    Man {
+        /// Write edgewatch.1, and a page for each verb, into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -251,6 +274,19 @@ pub(crate) struct Check {
     /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the state is kept, whatever the configuration says
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Also connect to every receiver; nothing is sent
+    #[arg(long)]
+    pub(crate) receivers: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,8 @@ mod alerts;
 mod args;
 mod asking;
 mod baseline;
+mod checking;
+mod manual;
 mod notify;
 mod output;
 mod policy;
@@ -29,10 +31,13 @@ use self::output::Out;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     Done,
-    /// It found something: a difference, or what would have been an alert.
+    /// It found something: a difference, what would have been an alert, or a reason why the agent
+    /// cannot work.
     Found,
     /// It was done, and what it printed says what failed.
     Failed,
+    /// What it found is a mistake in the configuration, and was told.
+    Mistaken,
 }
 
 /// Why a verb did not do what it was asked for.
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
         Ok(Ending::Done) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Ok(Ending::Found) => 2.into(),
         Ok(Ending::Failed) => ExitCode::FAILURE,
+        Ok(Ending::Mistaken) => USAGE.into(),
         Err(Failure::Usage(error)) => {
             output::complain(&error);
             USAGE.into()
@@ -101,14 +107,18 @@ fn carry_out(cli: Cli) -> Result<Ending, Failure> {
         Verb::Watch(watch) => running::watch(watch, out),
         Verb::Record(record) => running::record(record, out),
         Verb::Replay(replay) => replaying::replay(&replay, out),
-        Verb::Check(check) => running::check(&check, &mut out),
         Verb::Map(map) => block_on(asking::map(&map, format.picture(), &client(), &mut out)),
+        Verb::Check(check) => checking::check(&check, &mut out),
+        Verb::Doctor(doctor) => checking::doctor(doctor, socket.clone(), &mut out),
         Verb::Services => block_on(asking::services(&client(), &mut out)),
         Verb::Alerts(alerts) => block_on(alerts::carry_out(alerts, &client(), &mut out)),
         Verb::Notify { verb } => block_on(notify::carry_out(verb, &client(), &mut out)),
         Verb::Status => block_on(asking::status(&client(), &mut out)),
         Verb::Audit(audit) => block_on(asking::audit(&audit, &client(), &mut out)),
         Verb::Policy { verb } => block_on(policy::carry_out(verb, &client(), &out)),
+        Verb::Completions { shell } => manual::completions(shell, &out),
+        Verb::Man { dir: None } => manual::print(&out),
+        Verb::Man { dir: Some(dir) } => manual::write(&dir),
         Verb::Baseline { verb } => block_on(baseline::carry_out(verb, &client(), &mut out)),
     }
 }

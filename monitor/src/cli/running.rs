@@ -1,4 +1,4 @@
-//! The verbs that become the agent, or check whether it could run.
+//! The verbs that become the agent.
 
 use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::{
     self, NotifyError, RecordOptions, Recorded, RunOptions, Tell, Told, WatchOptions,
 };
-use crate::cli::args::{Check, Format, Record, Run, Watch};
+use crate::cli::args::{Format, Record, Run, Watch};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
 use crate::recording::Existing;
@@ -73,37 +73,6 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
     Ok(Ending::Done)
 }
 
-/// Everything that can be known without starting anything.
-pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
-    let config = Config::load(check.config.as_deref())?;
-    let found = agent::preflight(&config);
-    let found = found.map_err(|error| in_file(check.config.as_deref(), error))?;
-    match out.format {
-        Format::Json => out.json(&serde_json::json!({
-            "mode": config.mode,
-            "kernel": found.kernel,
-            "cgroup": found.cgroup,
-            "receivers": found.receivers,
-            "guarded_by_files": found.written,
-            "hidden": found.hidden,
-        }))?,
-        Format::Table => {
-            let warnings: String =
-                found.hidden.iter().map(|hidden| format!("warn  {hidden}\n")).collect();
-            out.text(&format!(
-                "ok    configuration: mode {}, {}, {} guarded by baseline files\n\
-             ok    kernel {}\nok    cgroup v2 at {}\n{warnings}",
-                config.mode,
-                counted(found.receivers.len(), "receiver"),
-                counted(found.written, "service"),
-                found.kernel,
-                found.cgroup
-            ))?;
-        }
-    }
-    Ok(Ending::Done)
-}
-
 /// A receiver that cannot work is a mistake in the file that names it.
 pub(crate) fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
     if error.is::<NotifyError>() {
@@ -111,11 +80,6 @@ pub(crate) fn in_file(named: Option<&Path>, error: anyhow::Error) -> Failure {
         return Failure::Usage(error.context(file));
     }
     error.into()
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

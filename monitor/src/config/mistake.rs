@@ -63,15 +63,12 @@ impl Source<'_> {
         let within = section.as_ref().map(|it| format!(" in {it}")).unwrap_or_default();
         let key = place.as_ref().map_or("", |it| it.key.as_str());
         let message = error.message();
-        let quoted = between_backticks(message);
-        let what = if message.starts_with("unknown field `") {
-            let (unknown, known) = quoted.split_first().unwrap_or((&"", &[]));
-            format!("unknown key {unknown:?}{within}; {}", hint(unknown, known))
-        } else if message.starts_with("unknown variant `") {
-            let (unknown, known) = quoted.split_first().unwrap_or((&"", &[]));
-            format!("{key}{within}: {unknown:?} is unknown; {}", hint(unknown, known))
-        } else if message.starts_with("missing field `") {
-            let missing = quoted.first().unwrap_or(&"");
+        let what = if let Some((unknown, known)) = misspelt(message, "unknown field `") {
+            format!("unknown key {unknown:?}{within}; {}", hint(unknown, &known))
+        } else if let Some((unknown, known)) = misspelt(message, "unknown variant `") {
+            format!("{key}{within}: {unknown:?} is unknown; {}", hint(unknown, &known))
+        } else if let Some(missing) = message.strip_prefix("missing field `") {
+            let missing = missing.trim_end_matches('`');
             let section = section.or_else(|| (!key.is_empty()).then(|| format!("[{key}]")));
             format!("{} has no {missing}", section.unwrap_or_else(|| "the file".to_owned()))
         } else if message == "wanted string or table" {
@@ -170,9 +167,13 @@ fn element_name(list: &str, index: usize, element: &DeTable<'_>) -> String {
     }
 }
 
-/// Serde writes names in backticks.
-fn between_backticks(message: &str) -> Vec<&str> {
-    message.split('`').skip(1).step_by(2).collect()
+/// The name that serde does not know and those that it does, each in backticks. The first is a
+/// stranger's and may hold anything, backticks too; ours hold none.
+fn misspelt<'m>(message: &'m str, head: &str) -> Option<(&'m str, Vec<&'m str>)> {
+    let rest = message.strip_prefix(head)?;
+    let (unknown, known) =
+        rest.rsplit_once("`, expected ").unwrap_or((rest.trim_end_matches('`'), ""));
+    Some((unknown, known.split('`').skip(1).step_by(2).collect()))
 }
 
 /// Serde's word for a type as a person would say it.

@@ -59,7 +59,7 @@ kind = "stdout"
 #[test]
 fn mistakes_are_told_with_their_line_and_what_was_meant() {
     let ops = "[[notify]]\nname = \"ops\"\nkind = \"webhook\"\n";
-    let cases: [(&str, &str); 22] = [
+    let cases: [(&str, &str); 23] = [
         ("\nmodes = \"auto\"", "2: unknown key \"modes\"; did you mean \"mode\"?"),
         (
             "\n\n[[notify]]\nname = \"ops\"\nkind = \"stdout\"\n\nmin_severty = \"low\"",
@@ -73,6 +73,7 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
             "[learn]\nxyzzy = 1",
             "2: unknown key \"xyzzy\" in [learn]; known here: promote, quiet, observations",
         ),
+        ("mode = \"a`b`\\tc\"", "1: mode: \"a`b`\\tc\" is unknown; known here: learn, auto, guard"),
         ("mode = \"gaurd\"", "1: mode: \"gaurd\" is unknown; did you mean \"guard\"?"),
         (
             "[learn]\npromote = \"never\"",
@@ -138,4 +139,57 @@ fn only_a_file_that_is_named_must_exist() {
     let file = dir.path().join("yes.toml");
     std::fs::write(&file, "mode = \"learn\"").unwrap();
     assert_eq!(Config::load(Some(&file)).unwrap().mode, Mode::Learn);
+}
+
+const REFERENCE: &str = include_str!("../../../docs/configuration.md");
+
+/// The example of the reference.
+fn example() -> &'static str {
+    let (_, rest) = REFERENCE.split_once("```toml\n").unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+/// The example with what has no default switched on.
+fn example_in_full() -> String {
+    let on = |line: &str| {
+        let key = line.strip_prefix('#').filter(|rest| rest.starts_with(char::is_alphabetic));
+        key.unwrap_or(line).to_owned() + "\n"
+    };
+    example().lines().map(on).collect()
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let mut shown = Config::parse(example(), "configuration.md").unwrap();
+    shown.notify.clear();
+    assert_eq!(shown, Config::default());
+    Config::parse(&example_in_full(), "configuration.md").unwrap();
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let full: toml::Table = toml::from_str(&example_in_full()).unwrap();
+    let mut tables = vec![(String::new(), full.clone())];
+    for (name, value) in full {
+        match value {
+            toml::Value::Table(table) => tables.push((format!("[{name}]"), table)),
+            toml::Value::Array(array) => {
+                let table = array.first().and_then(toml::Value::as_table);
+                tables.extend(table.map(|table| (format!("[[{name}]]"), table.clone())));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(tables.len(), 6, "{tables:?}");
+    for (name, documented) in tables {
+        // What is unknown is refused with all that is known.
+        let text = format!("{name}\nzzz = 1");
+        let refusal = toml::from_str::<Config>(&text).unwrap_err().message().to_owned();
+        assert!(refusal.starts_with("unknown field `zzz`, expected"), "{name}: {refusal}");
+        let known: Vec<&str> = refusal.split('`').skip(3).step_by(2).collect();
+        assert!(!known.is_empty(), "{refusal}");
+        for key in known {
+            assert!(documented.contains_key(key), "docs/configuration.md: {name} {key} is missing");
+        }
+    }
 }

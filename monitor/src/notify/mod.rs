@@ -173,6 +173,16 @@ impl Notifier {
             None => Outcome::NoSuchSink,
         }
     }
+
+    /// Connects to the receiver called `sink`, or to the proxy before it, and sends nothing: where it
+    /// was reached, or why it was not. None where it is no receiver that is dialled.
+    pub async fn reach(&self, sink: &str) -> Option<Result<String, String>> {
+        match self.sinks.get(sink)? {
+            Sink::Webhook(webhook) => Some(webhook.reach().await),
+            Sink::Slack(slack) => Some(slack.reach().await),
+            Sink::Stdout(_) => None,
+        }
+    }
 }
 
 /// The names only: a receiver holds secrets.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, Url};
+use tokio::net::TcpStream;
 
 use crate::notify::config::SinkConfig;
 use crate::notify::secret::{self, Environment, Places};
@@ -16,13 +17,40 @@ use crate::notify::{Outcome, Problem};
 pub(super) struct Post {
     client: Client,
     url: Url,
+    /// What is connected to: the receiver, or the proxy before it.
+    door: Url,
     timeout: Duration,
 }
 
 impl Post {
     pub(super) fn build(config: &SinkConfig, env: Environment<'_>) -> Result<Self, Problem> {
         let url = read_url(config, env)?;
-        Ok(Self { client: client(config, &url)?, url, timeout: config.timeout })
+        let door = match &config.proxy {
+            Some(text) => proxy_url(text)?,
+            None => url.clone(),
+        };
+        Ok(Self { client: client(config, &url)?, url, door, timeout: config.timeout })
+    }
+
+    /// Resolves and connects, no further.
+    pub(super) async fn reach(&self) -> Result<String, String> {
+        let host = self.door.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = self.door.port_or_known_default().unwrap_or(443);
+        let connecting = TcpStream::connect((host, port));
+        let timeout = self.timeout.min(MAX_CONNECT);
+        let origin = origin(&self.door);
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(Ok(stream)) => {
+                let at = stream.peer_addr().map(|at| format!(" ({at})"));
+                Ok(format!("{origin}{}", at.unwrap_or_default()))
+            }
+            Ok(Err(error)) => Err(format!("{origin} is not reached: {error}")),
+            Err(_elapsed) => {
+                let timeout = humantime::format_duration(timeout);
+                Err(format!("{origin} does not answer within {timeout}"))
+            }
+        }
     }
 
     /// Posts `body`; the answer, or how it went without one.
@@ -169,7 +197,7 @@ fn believe(builder: ClientBuilder, path: &std::path::Path) -> Result<ClientBuild
     Ok(builder.tls_certs_only(authorities))
 }
 
-fn proxy(text: &str, receiver: &Url) -> Result<Proxy, Problem> {
+fn proxy_url(text: &str) -> Result<Url, Problem> {
     let url: Url = text.parse().map_err(|_maybe_secret| Problem::Proxy)?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(Problem::Proxy);
@@ -177,6 +205,11 @@ fn proxy(text: &str, receiver: &Url) -> Result<Proxy, Problem> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Problem::ProxyPassword);
     }
+    Ok(url)
+}
+
+fn proxy(text: &str, receiver: &Url) -> Result<Proxy, Problem> {
+    let url = proxy_url(text)?;
     if receiver.scheme() == "http" {
         return Err(Problem::ProxyForLoopback);
     }

@@ -502,3 +502,32 @@ async fn a_sink_that_is_gone_is_told() {
     let notifier = Notifier::build(&[], Box::new(std::io::sink())).unwrap();
     assert_eq!(notifier.deliver(&delivery()).await, Outcome::NoSuchSink);
 }
+
+#[tokio::test]
+async fn a_receiver_is_reached_without_a_word() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let url = format!("http://{at}/s3cret");
+    let notifier = build(webhook(&url, "")).unwrap();
+    let reached = notifier.reach("ops").await.unwrap().unwrap();
+    assert_eq!(reached, format!("http://{at} ({at})"));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.is_empty(), "{heard:?}");
+
+    drop(listener);
+    let why = notifier.reach("ops").await.unwrap().unwrap_err();
+    assert!(why.starts_with(&format!("http://{at} is not reached: ")), "{why}");
+    assert!(!why.contains("s3cret"), "{why}");
+    assert_eq!(notifier.reach("other").await, None);
+    let stdout = build(sink("kind = 'stdout'")).unwrap();
+    assert_eq!(stdout.reach("ops").await, None);
+
+    // Through a proxy, only the proxy is dialled.
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = proxy.local_addr().unwrap();
+    let far = sink(&format!("kind = 'webhook'\nurl_env = 'URL'\nproxy = 'http://{at}'"));
+    let reached = build(far).unwrap().reach("ops").await.unwrap().unwrap();
+    assert_eq!(reached, format!("http://{at} ({at})"));
+}

@@ -29,6 +29,11 @@ impl Webhook {
         Ok(Self { post, secret })
     }
 
+    /// See [`Post::reach`].
+    pub(super) async fn reach(&self) -> Result<String, String> {
+        self.post.reach().await
+    }
+
     /// Any 2xx accepts. What is answered beyond that and `Retry-After` is not read.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Outcome {
         let body = match delivery.json() {

@@ -367,3 +367,44 @@ fn small_texts_are_short_and_safe() {
         assert_eq!(text::micros(micros), shown);
     }
 }
+
+#[test]
+fn a_report_fits_the_screen_and_ends_with_its_sum() {
+    use crate::doctor::{Check, Finding, Report, Verdict};
+    let finding = |verdict, what: &str, detail: &str, mend: Option<&str>| Finding {
+        check: Check::Agent,
+        verdict,
+        what: what.to_owned(),
+        detail: detail.to_owned(),
+        mend: mend.map(ToOwned::to_owned),
+    };
+    let mut found = Report {
+        verdict: Verdict::Warn,
+        findings: vec![
+            finding(Verdict::Ok, "kernel 6.18", "5.10 or later", None),
+            finding(Verdict::Warn, "CAP_PERFMON missing", "names are\nmissing", Some("grant it")),
+            finding(Verdict::Ok, "agent at /run/edgewatch/edgewatch.sock", "ready", None),
+        ],
+    };
+    let expected = "\
+ok    kernel 6.18       5.10 or later
+warn  CAP_PERFMON       names are\\u{a}missing:
+      missing           grant it
+ok    agent at          ready
+      /run/edgewatch/e
+      dgewatch.sock
+
+edgewatch can work here; 1 warning above
+";
+    assert_eq!(report(wide(48), &found), expected);
+    let plain = report(Screen::PLAIN, &found);
+    assert!(plain.contains("warn  CAP_PERFMON missing                     names are"), "{plain}");
+    found.findings.push(finding(Verdict::Fail, "cgroup v2", "none", None));
+    let red = report(Screen { width: None, colour: Colour::On }, &found);
+    assert!(
+        red.ends_with("\x1b[31medgewatch cannot work like this; 1 failure above\x1b[0m\n"),
+        "{red}"
+    );
+    found.findings.truncate(1);
+    assert!(report(wide(80), &found).ends_with("\neverything edgewatch needs is here\n"));
+}

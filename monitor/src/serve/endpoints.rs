@@ -25,6 +25,8 @@ const BODY: usize = 16 << 20;
 /// A request, from its head to its answer.
 const REQUEST: Duration = Duration::from_secs(30);
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 type Requests = mpsc::Sender<Request>;
 
 pub(crate) fn router(requests: Requests, feed: Feed, shutdown: CancellationToken) -> Router {
@@ -36,7 +38,7 @@ pub(crate) fn router(requests: Requests, feed: Feed, shutdown: CancellationToken
         )
     };
     Router::new()
-        .route("/healthz", get(async || Json(json!({"healthy": true}))))
+        .route("/healthz", get(async || Json(json!({"healthy": true, "version": VERSION}))))
         .route("/readyz", fixed(Query::Ready))
         .route("/api/v1/status", fixed(Query::Status))
         .route("/api/v1/map", fixed(Query::Map))

@@ -3,7 +3,7 @@
 //!
 //! | endpoint | answer |
 //! |---|---|
-//! | `GET /healthz` | 200 as long as the process lives |
+//! | `GET /healthz` | 200 as long as the process lives, and its version |
 //! | `GET /readyz` | 200 once the agent is ready, else 503 |
 //! | `GET /api/v1/status` | the agent at a glance |
 //! | `GET /api/v1/map` | every edge, with evidence |

@@ -21,6 +21,7 @@
 //! by a single byte: it is examined through a [`Shadow`] before it is opened for writing.
 
 mod error;
+mod look;
 mod shadow;
 mod table;
 
@@ -35,6 +36,8 @@ use redb::backends::FileBackend;
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 
 pub use self::error::StoreError;
+pub use self::look::Look;
+pub use crate::lock::Holder;
 use crate::lock::{self, Refused};
 
 use self::shadow::Shadow;

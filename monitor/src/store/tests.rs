@@ -300,3 +300,25 @@ fn what_was_acknowledged_survives_a_kill() {
         assert_eq!(snapshot.services.len() as u64, snapshot.next_audit, "one transaction, not two");
     }
 }
+
+#[test]
+fn a_visitor_sees_the_state_and_leaves_no_trace() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(Store::look(empty.path()).unwrap(), Look::Nothing);
+    assert_eq!(Store::look(&empty.path().join("missing")).unwrap(), Look::Nothing);
+    assert_eq!(empty.path().read_dir().unwrap().count(), 0);
+
+    let dir = written(&[service(1), service(2), edge(80)]);
+    let bytes = file(&dir).metadata().unwrap().len();
+    let seen = Store::look(dir.path()).unwrap();
+    assert_eq!(seen, Look::Readable { services: 2, edges: 1, bytes });
+    let held = Store::open(dir.path()).unwrap();
+    let us = Holder { pid: Some(std::process::id()) };
+    assert_eq!(Store::look(dir.path()).unwrap(), Look::Held(us));
+    drop(held);
+
+    std::fs::write(file(&dir), b"no database at all").unwrap();
+    let error = Store::look(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("is damaged"), "{error}");
+    assert_eq!(std::fs::read(file(&dir)).unwrap(), b"no database at all");
+}

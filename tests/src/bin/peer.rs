@@ -14,11 +14,15 @@ use anyhow::{Context as _, anyhow, bail};
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
-peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--send BYTES]
+peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
+peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
-peer obey        one `dial …` a line from standard input, one answer a line; or what to start and
-                 wait for, which answers itself: `start PROGRAM ARGS…`, `shell SCRIPT`
+peer obey        one order a line from standard input, one answer a line: `dial …`,
+                 `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
+                 or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
+                 `shell SCRIPT`
 peer unfiled NAME WORDS…   becomes a copy of itself that is in no file, called NAME, with these words";
 
 fn main() -> ExitCode {
@@ -36,7 +40,8 @@ fn run(words: &[String]) -> anyhow::Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["enter", rest @ ..] => Err(enter(rest)?.into()),
-        ["serve", "tcp", address] => serve_tcp(address.parse()?),
+        ["serve", "tcp", address] => serve_tcp(address.parse()?, 1),
+        ["serve", "tcp", address, "--ports", ports] => serve_tcp(address.parse()?, ports.parse()?),
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
         ["orphaned", parent, "dial", rest @ ..] => {
@@ -103,11 +108,24 @@ fn enter_namespace(name: &str) -> anyhow::Result<()> {
         .with_context(|| format!("enter {path}"))
 }
 
-/// Reads each connection to its end and answers how much that was.
-fn serve_tcp(address: SocketAddr) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
-    say(&format!("listening {}", listener.local_addr()?))?;
+fn serve_tcp(address: SocketAddr, ports: u16) -> anyhow::Result<()> {
+    let listen = |port: u16| {
+        let at = SocketAddr::new(address.ip(), port);
+        TcpListener::bind(at).with_context(|| format!("listen at {at}"))
+    };
+    let first = listen(address.port())?;
+    let at = first.local_addr()?;
+    for port in 1..ports {
+        let listener = listen(at.port() + port)?;
+        thread::spawn(move || accept(&listener));
+    }
+    say(&format!("listening {at}"))?;
     end_with_input();
+    accept(&first)
+}
+
+/// Reads each connection to its end and answers how much that was.
+fn accept(listener: &TcpListener) -> anyhow::Result<()> {
     for stream in listener.incoming() {
         let mut stream = stream.context("accept")?;
         thread::spawn(move || {
@@ -149,6 +167,7 @@ fn end_with_input() {
 }
 
 fn obey() -> anyhow::Result<()> {
+    let mut held = Vec::new();
     say("ready")?;
     for line in io::stdin().lock().lines() {
         let line = line.context("read standard input")?;
@@ -159,6 +178,21 @@ fn obey() -> anyhow::Result<()> {
             ["shell", ..] => {
                 let script = line.trim_start().trim_start_matches("shell");
                 start(Command::new("/bin/sh").args(["-c", script]))?;
+            }
+            ["hold", address, count] => {
+                let address: SocketAddr = address.parse()?;
+                for _ in 0..count.parse::<usize>()? {
+                    held.push(TcpStream::connect(address).context("hold")?);
+                }
+                say("held")?;
+            }
+            ["release"] => {
+                held.clear();
+                say("released")?;
+            }
+            ["churn", directory, tag, count, address] => {
+                churn(directory, tag, count.parse()?, address.parse()?)?;
+                say("churned")?;
             }
             _ => bail!("{line:?} is nothing to obey"),
         }
@@ -178,6 +212,27 @@ fn outlive(parent: u32) {
     }
 }
 
+/// Makes a cgroup, sends a datagram from it and removes it, many times: each lives well below a
+/// millisecond. Between two there is one: whoever else watches this machine is not to drown.
+fn churn(directory: &str, tag: &str, count: usize, address: SocketAddr) -> anyhow::Result<()> {
+    let enter = |cgroup: &str| {
+        std::fs::write(format!("{cgroup}/cgroup.procs"), "0")
+            .with_context(|| format!("enter {cgroup}"))
+    };
+    let home = format!("{directory}/home-{tag}.service");
+    std::fs::create_dir(&home).with_context(|| format!("make {home}"))?;
+    for number in 0..count {
+        let flash = format!("{directory}/flash{number}-{tag}.service");
+        std::fs::create_dir(&flash).with_context(|| format!("make {flash}"))?;
+        enter(&flash)?;
+        UdpSocket::bind("0.0.0.0:0")?.send_to(b"", address).context("send")?;
+        enter(&home)?;
+        std::fs::remove_dir(&flash).with_context(|| format!("remove {flash}"))?;
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
 /// How to dial.
 #[derive(Clone, Copy)]
 enum Way {
@@ -190,10 +245,13 @@ enum Way {
 }
 
 /// One order to dial.
+#[derive(Clone, Copy)]
 struct Dial {
     way: Way,
     address: SocketAddr,
     count: usize,
+    /// Dialled one after the other, from the address's on.
+    ports: u16,
     send: usize,
 }
 
@@ -209,10 +267,11 @@ impl Dial {
             "datagram" => Way::Datagram,
             other => bail!("dial: {other:?} is no protocol"),
         };
-        let mut dial = Self { way, address: address.parse()?, count: 1, send: 0 };
+        let mut dial = Self { way, address: address.parse()?, count: 1, ports: 1, send: 0 };
         for option in options.chunks(2) {
             match option {
                 ["--count", count] => dial.count = count.parse()?,
+                ["--ports", ports] => dial.ports = ports.parse()?,
                 ["--send", bytes] => dial.send = bytes.parse()?,
                 other => bail!("dial: {other:?} is no option with its value"),
             }
@@ -223,11 +282,14 @@ impl Dial {
     /// Dials as often as asked, stopping at the first failure, and words the outcome.
     fn perform(&self) -> String {
         let mut last = Ok(String::new());
-        for _ in 0..self.count {
+        let mut dial = *self;
+        for number in 0..self.count * usize::from(self.ports) {
+            let next = u16::try_from(number % usize::from(self.ports)).unwrap_or(0);
+            dial.address.set_port(self.address.port() + next);
             last = match self.way {
-                Way::Tcp => self.tcp(),
-                Way::Udp | Way::ConnectedUdp => self.udp(),
-                Way::Datagram => self.datagram(),
+                Way::Tcp => dial.tcp(),
+                Way::Udp | Way::ConnectedUdp => dial.udp(),
+                Way::Datagram => dial.datagram(),
             };
             if last.is_err() {
                 break;

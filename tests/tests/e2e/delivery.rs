@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::agent::{Agent, SOON};
+use tests::agent::{Agent, SOON, Setup};
 use tests::eventually;
 use tests::receiver::{Answer, Request};
 
@@ -90,7 +90,7 @@ fn by_key(requests: &[Request]) -> BTreeMap<String, usize> {
 
 #[test]
 fn a_message_that_is_turned_away_comes_again_when_asked() {
-    let mut shop = Shop::guarded();
+    let mut shop = Shop::undistracted(&Setup::mode("learn"), "");
     shop.receiver.answers(&[
         Answer { status: 429, retry_after_s: Some(3) },
         Answer { status: 500, retry_after_s: None },

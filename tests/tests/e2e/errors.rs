@@ -200,7 +200,7 @@ fn write(lab: &Lab, name: &str, text: &str) -> String {
 
 /// The program, run by a user who may nothing.
 #[track_caller]
-fn as_nobody(lab: &Lab) -> Command {
+pub(crate) fn as_nobody(lab: &Lab) -> Command {
     // Where the program was built, nobody may be allowed to look.
     let copy = lab.copied(&program(), "edgewatch");
     let mut command = Command::new(lab.peer());

@@ -43,9 +43,27 @@ impl Shop {
     /// A shop with an agent of its own kind; the lookout is guarded.
     #[track_caller]
     pub(crate) fn with(lab: Lab, setup: &Setup) -> Self {
+        Self::receiving(lab, setup, "")
+    }
+
+    /// A shop whose web service is guarded and whose receiver hears of this lab's services alone: not
+    /// of what the agent could not tell of other tests' traffic. For who counts messages.
+    #[track_caller]
+    pub(crate) fn undistracted(setup: &Setup, lines: &str) -> Self {
+        let lab = lab();
+        let lines = format!("services = [{:?}]\n{lines}", lab.pattern());
+        let shop = Self::receiving(lab, setup, &lines);
+        shop.agent.guards(&[&shop.web.service]);
+        shop
+    }
+
+    /// A shop whose receiver is configured with further lines.
+    #[track_caller]
+    fn receiving(lab: Lab, setup: &Setup, lines: &str) -> Self {
         let receiver = Receiver::start();
         let wire = lab.wire();
-        let agent = lab.agent("agent", &setup.clone().told_to(&lab, &receiver));
+        let setup = setup.clone().told_to(&lab, &receiver).tables(lines);
+        let agent = lab.agent("agent", &setup);
         let at = SocketAddr::new(wire.server.v4, 8080);
         let api = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
         let mut web = lab.dialler(&lab.service("web"), &wire.client);

@@ -11,19 +11,19 @@ use rustix::process::Signal;
 use tests::agent::{Agent, SOON, Setup};
 use tests::eventually;
 use tests::lab::Lab;
-use tests::process::Running;
+use tests::process::{Running, finish};
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
 use crate::shop::Shop;
 
 /// Changes that could not be stored are tried again every few seconds.
-const TRIED_AGAIN: Duration = Duration::from_secs(30);
+pub(crate) const TRIED_AGAIN: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_full_disk_is_told_and_outlived() {
     let lab = lab();
-    let disk = Disk::new(&lab, "16m");
+    let disk = Disk::new(&lab, "disk", "16m");
     let mut agent = lab.prepared_agent("agent", &Setup::mode("learn").through(&disk.wrapper()));
     agent.state = disk.path.join("state");
     agent.start();
@@ -66,15 +66,15 @@ fn a_full_disk_is_told_and_outlived() {
 }
 
 /// A small disk in a mount namespace of its own, which lives as long as this does.
-struct Disk {
-    path: PathBuf,
+pub(crate) struct Disk {
+    pub(crate) path: PathBuf,
     holder: Running,
 }
 
 impl Disk {
     #[track_caller]
-    fn new(lab: &Lab, size: &str) -> Self {
-        let path = lab.path("disk");
+    pub(crate) fn new(lab: &Lab, name: &str, size: &str) -> Self {
+        let path = lab.path(name);
         fs::create_dir(&path).expect("the place is ours");
         let script = format!("mount -t tmpfs -o size={size} disk \"$1\" && exec \"$0\" obey");
         let mut command = Command::new("unshare");
@@ -85,13 +85,22 @@ impl Disk {
     }
 
     /// Enters its namespace before the program is executed.
-    fn wrapper(&self) -> [String; 2] {
+    pub(crate) fn wrapper(&self) -> [String; 2] {
         ["nsenter".to_owned(), format!("--mount=/proc/{}/ns/mnt", self.holder.pid())]
+    }
+
+    /// Mounts it anew, read-only or not.
+    #[track_caller]
+    pub(crate) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let mut command = Command::new("nsenter");
+        command.arg(&self.wrapper()[1]).args(["mount", "-o", &options]).arg(&self.path);
+        finish(&mut command).done();
     }
 
     /// Fills it to the last byte; the file to remove to make room again.
     #[track_caller]
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let root = format!("/proc/{}/root", self.holder.pid());
         let inside = self.path.strip_prefix("/").expect("an absolute path");
         let path = Path::new(&root).join(inside).join("ballast");

@@ -23,6 +23,11 @@ impl Slack {
         Ok(Self { post: Post::build(config, env)? })
     }
 
+    /// See [`Post::reach`].
+    pub(super) async fn reach(&self) -> Result<String, String> {
+        self.post.reach().await
+    }
+
     /// Slack accepts with 200 and the word `ok`; whoever else answers 200 is not Slack.
     pub(super) async fn deliver(&self, delivery: &Delivery) -> Outcome {
         let body = message(&delivery.message).to_string();

@@ -1,0 +1,162 @@
+//! Every reason for which something is not told, forced, with its count exact where the configuration
+//! makes it so. `table-full` takes 200,000 edges and is the core's to test.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData};
+use rustix::process::Signal;
+use tests::agent::{Agent, SOON, Setup};
+use tests::eventually;
+use tests::kernel::Loaded;
+use tests::lab::Lab;
+use tests::receiver::edge_of;
+use tests::traffic::{Protocol, edge, nameless};
+
+use crate::lab;
+
+/// Five times the ten seconds between two sweeps.
+const SWEPT: Duration = Duration::from_secs(50);
+
+/// Watches only the lab's own cgroups, with `sizes` of `[capture]`.
+fn setup(lab: &Lab, sizes: &str) -> Setup {
+    let slice = lab.slice().display().to_string();
+    Setup::mode("learn").tables(&format!("[capture]\ncgroup = {slice:?}\n{sizes}"))
+}
+
+/// Runs it without the right to mount: then it has no tracefs, and the kernel tells it of flows alone.
+fn flows_alone() -> Vec<String> {
+    let hide = "for at in /sys/kernel/tracing /sys/kernel/debug/tracing; do \
+        if mountpoint -q $at; then umount -l $at; fi; done; exec \"$0\" \"$@\"";
+    let words = ["unshare", "-m", "sh", "-c", hide, "setpriv", "--bounding-set=-sys_admin"];
+    let words = words.into_iter().chain(["--inh-caps=-sys_admin"]);
+    words.map(str::to_owned).collect()
+}
+
+/// Waits until so much was lost, and checks that it is no more a sweep later.
+#[track_caller]
+fn loses_exactly(agent: &Agent, reason: &str, count: u64) {
+    eventually(SWEPT, reason, || {
+        let lost = agent.lost(reason);
+        if lost >= count { Ok(()) } else { Err(format!("{lost} of {count}")) }
+    });
+    // The map is asked for fresh counters.
+    drop(agent.json(&["map"]));
+    assert_eq!(agent.lost(reason), count, "{reason}");
+}
+
+#[test]
+fn what_a_full_ring_could_not_hold_is_counted_exactly_and_told_by_the_sweep() {
+    let lab = lab();
+    let setup = setup(&lab, "ring = \"4KiB\"\n").through(&flows_alone());
+    let agent = lab.agent("agent", &setup);
+    let here = lab.alone();
+    let web = lab.service("web");
+    let mut dialler = lab.dialler(&web, &here);
+    // Each datagram to another port is one record. The first round says how many the ring holds.
+    let mut from = 20_000;
+    let mut overflow = |ports: u16| {
+        agent.signal(Signal::STOP);
+        dialler.dials(&format!("datagram {}:{from} --ports {ports}", here.v4), "sent");
+        agent.signal(Signal::CONT);
+        from += ports;
+    };
+    overflow(200);
+    let lost = eventually(SWEPT, "the loss", || match agent.lost("ring-full") {
+        0 => Err("none".to_owned()),
+        lost => Ok(lost),
+    });
+    let room = 200 - lost;
+    assert!((8..100).contains(&room), "{room} records in a page");
+    overflow(3_000);
+    loses_exactly(&agent, "ring-full", lost + 3_000 - room);
+    let edge = |port| edge(&web, &nameless(here.v4), port, Protocol::Udp);
+    agent.sees(&edge(from - 1));
+    let map = agent.json(&["map"]);
+    let told: Vec<String> = map.as_array().into_iter().flatten().map(edge_of).collect();
+    let missing: Vec<u16> = (20_000..from).filter(|port| !told.contains(&edge(*port))).collect();
+    assert_eq!(missing, [0; 0], "told late, never lost");
+}
+
+#[test]
+fn listeners_beyond_the_table_and_what_they_accept_are_counted_exactly() {
+    let lab = lab();
+    let (api, here) = (lab.service("api"), lab.alone());
+    let at = |port| SocketAddr::new(here.v4, port);
+    // More than the table has room for, there before the agent: from its first moment it is full.
+    let older = lab.serve_ports(&api, &here, at(10_000), 80);
+    let agent = lab.agent("agent", &setup(&lab, "listeners = 64\n"));
+    assert_eq!(agent.lost("map-full"), 0, "{}", agent.json(&["status"]));
+    let newer = lab.serve_ports(&api, &here, at(20_000), 50);
+    loses_exactly(&agent, "map-full", 50);
+    let mut dialler = lab.dialler(&lab.service("web"), &here);
+    dialler.dials(&format!("tcp {} --ports 30", newer.address), "established");
+    loses_exactly(&agent, "unattributed", 30);
+    drop(older);
+}
+
+#[test]
+fn connections_beyond_the_table_are_counted_when_they_end() {
+    const HELD: u64 = 300;
+    const ROOM: u64 = 64;
+    let lab = lab();
+    let here = lab.alone();
+    let agent = lab.agent("agent", &setup(&lab, "connections = 64\n"));
+    let server = lab.serve(&lab.service("api"), &here, Protocol::Tcp, SocketAddr::new(here.v4, 80));
+    let web = lab.service("web");
+    let mut dialler = lab.dialler(&web, &here);
+    dialler.does(&format!("hold {} {HELD}", server.address), "held");
+    dialler.does("release", "released");
+    agent.sees(&server.edge_from(&web));
+    // Both ends of each are followed; which of them were forgotten meanwhile is the kernel's choice.
+    let ends = 2 * HELD;
+    eventually(SWEPT, "untracked", || {
+        let lost = agent.lost("untracked");
+        if (ends - ROOM..=ends).contains(&lost) { Ok(()) } else { Err(lost.to_string()) }
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_counted_exactly() {
+    const KEYS: u64 = 7;
+    let lab = lab();
+    let mut agent = lab.agent("agent", &setup(&lab, ""));
+    let mut seen = seen_map(&agent);
+    let value = [1; size_of::<Value>()];
+    for number in 0..KEYS {
+        let mut key = [0xff; size_of::<Key>()];
+        key[0] = number.to_le_bytes()[0];
+        seen.insert(key, value, 0).expect("the map takes any bytes");
+    }
+    let counted = eventually(SWEPT, "undecodable", || match agent.lost("undecodable") {
+        0 => Err("none".to_owned()),
+        lost => Ok(lost),
+    });
+    // Each of them at each sweep.
+    assert_eq!(counted % KEYS, 0, "{counted}");
+    drop(agent.json(&["map"]));
+    assert_eq!(agent.lost("undecodable"), counted + KEYS);
+    // And it goes on with what it can read.
+    let here = lab.alone();
+    let (web, api) = (lab.service("web"), lab.service("api"));
+    let server = lab.serve(&api, &here, Protocol::Tcp, SocketAddr::new(here.v4, 80));
+    lab.dialler(&web, &here).reaches(&server);
+    agent.sees(&server.edge_from(&web));
+    assert_eq!(agent.end(Signal::TERM).code(), Some(0), "{}", agent.said());
+}
+
+/// The bytes of the seen-map's keys and values.
+type Key = [u8; 56];
+type Value = [u8; 168];
+
+/// The map in which the kernel programs of this agent note what they told.
+#[track_caller]
+fn seen_map(agent: &Agent) -> HashMap<MapData, Key, Value> {
+    eventually(SOON, "the seen-map", || {
+        let maps = Loaded::by(agent.pid()).maps;
+        let opened = maps.into_iter().filter_map(|id| MapData::from_id(id).ok());
+        let named = |it: &MapData| it.info().is_ok_and(|it| it.name() == b"SEEN");
+        let data = opened.into_iter().find(named).ok_or("none")?;
+        HashMap::try_from(Map::LruHashMap(data)).map_err(|error| error.to_string())
+    })
+}
