@@ -39,8 +39,6 @@ pub mod global {
     pub const EXECUTABLE_SEED: &str = "EXECUTABLE_SEED";
     /// `u8`, 1 where cgroup programs may ask for the name of the current command.
     pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
-    /// `u8`, 1 where `sock_ops` programs may ask for the current task.
-    pub const CURRENT_IN_SOCK_OPS: &str = "CURRENT_IN_SOCK_OPS";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.

@@ -11,6 +11,7 @@ use crate::emit;
 use crate::maps::BOUND;
 use crate::note::note;
 use crate::owner;
+use crate::words::Words;
 
 const ALLOW: i32 = 1;
 
@@ -58,16 +59,16 @@ fn try_bind(sock: *mut bpf_sock, address: Address) {
     if port == 0 {
         return;
     }
-    let bound = Bound {
+    let bound = Words::of(Bound {
         owner: owner::caller(),
         address: if address.is_unspecified() { Address::ZERO } else { address },
         port: port as u16,
         protocol,
         _reserved: [0; 5],
-    };
+    });
     // SAFETY: `sock` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
-    if BOUND.insert(&cookie, &bound, 0).is_err() {
+    if BOUND.insert(&cookie, &*bound, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }

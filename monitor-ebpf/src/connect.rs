@@ -15,6 +15,7 @@ use crate::maps::SOCKETS;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
 
@@ -52,28 +53,29 @@ fn try_connect(ctx: *mut bpf_sock_addr, remote: Address) {
 #[inline(always)]
 fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let caller = owner::caller();
-    let mut tracked = Tracked {
-        key: outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established),
-        netns_cookie: netns_cookie(ctx),
+    let netns_cookie = netns_cookie(ctx);
+    let key = |outcome| outbound(&caller, remote, port, Protocol::Tcp, outcome);
+    let tracked = Words::of(Tracked {
+        key: key(Outcome::Established),
+        netns_cookie,
         process: caller.process,
         flags: 0,
         received_at_fin: 0,
-    };
+    });
     if !seen::is_known(&tracked.key) {
-        tracked.key.outcome = Outcome::Attempted;
-        seen::observe(&tracked.key, seen::now_ns(), || Origin {
-            netns_cookie: tracked.netns_cookie,
+        let key = Words::of(key(Outcome::Attempted));
+        seen::observe(&key, seen::now_ns(), || Origin {
+            netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
             process: caller.process,
             client_port: 0,
             _reserved: [0; 6],
         });
-        tracked.key.outcome = Outcome::Established;
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    if SOCKETS.insert(&cookie, &tracked, 0).is_err() {
+    if SOCKETS.insert(&cookie, &*tracked, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }

@@ -13,6 +13,7 @@ use crate::maps::BOUND;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::words::Words;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
 // clients too.
@@ -60,16 +61,16 @@ fn try_send(ctx: *mut bpf_sock_addr, remote: Address) {
 pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
     let caller = owner::caller();
     let now_ns = seen::now_ns();
-    let key = outbound(&caller, remote, port, Protocol::Udp, outcome);
+    let key = Words::of(outbound(&caller, remote, port, Protocol::Udp, outcome));
     if seen::count(&key, now_ns) {
         return;
     }
     if let Some(bound) = bound(ctx)
-        && seen::is_known(&inbound(&caller, remote, bound))
+        && seen::is_known(&Words::of(inbound(&caller, remote, bound)))
     {
         return;
     }
-    seen::enter(&key, &origin(ctx, &caller, None), now_ns);
+    seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
@@ -84,27 +85,24 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     };
     let caller = owner::caller();
     let now_ns = seen::now_ns();
-    let key = inbound(&caller, remote, bound);
+    let key = Words::of(inbound(&caller, remote, bound));
     if seen::count(&key, now_ns) {
         return;
     }
     let port = remote_port(ctx);
-    if has_asked(&caller, &remote, port) {
+    let request = outbound(&caller, remote, port, Protocol::Udp, Outcome::Sent);
+    if has_asked(&Words::of(request)) {
         return;
     }
-    let origin = origin(ctx, &caller, Some((remote, port)));
+    let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
     seen::enter(&key, &origin, now_ns);
 }
 
-/// Whether the caller sent to this peer of its own accord. A call, for its room on the stack.
+/// Whether the caller sent this request of its own accord. A call, for its room on the stack.
 #[inline(never)]
-fn has_asked(caller: &Owner, remote: &Address, port: u16) -> bool {
-    let mut request = outbound(caller, *remote, port, Protocol::Udp, Outcome::Sent);
-    if seen::is_known(&request) {
-        return true;
-    }
-    request.outcome = Outcome::Attempted;
-    seen::is_known(&request)
+fn has_asked(request: &FlowKey) -> bool {
+    let attempt = || Words::of(FlowKey { outcome: Outcome::Attempted, ..*request });
+    seen::is_known(request) || seen::is_known(&attempt())
 }
 
 #[inline(always)]

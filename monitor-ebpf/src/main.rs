@@ -18,6 +18,7 @@
 )]
 
 mod note;
+mod words;
 
 mod maps;
 

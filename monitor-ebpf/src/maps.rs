@@ -95,13 +95,12 @@ pub(crate) static OWNERS: OwnerStorage = OwnerStorage {
     map_flags: ptr::null(),
 };
 
-/// See `monitor_common::global`; the verifier removes what a setting rules out.
+/// See `monitor_common::global`. The verifier removes what a setting rules out, but where the loader
+/// lacks CAP_PERFMON it still looks at it: what a kernel does not know at all needs another program.
 #[unsafe(no_mangle)]
 pub(crate) static EXECUTABLE_SEED: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
-#[unsafe(no_mangle)]
-pub(crate) static CURRENT_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]

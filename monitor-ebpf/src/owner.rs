@@ -4,14 +4,16 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_sk_storage_get};
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
-    bpf_get_current_uid_gid,
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
 };
-use monitor_common::{Address, ClientKey, ListenKey, Owner, Process, RemoteKind};
+use aya_ebpf::maps::lpm_trie::Key;
+use monitor_common::{Address, COMM_BYTES, ClientKey, ListenKey, Owner, Process, RemoteKind};
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::maps::{COMMAND_IN_CGROUP, INTERNAL, LISTENERS, OWNERS, PROCESSES, TUPLES};
+use crate::words::Words;
 
 /// The task that makes the call: right in process context only.
 #[inline(always)]
@@ -19,9 +21,18 @@ pub(crate) fn caller() -> Owner {
     let mut owner = current();
     owner.process.uid = bpf_get_current_uid_gid() as u32;
     if COMMAND_IN_CGROUP.load() != 0 {
-        owner.process.comm = bpf_get_current_comm().unwrap_or_default();
+        owner.process.comm = command();
     }
     owner
+}
+
+/// The command name of the task that makes the call, read in whole words.
+#[inline(always)]
+fn command() -> [u8; COMM_BYTES] {
+    let mut words = [0_u64; COMM_BYTES / 8];
+    // SAFETY: there is room for as much as is said; what cannot be had is left at zero.
+    _ = unsafe { bpf_get_current_comm(words.as_mut_ptr().cast(), COMM_BYTES as u32) };
+    zerocopy::transmute!(words)
 }
 
 /// As [`caller`], with what `sock_ops` programs may ask for: no user, no command name.
@@ -40,20 +51,13 @@ pub(crate) fn current() -> Owner {
 
 /// The owner of the socket that listens at `key`, from a socket accepted there.
 #[inline(always)]
-pub(crate) fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Owner> {
+pub(crate) fn of_accepted(key: &ListenKey, socket: *mut c_void) -> Option<Owner> {
     let address = key.address;
-    let listener = LISTENERS.get_ptr(&*key).or_else(|| {
-        key.address = if address.is_v4() { Address::v4(0) } else { Address::ZERO };
-        LISTENERS.get_ptr(&*key)
-    });
-    let listener = listener.or_else(|| {
+    let at = |address| LISTENERS.get_ptr(&*Words::of(ListenKey { address, ..*key }));
+    let listener = at(address)
+        .or_else(|| at(if address.is_v4() { Address::v4(0) } else { Address::ZERO }))
         // An IPv4 client of a socket that listens at `::`.
-        if !address.is_v4() {
-            return None;
-        }
-        key.address = Address::ZERO;
-        LISTENERS.get_ptr(&*key)
-    })?;
+        .or_else(|| if address.is_v4() { at(Address::ZERO) } else { None })?;
     // SAFETY: a valid map value. These entries are not recycled while in use: the map is no LRU.
     let listener = unsafe { &*listener };
     if listener.shared != 0
@@ -66,18 +70,20 @@ pub(crate) fn of_accepted(key: &mut ListenKey, socket: *mut c_void) -> Option<Ow
 
 /// Makes every socket that will be accepted from `socket` carry its owner.
 #[inline(always)]
-pub(crate) fn store(socket: *mut c_void, owner: &mut Owner) -> bool {
-    stored(socket, Some(owner)).is_some()
+pub(crate) fn store(socket: *mut c_void, owner: Owner) -> bool {
+    stored(socket, Some(&Words::of(owner))).is_some()
 }
 
 #[inline(always)]
-fn stored(socket: *mut c_void, create: Option<&mut Owner>) -> Option<Owner> {
+fn stored(socket: *mut c_void, create: Option<&Owner>) -> Option<Owner> {
     if socket.is_null() {
         return None;
     }
     let map = (&raw const OWNERS).cast_mut().cast();
     let (value, flags) = match create {
-        Some(owner) => (core::ptr::from_mut(owner).cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE)),
+        Some(owner) => {
+            (core::ptr::from_ref(owner).cast_mut().cast(), u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+        }
         None => (core::ptr::null_mut(), 0),
     };
     // SAFETY: `map` is a socket storage of `Owner`, `socket` the context's own, checked above.
@@ -108,10 +114,21 @@ pub(crate) fn of_client(client: &ClientKey) -> Client {
     Client { kind, remote, is_news: false }
 }
 
+/// A key of `INTERNAL` in whole words.
+#[derive(Immutable, IntoBytes, Clone, Copy)]
+#[repr(C, align(8))]
+struct Network {
+    prefix_length: u32,
+    address: Address,
+    _reserved: u32,
+}
+
 /// A far end that is not on this machine, as inbound flows hold it.
 #[inline(always)]
 pub(crate) fn collapsed(address: Address) -> (RemoteKind, Address) {
-    let key = aya_ebpf::maps::lpm_trie::Key::new(128, address);
+    let key = Words::of(Network { prefix_length: 128, address, _reserved: 0 });
+    // SAFETY: what `Network` begins with is laid out like that.
+    let key = unsafe { &*(&raw const *key).cast::<Key<Address>>() };
     if INTERNAL.get(key).is_some() {
         (RemoteKind::Address, address)
     } else {

@@ -6,6 +6,7 @@ use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, RTT_BUCKETS};
 
 use crate::emit;
 use crate::maps::SEEN;
+use crate::words::Words;
 
 /// The one timestamp of an event.
 #[inline(always)]
@@ -41,7 +42,7 @@ pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
 pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) -> bool {
     let is_new = !count(key, now_ns);
     if is_new {
-        enter(key, &origin(), now_ns);
+        enter(key, &Words::of(origin()), now_ns);
     }
     is_new
 }

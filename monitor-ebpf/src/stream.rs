@@ -16,11 +16,12 @@ use monitor_common::{
 };
 
 use crate::emit;
-use crate::maps::{BOUND, CURRENT_IN_SOCK_OPS, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::maps::{BOUND, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
 use crate::seen::Closed;
+use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;
@@ -30,15 +31,28 @@ const UNCHANGED: u32 = 1;
 #[sock_ops]
 fn stream(ctx: SockOpsContext) -> u32 {
     note!(&ctx, "stream {}", ctx.op());
+    try_stream(&ctx, Some(owner::current))
+}
+
+// sock_ops, as stream, in place of it on kernels up to 6.1, which do not tell the current task.
+#[sock_ops]
+fn stream_unasked(ctx: SockOpsContext) -> u32 {
+    note!(&ctx, "stream_unasked {}", ctx.op());
+    try_stream(&ctx, None::<fn() -> Owner>)
+}
+
+/// `current` tells whose the current task is, where that may be asked.
+#[inline(always)]
+fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
+            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
         }
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
-        BPF_SOCK_OPS_RTO_CB => retransmission(&ctx),
-        BPF_SOCK_OPS_STATE_CB => state(&ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_RTO_CB => retransmission(ctx),
+        BPF_SOCK_OPS_STATE_CB => state(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx, current),
         _ => {}
     }
     UNCHANGED
@@ -73,9 +87,9 @@ fn dialled(ctx: &SockOpsContext) {
     let client_port = local_port(ctx);
     let is_new =
         seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
-    let tuple = client_key(tracked.netns_cookie, client, client_port);
+    let tuple = Words::of(client_key(tracked.netns_cookie, client, client_port));
     let dialler = Dialler { cgroup_id: tracked.key.cgroup_id, news: u64::from(is_new) };
-    if TUPLES.insert(&tuple, &dialler, 0).is_err() {
+    if TUPLES.insert(&*tuple, &dialler, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
@@ -96,14 +110,14 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
 fn accepted(ctx: &SockOpsContext) {
     let netns_cookie = netns_cookie(ctx);
     let local = local(ctx);
-    let mut listen_key = listen_key(netns_cookie, local, local_port(ctx));
-    let Some(owner) = owner::of_accepted(&mut listen_key, socket(ctx)) else {
+    let listen_key = listen_key(netns_cookie, local, local_port(ctx));
+    let Some(owner) = owner::of_accepted(&listen_key, socket(ctx)) else {
         return emit::lost(Loss::Unattributed);
     };
     let client = remote(ctx);
     let client_port = remote_port(ctx);
-    let from = owner::of_client(&client_key(netns_cookie, client, client_port));
-    let tracked = Tracked {
+    let from = owner::of_client(&Words::of(client_key(netns_cookie, client, client_port)));
+    let tracked = Words::of(Tracked {
         key: FlowKey {
             cgroup_id: owner.cgroup_id,
             executable_id: 0,
@@ -120,18 +134,18 @@ fn accepted(ctx: &SockOpsContext) {
         process: owner.process,
         flags: Tracked::ESTABLISHED,
         received_at_fin: 0,
-    };
+    });
     let now_ns = seen::now_ns();
     let is_known = seen::count(&tracked.key, now_ns);
     if !is_known || from.is_news {
-        let origin = Origin {
+        let origin = Words::of(Origin {
             netns_cookie,
             executable_id: owner.executable_id,
             client,
             process: owner.process,
             client_port,
             _reserved: [0; 6],
-        };
+        });
         if is_known {
             seen::repeat(&tracked.key, &origin, now_ns);
         } else {
@@ -139,7 +153,7 @@ fn accepted(ctx: &SockOpsContext) {
         }
     }
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    if SOCKETS.insert(cookie(ctx), &tracked, 0).is_err() {
+    if SOCKETS.insert(cookie(ctx), &*tracked, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
@@ -191,14 +205,14 @@ fn state(ctx: &SockOpsContext) {
 fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     // SAFETY: a field of the context.
     let segments_in = unsafe { (&raw const (*ctx.ops).segs_in).read_volatile() };
-    let mut key = tracked.key;
-    key.outcome = if tracked.flags & Tracked::TIMED_OUT != 0 {
+    let outcome = if tracked.flags & Tracked::TIMED_OUT != 0 {
         Outcome::TimedOut
     } else if segments_in != 0 {
         Outcome::Refused
     } else {
         Outcome::Unreachable
     };
+    let key = Words::of(FlowKey { outcome, ..tracked.key });
     seen::observe(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
 }
 
@@ -228,17 +242,18 @@ fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     }
     if outbound {
         // Not there any more: its place was needed.
-        _ = TUPLES.remove(client_key(tracked.netns_cookie, local(ctx), local_port(ctx)));
+        let tuple = Words::of(client_key(tracked.netns_cookie, local(ctx), local_port(ctx)));
+        _ = TUPLES.remove(&*tuple);
     }
 }
 
 /// A socket listens. Its owner is the caller where the kernel lets us ask, else whoever bound it;
 /// where neither is known, what it accepts will be `Unattributed`.
 #[inline(always)]
-fn listening(ctx: &SockOpsContext) {
+fn listening(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) {
     let cookie = cookie(ctx);
-    let may_ask = CURRENT_IN_SOCK_OPS.load() != 0;
-    let mut owner = if may_ask { owner::current() } else { Owner::UNKNOWN };
+    let may_ask = current.is_some();
+    let mut owner = current.map_or(Owner::UNKNOWN, |current| current());
     // SAFETY: the value is copied at once, as in `datagram::bound`.
     if let Some(bound) = unsafe { BOUND.get(cookie) } {
         // Who bound it is known better; another caller took it over.
@@ -250,23 +265,24 @@ fn listening(ctx: &SockOpsContext) {
     } else if !may_ask {
         return;
     }
-    let key = listen_key(netns_cookie(ctx), local(ctx), local_port(ctx));
-    if enter(ctx, &key, &mut owner) {
+    let key = Words::of(listen_key(netns_cookie(ctx), local(ctx), local_port(ctx)));
+    if enter(ctx, &key, &owner) {
         watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     } else {
         emit::lost(Loss::MapFull);
     }
     let origin = || Origin::listening(&owner, key.netns_cookie);
-    seen::observe(&FlowKey::listening(&owner, &key), seen::now_ns(), origin);
+    let flow = Words::of(FlowKey::listening(&owner, &key));
+    seen::observe(&flow, seen::now_ns(), origin);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }
 
 #[inline(always)]
-fn enter(ctx: &SockOpsContext, key: &ListenKey, owner: &mut Owner) -> bool {
+fn enter(ctx: &SockOpsContext, key: &ListenKey, owner: &Owner) -> bool {
     let Some(listener) = LISTENERS.get_ptr_mut(key) else {
-        let listener = Listener { owner: *owner, sockets: 1, shared: 0 };
-        return LISTENERS.insert(key, &listener, u64::from(BPF_NOEXIST)).is_ok();
+        let listener = Words::of(Listener { owner: *owner, sockets: 1, shared: 0 });
+        return LISTENERS.insert(key, &*listener, u64::from(BPF_NOEXIST)).is_ok();
     };
     // SAFETY: a valid map value, not recycled: the map is no LRU.
     let listener = unsafe { &mut *listener };
@@ -276,13 +292,13 @@ fn enter(ctx: &SockOpsContext, key: &ListenKey, owner: &mut Owner) -> bool {
         return true;
     }
     listener.shared = 1;
-    owner::store(socket(ctx), owner)
+    owner::store(socket(ctx), *owner)
 }
 
 #[inline(always)]
 fn unlistened(ctx: &SockOpsContext) {
-    let key = listen_key(netns_cookie(ctx), local(ctx), local_port(ctx));
-    let Some(listener) = LISTENERS.get_ptr_mut(&key) else {
+    let key = Words::of(listen_key(netns_cookie(ctx), local(ctx), local_port(ctx)));
+    let Some(listener) = LISTENERS.get_ptr_mut(&*key) else {
         return;
     };
     // SAFETY: a valid map value, as in `enter`.
@@ -291,7 +307,7 @@ fn unlistened(ctx: &SockOpsContext) {
         listener.sockets -= 1;
     } else {
         // Not there any more: another CPU was first.
-        _ = LISTENERS.remove(&key);
+        _ = LISTENERS.remove(&*key);
     }
 }
 

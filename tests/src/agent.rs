@@ -2,6 +2,7 @@
 //! ended by signals. Nothing of it is linked in here.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -41,9 +42,17 @@ pub fn program() -> PathBuf {
 #[track_caller]
 #[must_use]
 pub fn verb(words: &[&str]) -> Command {
-    let mut command = Command::new(program());
-    command.args(words);
+    let mut line = under().into_iter().chain([program().into_os_string()]);
+    let mut command = Command::new(line.next().expect("the program at least"));
+    command.args(line).args(words);
     command
+}
+
+/// What the program is started through in every test: a command that takes rights away and becomes
+/// the words after it, as `cargo xtask test-kernel` gives it.
+fn under() -> Vec<OsString> {
+    let words = std::env::var("EDGEWATCH_TEST_UNDER").unwrap_or_default();
+    words.split_whitespace().map(OsString::from).collect()
 }
 
 /// What is in an agent's configuration file, and how it is started.
@@ -167,7 +176,7 @@ impl Agent {
         let log = log.expect("the place is ours");
         let mut command = Command::new(&self.peer);
         command.arg("enter").arg("--cgroup").arg(&self.service.cgroup).arg("--");
-        command.args(&self.wrapper).arg(program());
+        command.args(&self.wrapper).args(under()).arg(program());
         command.args(["run", "--config"]).arg(&self.config);
         command.arg("--state-dir").arg(&self.state).arg("--socket").arg(&self.socket);
         self.running = Some(Running::logged(&mut command, log));

@@ -1,8 +1,8 @@
 //! What the kernel holds on behalf of a process: programs, links and maps by their ids, which it
-//! does not give out twice.
+//! does not give out twice; and whether it lets anybody register a kprobe.
 
 use std::collections::BTreeSet;
-use std::ffi::c_long;
+use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -93,4 +93,65 @@ fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
         return Err(io::Error::last_os_error());
     }
     Ok(RawFd::try_from(result).unwrap_or_default())
+}
+
+/// Registers a kprobe on a function of the kernel, by both ways that user space has, and removes it.
+///
+/// # Errors
+/// Why neither way is open.
+pub fn register_kprobe(function: &str) -> io::Result<()> {
+    by_perf_event(function).or_else(|error| {
+        by_tracefs(function).map_err(|other| {
+            io::Error::new(error.kind(), format!("perf_event_open: {error}; tracefs: {other}"))
+        })
+    })
+}
+
+fn by_tracefs(function: &str) -> io::Result<()> {
+    let events = "/sys/kernel/tracing/kprobe_events";
+    fs::write(events, format!("p:edgewatch_test {function}"))?;
+    fs::write(events, "-:edgewatch_test")
+}
+
+fn by_perf_event(function: &str) -> io::Result<()> {
+    /// The head of `struct perf_event_attr` as far as a kprobe needs it, the rest left at zero:
+    /// `PERF_ATTR_SIZE_VER1`, the first with `config2`.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        size: u32,
+        until_breakpoint: [u64; 6],
+        function: u64,
+        offset: u64,
+    }
+    const { assert!(size_of::<Attributes>() == 72) };
+    let kind = fs::read_to_string("/sys/bus/event_source/devices/kprobe/type")?;
+    let function = CString::new(function)?;
+    let attributes = Attributes {
+        kind: kind.trim().parse().map_err(|_not_a_number| io::ErrorKind::InvalidData)?,
+        size: 72,
+        until_breakpoint: [0; 6],
+        function: function.as_ptr() as u64,
+        offset: 0,
+    };
+    let (any_process, this_cpu, no_group, flags) = (-1, 0, -1, 0);
+    // SAFETY: the kernel reads `size` bytes of the attributes and the name they point to, both of
+    // which outlive the call.
+    let event = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            any_process,
+            this_cpu,
+            no_group,
+            flags,
+        )
+    };
+    let event = i32::try_from(event).unwrap_or(-1);
+    if event < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel has just made for us alone.
+    drop(unsafe { OwnedFd::from_raw_fd(event) });
+    Ok(())
 }

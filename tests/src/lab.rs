@@ -124,6 +124,13 @@ impl Lab {
         format!("systemd:*-{}.service", self.tag)
     }
 
+    /// Whether a name is that of another lab's service.
+    #[must_use]
+    pub fn is_anothers(&self, name: &str) -> bool {
+        let ours = format!("-{}.service", self.tag);
+        name.starts_with("systemd:") && !name.ends_with(&ours)
+    }
+
     /// Unique on this machine: what the lab's services have in their names.
     #[must_use]
     pub fn tag(&self) -> &str {
@@ -158,6 +165,14 @@ impl Lab {
     pub fn alone(&self) -> Namespace {
         let name = self.namespace("alone");
         batch(&name, "link set lo up");
+        Namespace { name, v4: Ipv4Addr::LOCALHOST.into(), v6: Ipv6Addr::LOCALHOST.into() }
+    }
+
+    /// A namespace with nothing at all: its loopback is down.
+    #[track_caller]
+    #[must_use]
+    pub fn cut_off(&self) -> Namespace {
+        let name = self.namespace("cut-off");
         Namespace { name, v4: Ipv4Addr::LOCALHOST.into(), v6: Ipv6Addr::LOCALHOST.into() }
     }
 

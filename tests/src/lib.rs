@@ -8,9 +8,11 @@ mod waiting;
 pub mod process;
 
 pub mod agent;
+pub mod ground;
 pub mod kernel;
 pub mod lab;
+pub mod manifest;
 pub mod receiver;
 pub mod traffic;
 
-pub use waiting::eventually;
+pub use waiting::{eventually, stretched};

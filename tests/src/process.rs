@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::waiting::eventually;
+use crate::waiting::{eventually, stretched};
 
 /// What a finished command left.
 #[derive(Debug)]
@@ -114,6 +114,7 @@ impl Running {
     /// The next line it prints.
     #[track_caller]
     pub fn line(&mut self, patience: Duration) -> String {
+        let patience = stretched(patience);
         match self.lines.recv_timeout(patience) {
             Ok(line) => {
                 self.seen.push(line.clone());

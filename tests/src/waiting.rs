@@ -1,10 +1,24 @@
 //! Waiting for something to become true: the only pause in these tests.
 
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
+
+/// On a machine that is many times slower, such as an emulated one, every deadline is so many times
+/// later. It changes no verdict: only how long one waits for it.
+static PATIENCE: LazyLock<u32> = LazyLock::new(|| {
+    let factor = std::env::var("EDGEWATCH_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+    factor.unwrap_or(1)
+});
+
+/// How long to wait on this machine for what takes `patience` on an ordinary one.
+#[must_use]
+pub fn stretched(patience: Duration) -> Duration {
+    patience.saturating_mul(*PATIENCE)
+}
 
 /// Looks until `look` finds something. What it finds instead is the message of the panic that ends
 /// the wait after `patience`.
@@ -14,11 +28,13 @@ pub fn eventually<T>(
     what: &str,
     mut look: impl FnMut() -> Result<T, String>,
 ) -> T {
+    let patience = stretched(patience);
     let deadline = Instant::now() + patience;
     loop {
         match look() {
             Ok(found) => return found,
-            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
+            // What looks may be a program of its own, which is slow as well.
+            Err(_) if Instant::now() < deadline => thread::sleep(stretched(PAUSE)),
             Err(nearest) => panic!("not within {patience:?}: {what}\nnearest: {nearest}"),
         }
     }

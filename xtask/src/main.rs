@@ -14,6 +14,7 @@ mod demo;
 mod fuzz;
 mod house;
 mod interrupt;
+mod kernels;
 mod machine;
 mod setup;
 mod stage;
@@ -69,6 +70,15 @@ enum Verb {
         /// Leave out the tests that need root
         #[arg(long)]
         unprivileged: bool,
+        /// Leave out the other kernels
+        #[arg(long, conflicts_with = "unprivileged")]
+        this_kernel: bool,
+    },
+    /// The end-to-end tests on other kernels, in virtual machines, with kprobes and CAP_PERFMON and
+    /// without
+    TestKernel {
+        /// Such as 6.1; all where none is named
+        kernels: Vec<String>,
     },
     /// Run the fuzz targets, each for a while
     Fuzz {
@@ -102,8 +112,10 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Bench { save: false } => bench::run(&workspace, bench::Keep::Printed),
         Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
-        Verb::Test { unprivileged: true } => test::run(&workspace, Scope::Unprivileged),
-        Verb::Test { unprivileged: false } => test::run(&workspace, Scope::Everything),
+        Verb::Test { unprivileged: true, .. } => test::run(&workspace, Scope::Unprivileged),
+        Verb::Test { this_kernel: true, .. } => test::run(&workspace, Scope::ThisKernel),
+        Verb::Test { .. } => test::run(&workspace, Scope::Everything),
+        Verb::TestKernel { kernels } => kernels::run(&workspace, &kernels),
         Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Tidy => tidy::run(&workspace),
     }

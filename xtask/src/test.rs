@@ -1,10 +1,12 @@
-//! `test`: set-up, checks, then the tests of every crate; those on the running kernel come last.
+//! `test`: set-up, checks, then the tests of every crate; then those that need a kernel, on other
+//! kernels first and on the running one last.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::bail;
 
 use crate::check;
+use crate::kernels::{self, Built, KERNELS};
 use crate::machine;
 use crate::stage::Stages;
 use crate::workspace::Workspace;
@@ -13,6 +15,8 @@ use crate::workspace::Workspace;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     Everything,
+    /// All that needs no virtual machine.
+    ThisKernel,
     Unprivileged,
 }
 
@@ -30,19 +34,18 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
              sudo -E env \"PATH=$PATH\" cargo xtask test, or leave them out with --unprivileged"
         );
     }
-    stages.run(
-        "build",
-        workspace.cargo().args(["build", "--package", "monitor", "--bin", "edgewatch"]),
-    )?;
+    let built = Built::build(workspace, &stages)?;
+    if scope == Scope::Everything {
+        kernels::test(workspace, &stages, &built, KERNELS)?;
+    }
     // The end-to-end tests start the program itself, not a copy linked into them.
-    let program = workspace.target().join("debug/edgewatch");
     verdict(
         &stages,
         "end to end",
         workspace
             .cargo()
             .args(["test", "--package", "tests", "--all-targets"])
-            .env("EDGEWATCH_BIN", program),
+            .env("EDGEWATCH_BIN", &built.program),
     )
 }
 

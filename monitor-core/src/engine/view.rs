@@ -155,6 +155,9 @@ pub struct Status {
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
     pub lost: BTreeMap<Loss, u64>,
+    /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 /// How many edges of each kind a service has.
@@ -320,6 +323,7 @@ impl Engine {
             mutes: self.mutes(wall),
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
+            missing: Vec::new(),
         }
     }
 

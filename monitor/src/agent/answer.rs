@@ -1,7 +1,7 @@
 //! What the verbs ask, answered from the engine. A decision is a step of the engine; its author hears
 //! of it once it is stored and the kernel knows.
 
-use monitor_core::engine::{Command, CommandError, Input};
+use monitor_core::engine::{Command, CommandError, Input, Status};
 use monitor_core::ids::WallTime;
 
 use crate::agent::{Agent, now, trial};
@@ -16,7 +16,10 @@ impl Agent {
         }
         match request.query.clone() {
             Query::Ready => request.answer(Ok(true)),
-            Query::Status => request.answer(Ok(self.engine.status(now.wall))),
+            Query::Status => request.answer(Ok(Status {
+                missing: self.capture.summary().missing.clone(),
+                ..self.engine.status(now.wall)
+            })),
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),
             Query::Services => request.answer(Ok(self.engine.services(now.wall))),
             Query::Alerts => request.answer(Ok(self.engine.alerts(now.wall))),

@@ -7,6 +7,7 @@ mod files;
 mod perform;
 mod preflight;
 mod record;
+mod supervisor;
 mod trial;
 
 use std::ops::ControlFlow;
@@ -20,6 +21,7 @@ use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, 
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -142,6 +144,9 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
         ground(capture.summary())
     )));
+    for missing in &capture.summary().missing {
+        audience.tell(Told::Warning(format!("not seen here: {missing}")));
+    }
     let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
@@ -214,7 +219,10 @@ impl Agent {
                         self.step(news)?;
                     }
                 }
-                _ = upkeep.tick() => drop(self.step(Input::Tick)?),
+                _ = upkeep.tick() => {
+                    self.step(Input::Tick)?;
+                    supervisor::lives();
+                }
                 () = sleep_until(due) => drop(self.step(Input::Tick)?),
             }
         }
@@ -249,6 +257,7 @@ impl Agent {
         settled: mpsc::Receiver<Settled>,
     ) -> anyhow::Result<()> {
         tracing::info!("stopping");
+        supervisor::tell(NotifyState::Stopping);
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
         let effects = self.engine.finish(now()?);
@@ -399,10 +408,5 @@ fn announce(summary: &Summary) {
         cgroup = %summary.cgroup.path.display(),
         "ready"
     );
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let told = std::os::unix::net::UnixDatagram::unbound()
-        .and_then(|datagram| datagram.send_to(b"READY=1", socket));
-    if let Err(error) = told {
-        tracing::warn!(%error, "tell systemd that the agent is ready");
-    }
+    supervisor::tell(NotifyState::Ready);
 }

@@ -30,11 +30,11 @@ pub fn preflight(config: &Config) -> anyhow::Result<Preflight> {
     let files = baseline_file::read_all(&config.baseline_files, WallTime::default())?;
     let ground = capture::preflight()?;
     Ok(Preflight {
+        hidden: ground.foreseen(),
         kernel: ground.kernel.to_string(),
         cgroup: format!("{} ({})", ground.cgroup.path.display(), ground.cgroup.layout),
         receivers: config.notify.iter().map(|sink| sink.name.clone()).collect(),
         written: written(&files).guarded.len(),
-        hidden: ground.hidden,
     })
 }
 

@@ -56,6 +56,10 @@ pub(super) enum Extra {
     Executables,
 }
 
+impl Extra {
+    pub(super) const ALL: [Self; 2] = [Self::CgroupNames, Self::Executables];
+}
+
 impl fmt::Display for Extra {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -77,9 +81,11 @@ pub(super) static NAMES_AND_BINDS: [Spec; 6] = [
     cgroup("post_bind6", 13),
 ];
 
+const STREAM: &str = "stream";
+
 /// Attached when the owners of older sockets are known.
 pub(super) static FLOWS: [Spec; 7] = [
-    cgroup("stream", 3),
+    cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
     cgroup("sendmsg4", 14),
@@ -92,6 +98,8 @@ pub(super) static FLOWS: [Spec; 7] = [
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     root: File,
+    /// The program that stands for `STREAM` on this kernel.
+    stream: &'static str,
     specs: Vec<&'static Spec>,
     /// What is not had, and why.
     missing: Vec<(Extra, String)>,
@@ -111,16 +119,17 @@ pub(super) fn load(
     let root = File::open(path)
         .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
     let command_in_cgroup = u8::from(command_in_cgroup());
-    let current_in_sock_ops = u8::from(current_in_sock_ops());
+    let stream = if current_in_sock_ops() { STREAM } else { "stream_unasked" };
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let connections = config.connections.get();
     let mut loader = EbpfLoader::new();
+    // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
+    loader.btf(None);
     loader
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
-        .override_global(global::CURRENT_IN_SOCK_OPS, &current_in_sock_ops, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
@@ -134,7 +143,7 @@ pub(super) fn load(
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    Ok(Attached { ebpf, root, specs: Vec::new(), missing: Vec::new() })
+    Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing: Vec::new() })
 }
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
@@ -187,7 +196,7 @@ impl Attached {
         let mut attachments = Attachments::new(root);
         for spec in &self.specs {
             if let Hook::Cgroup { attach_type } = spec.hook
-                && let Some(program) = self.ebpf.program(spec.program)
+                && let Some(program) = self.ebpf.program(self.name_of(spec))
             {
                 let info = program.info().map_err(|source| refused(spec.program, source))?;
                 attachments.add(spec.program, attach_type, info.id());
@@ -201,12 +210,16 @@ impl Attached {
         self.missing.iter().all(|(missing, _)| *missing != extra)
     }
 
-    /// What is not had, and why, for people.
-    pub(super) fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> =
-            self.missing.iter().map(|(extra, why)| format!("{extra}: {why}")).collect();
+    /// What is not had, and why, for people; `known` is the reason, where it was foreseen.
+    pub(super) fn missing(&self, known: Option<&str>) -> Vec<String> {
+        let told = |(extra, why): &(Extra, String)| format!("{extra}: {}", known.unwrap_or(why));
+        let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
+    }
+
+    fn name_of(&self, spec: &Spec) -> &'static str {
+        if spec.program == STREAM { self.stream } else { spec.program }
     }
 
     /// Loads one program and attaches it.
@@ -214,7 +227,8 @@ impl Attached {
         self.load_one(spec)?;
         let root = &self.root;
         let mode = CgroupAttachMode::Single;
-        let program = self.ebpf.program_mut(spec.program);
+        let name = self.name_of(spec);
+        let program = self.ebpf.program_mut(name);
         match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
             (Program::CgroupSockAddr(program), Hook::Cgroup { .. }) => {
                 program.attach(root, mode).map(drop)
@@ -234,7 +248,8 @@ impl Attached {
 
     /// Has one program verified without attaching it.
     pub(super) fn load_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
-        match self.ebpf.program_mut(spec.program).ok_or(ProgramError::NotLoaded)? {
+        let name = self.name_of(spec);
+        match self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)? {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),

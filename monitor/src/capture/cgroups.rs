@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
+use crate::capture::procfs;
+
 /// How cgroups that come and go are learned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CgroupNews {
@@ -100,12 +102,24 @@ impl Cgroups {
         }
     }
 
-    /// Makes sure that a flow's cgroup was told before the flow, as far as it can be found.
-    pub(super) fn ensure(&mut self, id: CgroupId, out: &mut Vec<Observation>) {
-        let due = self.last_walk.as_ref().is_none_or(Walk::is_due_again);
-        if due && !self.known.contains_key(&id) {
+    /// Makes sure that a flow's cgroup was told before the flow, as far as it can be found: `pid` is a
+    /// process that was in it.
+    pub(super) fn ensure(&mut self, id: CgroupId, pid: Option<u32>, out: &mut Vec<Observation>) {
+        if self.known.contains_key(&id) || pid.is_some_and(|pid| self.is_of(id, pid, out)) {
+            return;
+        }
+        if self.last_walk.as_ref().is_none_or(Walk::is_due_again) {
             self.walk(out);
         }
+    }
+
+    /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.
+    fn is_of(&mut self, id: CgroupId, pid: u32, out: &mut Vec<Observation>) -> bool {
+        if procfs::cgroup(pid, &self.root) != Some(id) {
+            return false;
+        }
+        let path = procfs::cgroup_path(pid);
+        path.inspect(|path| self.appeared(id, path.clone(), out)).is_some()
     }
 
     /// Walks the whole tree: tells what is new and what is gone.
@@ -195,15 +209,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
         let mut out = Vec::new();
-        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"]);
         fs::create_dir(root.path().join("late")).unwrap();
         let took = |took| Some(Walk { ended: Instant::now(), took });
         cgroups.last_walk = took(Duration::from_secs(3600));
-        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"], "a long walk is not repeated at once");
         cgroups.last_walk = took(Duration::ZERO);
-        cgroups.ensure(CgroupId(u64::MAX), &mut out);
+        cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/", "/late"], "a short one is");
     }
 

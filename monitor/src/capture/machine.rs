@@ -78,7 +78,7 @@ impl Machine {
     pub fn look() -> Self {
         let (boot, wall) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Realtime));
         Self {
-            lockdown: text("/sys/kernel/security/lockdown").as_deref().and_then(lockdown),
+            lockdown: lockdown(),
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
             lockable: getrlimit(Resource::Memlock).current,
             namespaces: Namespaces {
@@ -107,10 +107,23 @@ fn home(kind: &str, initial: u64) -> Home {
     if inode.is_none_or(|inode| inode == initial) { Home::Machines } else { Home::Own }
 }
 
-/// `none [integrity] confidentiality`
-fn lockdown(text: &str) -> Option<Lockdown> {
-    let (_, rest) = text.split_once('[')?;
-    match rest.split_once(']')?.0 {
+/// How far the kernel is locked down; where nobody mounted what says so, what it was told at its start.
+pub(super) fn lockdown() -> Option<Lockdown> {
+    let now = text("/sys/kernel/security/lockdown");
+    now.as_deref().and_then(chosen).or_else(|| told(&text("/proc/cmdline")?))
+}
+
+/// Of `none [integrity] confidentiality`.
+fn chosen(text: &str) -> Option<Lockdown> {
+    level(text.split_once('[')?.1.split_once(']')?.0)
+}
+
+fn told(command_line: &str) -> Option<Lockdown> {
+    level(command_line.split_whitespace().find_map(|word| word.strip_prefix("lockdown="))?)
+}
+
+fn level(name: &str) -> Option<Lockdown> {
+    match name {
         "none" => Some(Lockdown::Off),
         "integrity" => Some(Lockdown::Integrity),
         "confidentiality" => Some(Lockdown::Confidentiality),
@@ -195,11 +208,13 @@ mod tests {
 
     #[test]
     fn the_chosen_lockdown_stands_in_brackets() {
-        assert_eq!(lockdown("[none] integrity confidentiality\n"), Some(Lockdown::Off));
-        assert_eq!(lockdown("none [integrity] confidentiality\n"), Some(Lockdown::Integrity));
-        assert_eq!(lockdown("none integrity [confidentiality]"), Some(Lockdown::Confidentiality));
+        assert_eq!(chosen("[none] integrity confidentiality\n"), Some(Lockdown::Off));
+        assert_eq!(chosen("none [integrity] confidentiality\n"), Some(Lockdown::Integrity));
+        assert_eq!(chosen("none integrity [confidentiality]"), Some(Lockdown::Confidentiality));
+        assert_eq!(told("quiet lockdown=integrity ro"), Some(Lockdown::Integrity));
+        assert_eq!(told("quiet"), None);
         for unknown in ["", "none", "[", "[new]"] {
-            assert_eq!(lockdown(unknown), None, "{unknown}");
+            assert_eq!(chosen(unknown), None, "{unknown}");
         }
     }
 

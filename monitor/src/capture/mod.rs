@@ -183,7 +183,7 @@ impl Capture {
         older.tell_listeners(&mut teller);
         let attachments = attached.attachments()?;
         let mut missing = ground.hidden;
-        missing.extend(attached.missing());
+        missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
         Ok(Self {
             ring,

@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::capture::CaptureError;
+use crate::capture::attach::Extra;
+use crate::capture::machine::{self, Lockdown};
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +17,34 @@ pub struct Ground {
     pub cgroup: CgroupRoot,
     /// What will not be seen from where this process runs, and why.
     pub hidden: Vec<String>,
+    /// Why the kernel will refuse programs on tracepoints, where that is known before it is tried.
+    pub untraceable: Option<&'static str>,
+}
+
+impl Ground {
+    /// What is known to be missing before anything is tried, and why.
+    #[must_use]
+    pub fn foreseen(&self) -> Vec<String> {
+        let traced = self
+            .untraceable
+            .into_iter()
+            .flat_map(|why| Extra::ALL.iter().map(move |extra| format!("{extra}: {why}")));
+        self.hidden.iter().cloned().chain(traced).collect()
+    }
 }
 
 /// Checks kernel, privileges and cgroup hierarchy.
 pub fn preflight() -> Result<Ground, CaptureError> {
     let kernel = kernel()?;
-    if !Privileges::own()?.suffice() {
+    let privileges = Privileges::own()?;
+    if !privileges.suffice() {
         return Err(CaptureError::Unprivileged);
     }
-    Ok(Ground { kernel, cgroup: cgroup_root()?, hidden: hidden() })
+    let cgroup = cgroup_root()?;
+    let mut hidden = hidden();
+    hidden.extend(check_sight(privileges));
+    let untraceable = check_tracing(privileges, machine::lockdown());
+    Ok(Ground { kernel, cgroup, hidden, untraceable })
 }
 
 /// The running kernel, if it is new enough.
@@ -39,7 +60,9 @@ pub fn cgroup_root() -> Result<CgroupRoot, CaptureError> {
 /// What cannot be seen from the namespaces that this process is in.
 #[must_use]
 pub fn hidden() -> Vec<String> {
-    check_namespaces(namespace("cgroup"), namespace("pid"))
+    // Whichever namespace this is: a cgroup without events is the root of them all.
+    let part = cgroup_root().is_ok_and(|it| it.path.join("cgroup.events").exists());
+    check_namespaces(namespace("cgroup").filter(|_| part), namespace("pid"))
 }
 
 /// The inode number of one of this process's namespaces.
@@ -56,7 +79,7 @@ fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
     let mut hidden = Vec::new();
     if cgroup.is_some_and(|inode| inode != INITIAL_CGROUP_NAMESPACE) {
         hidden.push(
-            "cgroups above this one: run it in the host's cgroup namespace (--cgroupns=host)"
+            "cgroups above this one: mount the host's /sys/fs/cgroup, or run it in the host's cgroup namespace (--cgroupns=host)"
                 .to_owned(),
         );
     }
@@ -108,6 +131,23 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
         Ok(kernel)
     } else {
         Err(CaptureError::KernelTooOld(kernel))
+    }
+}
+
+/// Other processes show what they run, and where their sockets are, to few.
+fn check_sight(privileges: Privileges) -> Option<String> {
+    let hidden = "what other processes run, and their sockets older than edgewatch";
+    let missing = !privileges.has(Capability::SysPtrace);
+    missing.then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
+}
+
+fn check_tracing(privileges: Privileges, lockdown: Option<Lockdown>) -> Option<&'static str> {
+    if lockdown == Some(Lockdown::Confidentiality) {
+        Some("the kernel is locked down (confidentiality)")
+    } else if privileges.has(Capability::Perfmon) {
+        None
+    } else {
+        Some("CAP_PERFMON is missing")
     }
 }
 
@@ -182,9 +222,11 @@ impl fmt::Display for Layout {
     }
 }
 
-/// The mount of the whole hierarchy, where several show it the topmost last one.
+/// The mount of the whole hierarchy, where several show it the topmost last one. From within a cgroup
+/// namespace, as in a pod, a mount of the host's hierarchy has a root above our own: `/../..`; then
+/// the highest counts.
 fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
-    let mut path = None;
+    let mut found: Option<(usize, PathBuf)> = None;
     let mut layout = Layout::Unified;
     for line in mountinfo.lines() {
         // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
@@ -194,12 +236,24 @@ fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next(), fields.next());
         match filesystem.split(' ').next() {
-            Some("cgroup2") if root == Some("/") => path = point.map(unescape),
+            Some("cgroup2") => {
+                if let (Some(height), Some(point)) = (root.and_then(height), point)
+                    && found.as_ref().is_none_or(|(highest, _)| height >= *highest)
+                {
+                    found = Some((height, unescape(point)));
+                }
+            }
             Some("cgroup") => layout = Layout::Hybrid,
             _ => {}
         }
     }
-    path.map(|path| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+    found.map(|(_, path)| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+}
+
+/// How far a mount's root lies above our cgroup namespace's; none for a part of it.
+fn height(root: &str) -> Option<usize> {
+    let mut steps = root.split('/').filter(|step| !step.is_empty());
+    steps.try_fold(0, |height, step| (step == "..").then_some(height + 1))
 }
 
 /// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
@@ -270,6 +324,20 @@ mod tests {
     }
 
     #[test]
+    fn what_will_be_refused_is_known_before_it_is_tried() {
+        use Capability::{Bpf, Perfmon, SysAdmin, SysPtrace};
+        let with = |capability: Capability| Privileges { effective: 1 << capability as u32 };
+        assert_eq!(check_tracing(with(Perfmon), None), None);
+        assert_eq!(check_tracing(with(SysAdmin), Some(Lockdown::Integrity)), None);
+        let refused = |privileges, lockdown| check_tracing(privileges, lockdown).unwrap();
+        assert!(refused(with(Bpf), Some(Lockdown::Off)).contains("CAP_PERFMON"));
+        let closed = Some(Lockdown::Confidentiality);
+        assert!(refused(with(Perfmon), closed).contains("locked down"));
+        assert_eq!(check_sight(with(SysPtrace)), None);
+        assert!(check_sight(with(SysAdmin)).unwrap().contains("CAP_SYS_PTRACE"));
+    }
+
+    #[test]
     fn a_container_sees_less() {
         let initial = (Some(INITIAL_CGROUP_NAMESPACE), Some(INITIAL_PID_NAMESPACE));
         assert!(check_namespaces(initial.0, initial.1).is_empty());
@@ -291,6 +359,10 @@ mod tests {
         check(hybrid, Some(("/sys/fs/cgroup/unified", Layout::Hybrid)));
         check(escaped, Some(("/mnt/my groups\\", Layout::Unified)));
         check(&format!("{part}\n{unified}"), Some(("/sys/fs/cgroup", Layout::Unified)));
+        let own = "30 23 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw";
+        let host = "31 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw";
+        let pod = "32 23 0:26 /.. /pod ro - cgroup2 cgroup2 rw";
+        check(&format!("{host}\n{pod}\n{own}"), Some(("/host/sys/fs/cgroup", Layout::Unified)));
         check(part, None);
         check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
         check("", None);

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use monitor_core::flow::Image;
 use monitor_core::ids::CgroupId;
@@ -85,10 +85,14 @@ pub(super) fn resolved(pid: u32, path: &str) -> Option<String> {
 
 /// The cgroup of a process in the version-2 hierarchy mounted at `hierarchy`.
 pub(super) fn cgroup(pid: u32, hierarchy: &Path) -> Option<CgroupId> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let directory: PathBuf = hierarchy.join(path);
+    let directory = hierarchy.join(cgroup_path(pid)?.trim_start_matches('/'));
     fs::metadata(directory).ok().map(|directory| CgroupId(directory.ino()))
+}
+
+/// The path of a process's cgroup below the root of our cgroup namespace.
+pub(super) fn cgroup_path(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
 fn read_link(link: &Path) -> Option<String> {

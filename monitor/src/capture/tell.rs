@@ -233,11 +233,11 @@ impl Teller {
             self.losses.undecodable += 1;
             return;
         };
-        self.cgroups.ensure(key.cgroup, &mut self.pending);
-        if let Remote::Cgroup(id) = key.remote {
-            self.cgroups.ensure(id, &mut self.pending);
-        }
         let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, None, &mut self.pending);
+        }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {

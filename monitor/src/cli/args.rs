@@ -199,6 +199,9 @@ pub(crate) struct Run {
     /// Where the state is kept, whatever the configuration says
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// This machine's name in alerts, whatever the configuration says
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
     /// Print edges and alerts as they appear
     #[arg(long)]
     pub(crate) show: bool,

@@ -23,6 +23,7 @@ pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending,
     let mut config = Config::load(run.config.as_deref())?;
     config.mode = run.mode.unwrap_or(config.mode);
     config.state_dir = run.state_dir.unwrap_or(config.state_dir);
+    config.node = run.node.or(config.node);
     config.serve.socket = socket.unwrap_or(config.serve.socket);
     log(if run.show { "warn" } else { "info" }, out);
     let options = RunOptions { tell: run.show.then(|| tell(out)) };

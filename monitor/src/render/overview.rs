@@ -63,6 +63,10 @@ pub fn status(screen: Screen, status: &Status) -> String {
             some => colour.paint(Tone::Doubtful, &some.join(", ")),
         },
     ));
+    for (index, missing) in status.missing.iter().enumerate() {
+        let name = if index == 0 { "not seen" } else { "" };
+        lines.push(figure(name, colour.paint(Tone::Doubtful, &safe(missing))));
+    }
     lines.join("\n") + "\n"
 }
 

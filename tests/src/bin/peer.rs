@@ -16,6 +16,7 @@ peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
 peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
+peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
@@ -48,6 +49,10 @@ fn run(words: &[String]) -> anyhow::Result<()> {
             say(&Dial::parse(rest)?.perform())
         }
         ["obey"] => obey(),
+        ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
+            Ok(()) => "registered".to_owned(),
+            Err(error) => format!("refused: {error}"),
+        }),
         ["unfiled", name, rest @ ..] => Err(unfiled(name, rest)?.into()),
         _ => bail!("usage:\n{USAGE}"),
     }

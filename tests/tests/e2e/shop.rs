@@ -122,9 +122,9 @@ impl Shop {
     }
 
     /// Everything that was accepted up to now, the lookout's own alerts left out, and what the agent
-    /// lost of other tests' traffic. That nothing more
-    /// is on its way is proved by an alert that was caused after it and, being about a datagram that
-    /// may have a far end on this machine, waits as long as any for that.
+    /// lost or found odd of other tests' traffic. That nothing more is on its way is proved by an alert
+    /// that was caused after it and, being about a datagram that may have a far end on this machine,
+    /// waits as long as any for that.
     #[track_caller]
     pub(crate) fn told(&mut self) -> Vec<Value> {
         let to = self.at(self.next_port);
@@ -139,7 +139,9 @@ impl Shop {
             })
         };
         let told = self.receiver.alerts().into_iter();
-        told.filter(|it| !is_of(it, &self.lookout.service) && !lost(it)).collect()
+        let anothers =
+            |alert: &Value| self.lab.is_anothers(alert["service"].as_str().unwrap_or_default());
+        told.filter(|it| !is_of(it, &self.lookout.service) && !lost(it) && !anothers(it)).collect()
     }
 
     /// Checks that after `before` alerts none came.

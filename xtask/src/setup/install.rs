@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::machine;
+use crate::setup::apt;
 use crate::setup::compiler::{self, Compiler, LINKED};
 use crate::setup::linker::{self, Recipe};
 use crate::setup::progress::Log;
@@ -101,7 +102,7 @@ impl<'a> Install<'a> {
     }
 
     fn debian_may_serve(&self) -> bool {
-        self.source != Source::Rustup && machine::program("apt-get").is_some()
+        self.source != Source::Rustup && apt::is_here()
     }
 
     fn compiler(&mut self) -> anyhow::Result<Compiler> {
@@ -137,18 +138,7 @@ impl<'a> Install<'a> {
     }
 
     fn debian(&mut self) -> anyhow::Result<Compiler> {
-        if !machine::is_root() {
-            bail!(
-                "apt-get needs root; run this, then `cargo xtask setup` again:\n  \
-                 sudo apt-get update && sudo apt-get install --no-install-recommends {}",
-                PACKAGES.join(" ")
-            );
-        }
-        self.log.step("apt-get update", self.apt_get().arg("update"))?;
-        // Packages that would push others out, rustup among them, are refused.
-        let install = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-        self.log
-            .step("apt-get install", self.apt_get().args(install).args(PACKAGES))
+        apt::install(self.workspace, &mut self.log, PACKAGES)
             .context("Debian 12's security archive has these packages; another system may not")?;
         if machine::program("rustup").is_some() {
             self.link("/usr".into())?;
@@ -178,17 +168,9 @@ impl<'a> Install<'a> {
         self.log.step("cargo install bpf-linker", &mut cargo)
     }
 
-    fn apt_get(&self) -> Command {
-        let mut command = self.outside("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    }
-
     /// A program that is to know nothing of this repository.
     fn outside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = self.workspace.command(program);
-        command.current_dir("/").env_remove("RUSTC_BOOTSTRAP").env_remove("CARGO_TARGET_DIR");
-        command
+        apt::outside(self.workspace, program)
     }
 }
 

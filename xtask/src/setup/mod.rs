@@ -3,6 +3,7 @@
 //! Where nothing is missing it asks both for their version and no network, so that every verb can
 //! begin with it.
 
+pub(crate) mod apt;
 mod compiler;
 mod install;
 mod linker;
@@ -16,6 +17,7 @@ use anyhow::anyhow;
 use crate::machine;
 pub(crate) use crate::setup::compiler::{Compiler, Core};
 use crate::setup::install::Install;
+pub(crate) use crate::setup::progress::Log;
 use crate::workspace::Workspace;
 
 /// Where a missing compiler comes from.

@@ -80,13 +80,16 @@ fn table(readme: &str) -> Result<BTreeSet<String>, (usize, String)> {
     Ok(kernels)
 }
 
-/// The matrix of kernels and its line.
+/// The kernels of every job that has a matrix of them, and the line of the first.
 fn matrix(ci: &str) -> Option<(usize, BTreeSet<String>)> {
-    let (index, list) = ci
-        .lines()
-        .enumerate()
-        .find_map(|(index, line)| Some((index, line.trim().strip_prefix(MATRIX)?)))?;
-    let kernels = list.split(']').next().unwrap_or_default().split(',');
-    let kernels = kernels.map(|kernel| kernel.trim().trim_matches(['"', '\'']).to_owned());
-    Some((index + 1, kernels.filter(|kernel| !kernel.is_empty()).collect()))
+    let lists = || {
+        let lines = ci.lines().enumerate();
+        lines.filter_map(|(index, line)| Some((index, line.trim().strip_prefix(MATRIX)?)))
+    };
+    let (first, _) = lists().next()?;
+    let kernels = lists().flat_map(|(_, list)| {
+        let kernels = list.split(']').next().unwrap_or_default().split(',');
+        kernels.map(|kernel| kernel.trim().trim_matches(['"', '\'']).to_owned())
+    });
+    Some((first + 1, kernels.filter(|kernel| !kernel.is_empty()).collect()))
 }

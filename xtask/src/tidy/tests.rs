@@ -263,6 +263,8 @@ fn the_readme_and_ci_name_the_same_kernels() {
     );
     let ci = |list: &str| format!("matrix:\n    kernel: [{list}]\n");
     check(&[architecture, readme, (".github/workflows/ci.yml", &ci("\"6.1\", '5.10'"))], &[]);
+    let two_jobs = format!("{}  other:\n  {}", ci("6.1"), ci("5.10"));
+    check(&[architecture, readme, (".github/workflows/ci.yml", &two_jobs)], &[]);
     check(
         &[architecture, readme, (".github/workflows/ci.yml", &ci("6.1, 6.12"))],
         &[

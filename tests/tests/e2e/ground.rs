@@ -1,0 +1,87 @@
+//! What holds on every ground, however little the kernel gives and the agent may: an edge is seen,
+//! and what cannot be seen is told.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::agent::{Agent, SOON, Setup, verb};
+use tests::ground::missing;
+use tests::lab::{Lab, Wire};
+use tests::process::{Running, finish};
+use tests::traffic::{Protocol, edge, nameless};
+
+use crate::lab;
+
+#[test]
+fn an_edge_is_seen_from_both_ends() {
+    let lab = lab();
+    let agent = lab.agent("agent", &Setup::mode("learn"));
+    check_edges(&lab, &lab.wire(), &agent);
+}
+
+/// Without a network of its own, not even loopback: cgroups are the machine's.
+#[test]
+fn an_agent_without_network_sees_edges_of_others() {
+    let lab = lab();
+    let cut_off = format!("--net=/run/netns/{}", lab.cut_off().name);
+    let setup = Setup::mode("learn").through(&["nsenter".to_owned(), cut_off]);
+    let agent = lab.agent("agent", &setup);
+    check_edges(&lab, &lab.wire(), &agent);
+}
+
+/// Dials, and expects what any ground can show.
+#[track_caller]
+pub(crate) fn check_edges(lab: &Lab, wire: &Wire, agent: &Agent) {
+    let (web, api) = (lab.service("web"), lab.service("api"));
+    let mut dialler = lab.dialler(&web, &wire.client);
+    for (address, port) in [(wire.server.v4, 8080), (wire.server.v6, 8443)] {
+        let at = SocketAddr::new(address, port);
+        let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
+        dialler.reaches(&server);
+        let view = agent.shows(&server.edge_from(&web), SOON, |view| view["seen_from"] == "both");
+        assert_eq!(view["outcome"], "established");
+        dialler.is_refused(SocketAddr::new(address, 9));
+        let refused = edge(&web, &nameless(address), 9, Protocol::Tcp);
+        agent.shows(&refused, SOON, |view| view["outcome"] == "refused");
+    }
+}
+
+#[test]
+fn the_agent_says_what_it_cannot_see() {
+    let lab = lab();
+    let agent = lab.agent("agent", &Setup::mode("learn"));
+    let status = agent.json(&["status"]);
+    let told = status["missing"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let told: Vec<&str> = told.iter().filter_map(Value::as_str).collect();
+    check_told("status", &told.join("\n"));
+    assert_eq!(told.is_empty(), missing().is_empty(), "{told:?}");
+    check_told("the log", &agent.said());
+    let shown = agent.text(&["status"]);
+    assert_eq!(shown.contains("not seen"), !missing().is_empty(), "{shown}");
+
+    let checked = finish(&mut verb(&["check"])).done();
+    check_told("check", &checked);
+    assert_eq!(checked.contains("warn"), !missing().is_empty(), "{checked}");
+    let log = lab.path("watch.log");
+    let file = std::fs::File::create(&log).expect("the place is ours");
+    let mut watch = Running::logged(&mut verb(&["watch", "--for", "1s"]), file);
+    assert_eq!(watch.ended(SOON * 2).code(), Some(0));
+    check_told("watch", &read(&log));
+}
+
+/// Checks that all that is missing is told, and nothing else.
+#[track_caller]
+fn check_told(who: &str, said: &str) {
+    use tests::ground::Missing::{Processes, Tracepoints};
+    for one in [Tracepoints, Processes] {
+        for words in one.told() {
+            let expected = missing().contains(&one);
+            assert_eq!(said.contains(words), expected, "{who}: {words:?}: {said}");
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}

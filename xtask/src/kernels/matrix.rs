@@ -1,0 +1,213 @@
+//! Which kernels, which grounds, and what a ground makes impossible: the whole matrix as a table.
+//! The README's table and CI's matrix name the same kernels (`tidy` compares them).
+
+/// A kernel of Debian 12.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    /// The package that depends on the newest build of it.
+    pub(crate) meta: &'static str,
+}
+
+pub(crate) const KERNELS: &[Kernel] = &[
+    Kernel { name: "6.1", meta: "linux-image-cloud-amd64" },
+    Kernel { name: "6.12", meta: "linux-image-6.12-cloud-amd64" },
+];
+
+/// What not every ground has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Kernel programs on tracepoints: names of what lives for a moment, executables as started.
+    Tracepoints,
+    /// A look into other users' processes and the network namespaces they are in: what runs there,
+    /// the addresses they have, the sockets that are older than the agent.
+    Processes,
+    /// Programs that carry their names in the kernel: the loader gives them only with CAP_PERFMON.
+    ProgramNames,
+}
+
+impl Need {
+    pub(crate) const ALL: &[Self] = &[Self::Tracepoints, Self::Processes, Self::ProgramNames];
+
+    /// As the tests are told that it is missing.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Tracepoints => "tracepoints",
+            Self::Processes => "processes",
+            Self::ProgramNames => "program-names",
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Tracepoints => "needs the tracepoints",
+            Self::Processes => "needs to look into other users' processes and namespaces",
+            Self::ProgramNames => "looks programs up by name",
+        }
+    }
+}
+
+/// Tests that need what not every ground has. Each must exist, and each must have run on some ground
+/// of every kernel.
+pub(crate) const NEEDS: &[(&str, Need)] = &[
+    ("capture::a_cgroup_that_lives_for_one_dial_is_named", Need::Tracepoints),
+    ("capture::a_server_older_than_the_agent_is_known", Need::Processes),
+    ("capture::connected_udp_is_seen_like_any_other", Need::Processes),
+    ("capture::tcp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
+    ("capture::udp_between_namespaces_is_one_edge_with_both_ends_named", Need::Processes),
+    ("lineage::a_port_that_is_opened_is_told_with_who_opens_it", Need::Processes),
+    ("lineage::a_program_that_somebody_detaches_is_missed", Need::ProgramNames),
+    ("lineage::an_interpreter_under_a_services_shell_is_another_executable", Need::Tracepoints),
+    ("lineage::ancestors_that_are_gone_are_named", Need::Tracepoints),
+    ("lineage::processes_older_than_the_watch_have_their_shell_too", Need::Tracepoints),
+    ("lineage::the_shell_that_a_service_begins_with_does_not_count", Need::Tracepoints),
+    ("lineage::what_is_no_interpreter_keeps_its_name_under_a_shell", Need::Tracepoints),
+    ("lineage::what_runs_from_memory_or_from_a_deleted_file_says_so", Need::Processes),
+    ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
+    ("restart::ended_and_started_it_goes_on", Need::Processes),
+    ("restart::killed_and_started_it_goes_on", Need::Processes),
+    ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
+];
+
+/// Modules of tests that depend on what kernel and rights give: run wherever something is missing.
+/// The others are about what is decided, stored and sent, which knows no kernel.
+const OF_THE_GROUND: &[&str] = &["capture", "deploy", "ground", "lineage", "restart", "watch"];
+
+/// Those run even where nearly all is missing, which each half of was tried in full.
+const OF_THE_BAREST: &[&str] = &["deploy", "ground"];
+
+/// What the kernel's command line rules out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Boot {
+    Plain,
+    /// Kernel lockdown forbids kprobes, tracefs, perf events, and programs that read kernel memory.
+    Lockdown,
+}
+
+impl Boot {
+    pub(crate) const ALL: &[Self] = &[Self::Plain, Self::Lockdown];
+
+    pub(crate) const fn command_line(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Lockdown => "lockdown=confidentiality",
+        }
+    }
+
+    /// What trying to register a kprobe must come to in the guest.
+    pub(crate) const fn kprobes(self) -> &'static str {
+        match self {
+            Self::Plain => "registered",
+            Self::Lockdown => "refused",
+        }
+    }
+}
+
+/// What the agent may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    Root,
+    /// What `deploy/` asks for: no CAP_PERFMON, no CAP_SYS_PTRACE, no CAP_SYS_ADMIN.
+    Least,
+}
+
+impl Rights {
+    pub(crate) const ALL: &[Self] = &[Self::Root, Self::Least];
+
+    /// What every program under test is started through.
+    pub(crate) const fn under(self) -> &'static str {
+        match self {
+            Self::Root => "",
+            Self::Least => "setpriv --bounding-set=-all,+bpf,+net_admin",
+        }
+    }
+}
+
+/// Where the tests run: what the kernel allows and what the agent may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    pub(crate) boot: Boot,
+    pub(crate) rights: Rights,
+}
+
+impl Ground {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let each = |boot| move |rights| Self { boot, rights };
+        Boot::ALL.iter().flat_map(move |boot| Rights::ALL.iter().copied().map(each(*boot)))
+    }
+
+    pub(crate) const fn title(self) -> &'static str {
+        match (self.boot, self.rights) {
+            (Boot::Plain, Rights::Root) => "everything allowed",
+            (Boot::Plain, Rights::Least) => "no CAP_PERFMON",
+            (Boot::Lockdown, Rights::Root) => "no kprobes",
+            (Boot::Lockdown, Rights::Least) => "no kprobes, no CAP_PERFMON",
+        }
+    }
+
+    /// What is missing here. The tests hold the agent to saying so (`EDGEWATCH_TEST_MISSING`).
+    pub(crate) fn missing(self) -> Vec<Need> {
+        let missing = |need: &Need| match need {
+            Need::Tracepoints => self.boot == Boot::Lockdown || self.rights == Rights::Least,
+            Need::Processes | Need::ProgramNames => self.rights == Rights::Least,
+        };
+        Need::ALL.iter().copied().filter(missing).collect()
+    }
+
+    /// Why a test is left out here; none where it has to pass.
+    pub(crate) fn leaves_out(self, test: &str) -> Option<&'static str> {
+        let missing = self.missing();
+        let need = NEEDS.iter().find(|(name, need)| *name == test && missing.contains(need));
+        if let Some((_, need)) = need {
+            return Some(need.reason());
+        }
+        let module = test.split("::").next().unwrap_or_default();
+        match (self.boot, self.rights) {
+            (Boot::Plain, Rights::Root) => None,
+            (Boot::Lockdown, Rights::Least) if !OF_THE_BAREST.contains(&module) => {
+                Some("each half of what is missing was tried alone")
+            }
+            _ if OF_THE_GROUND.contains(&module) => None,
+            _ => Some("is not about kernel or rights"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_promises_the_matrix() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let ci = std::fs::read_to_string(root.join(".github/workflows/ci.yml")).unwrap();
+        let names: Vec<String> = KERNELS.iter().map(|it| format!("{:?}", it.name)).collect();
+        assert!(ci.contains(&format!("kernel: [{}]", names.join(", "))), "{names:?}");
+    }
+
+    #[test]
+    fn every_need_is_met_and_missed_somewhere() {
+        for need in Need::ALL {
+            let missed = Ground::all().filter(|ground| ground.missing().contains(need)).count();
+            assert!(missed > 0, "{need:?} is missed nowhere: it is no need");
+            assert!(missed < Ground::all().count(), "{need:?} is met nowhere");
+        }
+    }
+
+    #[test]
+    fn a_test_is_left_out_for_a_reason_and_nowhere_where_all_is_allowed() {
+        for ground in Ground::all() {
+            let lacks = |need| ground.missing().contains(&need);
+            for (test, need) in NEEDS {
+                let left_out = ground.leaves_out(test) == Some(need.reason());
+                assert_eq!(left_out, lacks(*need), "{test} with {}", ground.title());
+            }
+            assert_eq!(ground.leaves_out("ground::anything"), None);
+        }
+        let all = Ground { boot: Boot::Plain, rights: Rights::Root };
+        assert_eq!(all.leaves_out("alerts::anything"), None);
+        let few = Ground { boot: Boot::Plain, rights: Rights::Least };
+        assert_eq!(few.leaves_out("capture::anything"), None);
+        assert!(few.leaves_out("alerts::anything").is_some());
+    }
+}
