@@ -150,7 +150,8 @@ pub(crate) fn test(
             let judged = judge(built, *boot, &heard, &mut reached);
             wrong.extend(judged.into_iter().map(|what| format!("kernel {}, {what}", kernel.name)));
         }
-        for test in built.names.iter().filter(|test| !reached.contains(*test)) {
+        let all: BTreeSet<&str> = Ground::all().flat_map(|ground| built.wanted(ground)).collect();
+        for test in all.into_iter().filter(|test| !reached.contains(*test)) {
             wrong.push(format!("kernel {}: no ground reached {test}", kernel.name));
         }
     }
