@@ -20,11 +20,19 @@ use crate::stage::check;
 #[derive(Debug, Clone)]
 enum Op {
     /// Revisions of one incident, one after the other.
-    Push { sink: &'static str, incident: u8, severity: Severity, revisions: u32 },
+    Push {
+        sink: &'static str,
+        incident: u8,
+        severity: Severity,
+        revisions: u32,
+    },
     Wait(u64),
     /// Until the queue says that something may go.
     Next,
-    Settle { which: usize, outcome: Outcome },
+    Settle {
+        which: usize,
+        outcome: Outcome,
+    },
     Restart,
 }
 
