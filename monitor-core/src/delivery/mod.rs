@@ -366,16 +366,16 @@ impl Queue {
         due
     }
 
-    /// The oldest due revision of the same incident: an incident is told in its order.
+    /// The oldest due revision of the same incident: an incident is told in its order, also where a
+    /// newer revision took the place of an older one.
     fn oldest_of(&self, now: Now, id: DeliveryId, queued: &Queued) -> DeliveryId {
-        let incident = |it: &Queued| it.delivery.message.alert().map(|it| it.id.clone());
-        let Some(mine) = incident(queued) else { return id };
-        let older = self.queued.range(..id).find(|(_, it)| {
-            it.due <= now.boot
-                && it.delivery.sink == queued.delivery.sink
-                && incident(it).as_ref() == Some(&mine)
-        });
-        older.map_or(id, |(id, _)| *id)
+        let Some(mine) = queued.delivery.message.alert() else { return id };
+        let due = self.queued.iter().filter(|(_, it)| it.due <= now.boot);
+        let same = due.filter(|(_, it)| it.delivery.sink == queued.delivery.sink);
+        let alerts = same.filter_map(|(id, it)| Some((id, it.delivery.message.alert()?)));
+        let revisions = alerts.filter(|(_, it)| it.id == mine.id);
+        let oldest = revisions.min_by_key(|(id, it)| (it.revision, **id));
+        oldest.map_or(id, |(id, _)| *id)
     }
 
     /// When the next message of a receiver with nothing in flight may go.

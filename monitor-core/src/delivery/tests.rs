@@ -210,6 +210,17 @@ fn a_full_queue_keeps_the_newest_revision_of_each_incident_in_its_place() {
 }
 
 #[test]
+fn a_revision_that_took_an_older_ones_place_does_not_overtake_those_between() {
+    let mut queue = queue();
+    for revision in 1..=u32::try_from(ROOM).unwrap() + 1 {
+        queue.push(at(START), "a", Alert { revision, ..alert("1") });
+    }
+    let order: Vec<String> =
+        sent(&mut queue, START..START + 1_000).into_iter().map(|(_, key)| key).collect();
+    assert_eq!(order, ["1/2", "1/3", "1/4", "1/5", "1/6", "1/7", "1/8", "1/9"]);
+}
+
+#[test]
 fn where_there_is_no_room_the_least_is_held_back_and_a_digest_tells_it() {
     let mut queue = queue();
     for index in 1..=ROOM {

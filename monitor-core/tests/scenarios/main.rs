@@ -14,6 +14,7 @@ mod clock;
 mod full;
 mod oddities;
 mod properties;
+mod queue;
 mod quiet;
 mod stage;
 mod steadfast;

@@ -1,5 +1,5 @@
 //! What holds for every input, tried on many: texts read as they are written, patterns mean what they
-//! say, the queue loses nothing, the engine is a function of its inputs, an export is the baseline.
+//! say, the engine is a function of its inputs, an export is the baseline.
 //! The number of cases is fixed, so that the run stays short.
 
 use monitor_core::baseline::Mode;
@@ -14,7 +14,7 @@ use proptest::sample::select;
 
 use crate::stage::Stage;
 
-fn cases(cases: u32) -> ProptestConfig {
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 

@@ -222,9 +222,10 @@ fn unfit(error: &serde_json::Error) -> LineError {
         Category::Eof => LineError::Json("it ends too early".to_owned()),
         Category::Data => match what.strip_prefix("unknown field `") {
             Some(rest) => {
-                let mut quoted = rest.split('`');
-                let key = brief(quoted.next().unwrap_or_default());
-                let known: Vec<&str> = quoted.skip(1).step_by(2).collect();
+                // The key is a stranger's and may hold anything; what follows its end is ours.
+                let (key, known) = rest.rsplit_once("`, expected ").unwrap_or((rest, ""));
+                let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+                let key = brief(key);
                 LineError::UnknownKey { hint: hint(&key, &known), key }
             }
             None => LineError::Type { column: error.column(), what: brief(what) },

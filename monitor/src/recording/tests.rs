@@ -72,6 +72,11 @@ fn what_is_wrong_is_told_with_its_mend() {
     );
     refused("\"tcp\"", "\"icmp\"", "protocol \"icmp\" is not one of tcp, udp");
     refused("executable", "excutable", "unknown key \"excutable\"; did you mean \"executable\"?");
+    refused(
+        "executable",
+        "executable`\\u001b",
+        "unknown key \"executable`\\u{1b}\"; did you mean \"executable\"?",
+    );
     refused("\"outcome\":\"established\",", "", "outcome is missing");
     refused("\"service\":\"compose:shop/web\",", "", "source.service is missing");
     refused("\"n1\"", "\"\"", "node is empty: leave it out where it is not known");
