@@ -47,7 +47,7 @@ fn older_sockets(machine: &Machine) -> Finding {
             Finding::ok(
                 check,
                 what,
-                format!("sock_diag tells of {sockets} that wait for peers here"),
+                format!("sock_diag tells who waits for peers here: {sockets}"),
             )
         }
         Err(why) => {
