@@ -417,10 +417,7 @@ fn an_approval_decides_its_own_executable_alone() {
     );
     let waiting: Vec<String> =
         stage.engine.undecided().iter().map(|it| it.edge.to_string()).collect();
-    assert_eq!(
-        waiting,
-        ["systemd:a.service -> systemd:b.service 80/tcp with /bin/nc"]
-    );
+    assert_eq!(waiting, ["systemd:a.service -> systemd:b.service 80/tcp with /bin/nc"]);
     let title = &stage.engine.alerts(stage.now.wall)[0].title;
     assert!(!title.starts_with("resolved"), "{title}");
 }
