@@ -198,6 +198,15 @@ impl Pending {
                 && (told.executable == news.executable || news.executable.is_none())
         })
     }
+
+    /// What still waits once `allowed` holds: what executables did that it does not permit.
+    #[must_use]
+    pub fn without(mut self, allowed: &Allowance) -> Option<Self> {
+        // What was told without an executable is the approved one, seen from the far end.
+        let waits = |it: &str| !allowed.permits_executable(it);
+        self.told.retain(|told| told.executable.as_deref().is_some_and(waits));
+        (!self.told.is_empty()).then_some(self)
+    }
 }
 
 /// Everything known about one edge: stored as one value, under the edge's text.

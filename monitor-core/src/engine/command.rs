@@ -195,14 +195,16 @@ impl Engine {
         record
             .allowed
             .retain(|it| it.provenance != Provenance::Approved || it.executables != executables);
-        record.allowed.push(Allowance {
+        let allowance = Allowance {
             provenance: Provenance::Approved,
             since: now.wall,
             executables,
             attempted_only: false,
             grounds: grounds.clone(),
-        });
-        record.pending = None;
+        };
+        // What another executable did there still waits.
+        record.pending = record.pending.take().and_then(|it| it.without(&allowance));
+        record.allowed.push(allowance);
         // For a while means for a while: what was forbidden before is forbidden again after.
         match (grounds.until, &mut record.forbidden) {
             (Some(until), Some(forbidden)) => {
@@ -430,13 +432,23 @@ impl Engine {
             Guarding::Proposed => Phase::Proposed,
             Guarding::Guarded => Phase::Guarded,
         };
+        // Reviewing a guarded service's file again does not open it to learning.
+        let (guarded, landed): (Vec<ServiceName>, Vec<ServiceName>) =
+            services.iter().cloned().partition(|it| self.baseline.phase(it) == Phase::Guarded);
         for (service, entry) in parsed.services {
-            self.set_phase(now, &service, phase);
+            if landed.binary_search(&service).is_ok() {
+                self.set_phase(now, &service, phase);
+            }
             let record = self.baseline.service_mut(&service, now.wall);
             record.owner = entry.owner;
             record.about = entry.about;
         }
-        let what = format!("imported {} as {phase}", names(&services));
+        let mut what = format!("imported {} as {phase}", names(&services));
+        if phase != Phase::Guarded && !guarded.is_empty() {
+            let as_before = format!("guarded as before: {}", names(&guarded));
+            what.push_str(&format!("; {as_before}"));
+            reply.notes.push(as_before);
+        }
         let touched = |edge: &Edge| services.iter().any(|service| edge.touches(service));
         self.decided(now, actor, what, touched, effects);
         self.resolve_allowed(now, effects);

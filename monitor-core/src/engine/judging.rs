@@ -255,8 +255,10 @@ impl Engine {
         let mut said = false;
         for incident in self.incidents.about(edge) {
             said = true;
-            incident.count += exchanges;
-            incident.last_seen = incident.last_seen.max(count.last_seen);
+            if incident.counts(edge) {
+                incident.count += exchanges;
+                incident.last_seen = incident.last_seen.max(count.last_seen);
+            }
             if repeat {
                 incident.state = State::Updated;
                 incident.unspoken = true;

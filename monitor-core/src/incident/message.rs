@@ -197,7 +197,8 @@ impl Incident {
                 format!("{server} listens at {port} with {} for the first time", executable())
             }
             Kind::RoleInversion => {
-                format!("{client}, until now only dialled by others, {verb} {server} {port}")
+                // It may well dial others: what is odd is that this one, or anybody, is dialled by it.
+                format!("{client}, which others dial, {verb} {server} {port} for the first time")
             }
             Kind::MetadataAccess => {
                 format!("{client} {verb} the cloud's metadata service, {server} {port}")

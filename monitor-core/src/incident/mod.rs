@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::detect::{Finding, Severity};
+use crate::detect::{Finding, Kind, Severity};
 use crate::edge::Edge;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
 
@@ -58,7 +58,8 @@ pub struct Incident {
     pub last_seen: WallTime,
     /// When its last finding came: what groups the next one with it.
     pub last_finding: WallTime,
-    /// Exchanges on its edges as the kernel counted them, which may lag a few seconds.
+    /// Exchanges on its edges as the kernel counted them, which may lag a few seconds. Of an edge that
+    /// is known with another executable only what was told counts: the rest of it is as ever.
     pub count: u64,
     /// It has something to say that it has not said yet.
     #[serde(default)]
@@ -99,6 +100,7 @@ impl Incident {
                 known.reasons = finding.reasons;
             }
         } else if self.findings.len() < Self::FINDINGS {
+            self.count += u64::from(finding.kind == Kind::NewExecutable);
             self.findings.push(finding);
         } else {
             self.more += 1;
@@ -118,6 +120,14 @@ impl Incident {
     #[must_use]
     pub fn touches(&self, edge: &Edge) -> bool {
         self.findings.iter().any(|finding| finding.edge.as_ref() == Some(edge))
+    }
+
+    /// Whether what goes on over `edge` is what it tells of; false where the edge is known, and only
+    /// an executable of it was not.
+    #[must_use]
+    pub fn counts(&self, edge: &Edge) -> bool {
+        let mut about = self.findings.iter().filter(|it| it.edge.as_ref() == Some(edge));
+        about.any(|it| it.kind != Kind::NewExecutable)
     }
 
     #[must_use]

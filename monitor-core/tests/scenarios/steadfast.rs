@@ -3,7 +3,7 @@
 
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::document::{Figures, written};
-use monitor_core::baseline::{Mode, Provenance, Written};
+use monitor_core::baseline::{Mode, Phase, Provenance, Written};
 use monitor_core::engine::{Command, Guarding, Input, Selection};
 use monitor_core::flow::{Direction, FlowKey, Outcome, Remote, RttHistogram, Traffic};
 use monitor_core::ids::BootTime;
@@ -380,4 +380,56 @@ fn a_file_approval_that_ended_is_not_told_again_after_a_restart() {
     stage.event("120 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(130_000);
     assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
+}
+
+/// Another executable on a busy edge: what the known one does there is not the incident's.
+#[test]
+fn the_known_executable_does_not_count_for_the_other() {
+    let mut stage = check(
+        "0 a => b 80/tcp with /bin/app
+         5 guard *
+         10 a => b 80/tcp with /bin/sh",
+        "firing high: new-executable a -> b 80/tcp established with /bin/sh;",
+    );
+    let before = stage.engine.alerts(stage.now.wall)[0].last_seen;
+    stage.until(60_000);
+    let cgroup = stage.cgroup("a");
+    let k = key(cgroup, Direction::Outbound, ip("10.0.0.2"), "80/tcp", Outcome::Established);
+    let t = traffic(&stage, k, 500);
+    stage.step(Input::Traffic(t));
+    assert!(stage.engine.map(stage.now.wall)[0].evidence.as_ref().unwrap().connections >= 500);
+    let alert = &stage.engine.alerts(stage.now.wall)[0];
+    assert_eq!((alert.count, alert.last_seen), (1, before));
+}
+
+/// Two executables wait on one edge: approving one leaves the other to be decided, told or not again.
+#[test]
+fn an_approval_decides_its_own_executable_alone() {
+    let stage = check(
+        "0 a => b 80/tcp with /bin/app
+         5 guard *
+         10 a => b 80/tcp with /bin/sh
+         20 a => b 80/tcp with /bin/nc
+         30 approve a -> b 80/tcp with /bin/sh
+         40 a => b 80/tcp with /bin/nc",
+        "firing high: new-executable a -> b 80/tcp established with /bin/sh;
+         updated high: new-executable a -> b 80/tcp established with /bin/sh; new-executable a -> b 80/tcp established with /bin/nc;",
+    );
+    let waiting: Vec<String> =
+        stage.engine.undecided().iter().map(|it| it.edge.to_string()).collect();
+    assert_eq!(waiting, ["systemd:a.service -> systemd:b.service 80/tcp with /bin/nc"]);
+    let title = &stage.engine.alerts(stage.now.wall)[0].title;
+    assert!(!title.starts_with("resolved"), "{title}");
+}
+
+/// A reviewed file comes back: what was guarded is not opened to learning by it.
+#[test]
+fn an_import_leaves_guarded_services_guarded() {
+    let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
+    let figures = Figures::Left;
+    let document = stage.engine.export(stage.now.wall, &Selection::All, figures).unwrap();
+    stage.command(Command::Import { document, guard: Guarding::Proposed });
+    let phases: Vec<Phase> =
+        stage.engine.services(stage.now.wall).iter().map(|it| it.phase).collect();
+    assert_eq!(phases, [Phase::Guarded, Phase::Proposed]);
 }

@@ -56,7 +56,7 @@ pub(crate) async fn carry_out(
             let guard = if guard { Guarding::Guarded } else { Guarding::Proposed };
             let verb = match guard {
                 Guarding::Guarded => "imported and guarded",
-                Guarding::Proposed => "imported and proposed",
+                Guarding::Proposed => "imported",
             };
             decided(verb, &Command::Import { document, guard }, client, out).await?;
         }

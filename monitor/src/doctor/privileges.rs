@@ -44,11 +44,7 @@ fn older_sockets(machine: &Machine) -> Finding {
     match &machine.listeners {
         Ok(count) => {
             let sockets = counted(*count, "socket");
-            Finding::ok(
-                check,
-                what,
-                format!("sock_diag tells of {sockets} that wait for peers here"),
-            )
+            Finding::ok(check, what, format!("sock_diag tells who waits for peers here: {sockets}"))
         }
         Err(why) => {
             let lost = "who listens since before the agent stays unknown";

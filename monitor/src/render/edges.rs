@@ -77,9 +77,9 @@ const MAP: [Column; 9] = [
     Column { title: "with", kind: Kind::Gives },
     Column { title: "outcome", kind: Kind::Left },
     Column { title: "times", kind: Kind::Right },
-    Column { title: "rtt", kind: Kind::Right },
+    Column { title: "rtt", kind: Kind::SpareRight },
     Column { title: "baseline", kind: Kind::Left },
-    Column { title: "last seen", kind: Kind::Left },
+    Column { title: "last seen", kind: Kind::SpareLeft },
 ];
 
 /// Every edge, under its client.

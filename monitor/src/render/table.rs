@@ -19,12 +19,28 @@ pub(crate) enum Kind {
     Right,
     /// Left, shortened in the middle where there is no room.
     Gives,
+    /// Left, left out before what gives is cut to where names look alike.
+    SpareLeft,
+    /// Right, left out likewise.
+    SpareRight,
+}
+
+impl Kind {
+    const fn is_spare(self) -> bool {
+        matches!(self, Self::SpareLeft | Self::SpareRight)
+    }
+
+    const fn is_right(self) -> bool {
+        matches!(self, Self::Right | Self::SpareRight)
+    }
 }
 
 pub(crate) type Cell = (String, Tone);
 
 /// A column that gives keeps this much.
 const LEAST: usize = 10;
+/// And this much as long as there are columns to spare.
+const ENOUGH: usize = 18;
 const GAP: usize = 2;
 
 /// The table with its head; the last column is not padded.
@@ -57,8 +73,24 @@ fn widths<const N: usize>(screen: Screen, columns: &[Column; N], rows: &[[Cell; 
     let Some(room) = screen.width else {
         return widths;
     };
+    let needed = |widths: &[usize; N]| {
+        let shown = (0..N).filter(|&at| is_shown(&columns[at], widths[at]));
+        shown.map(|at| widths[at] + GAP).sum::<usize>().saturating_sub(GAP)
+    };
+    let least = |widths: &[usize; N]| {
+        let cut = |at: usize| match columns[at].kind {
+            Kind::Gives => widths[at].min(ENOUGH),
+            _ => widths[at],
+        };
+        needed(&std::array::from_fn(cut))
+    };
+    for at in (0..N).rev().filter(|&at| columns[at].kind.is_spare()) {
+        if least(&widths) > room {
+            widths[at] = 0;
+        }
+    }
     // The widest gives first.
-    while widths.iter().sum::<usize>() + GAP * (N - 1) > room {
+    while needed(&widths) > room {
         let giving = (0..N).filter(|&at| columns[at].kind == Kind::Gives && widths[at] > LEAST);
         match giving.max_by_key(|&at| widths[at]) {
             Some(widest) => widths[widest] -= 1,
@@ -68,6 +100,11 @@ fn widths<const N: usize>(screen: Screen, columns: &[Column; N], rows: &[[Cell; 
     widths
 }
 
+/// A spare column without any width was left out.
+fn is_shown(column: &Column, width: usize) -> bool {
+    width > 0 || !column.kind.is_spare()
+}
+
 pub(crate) fn line<const N: usize>(
     screen: Screen,
     columns: &[Column; N],
@@ -75,7 +112,8 @@ pub(crate) fn line<const N: usize>(
     row: &[Cell; N],
 ) -> String {
     let mut line = String::new();
-    for (at, (text, tone)) in row.iter().enumerate() {
+    let shown = |&(at, _): &(usize, &Cell)| is_shown(&columns[at], widths[at]);
+    for (at, (text, tone)) in row.iter().enumerate().filter(shown) {
         let (kind, width) = (columns[at].kind, widths[at]);
         let shown = if kind == Kind::Gives && screen.width.is_some() {
             shortened(text, width)
@@ -87,11 +125,11 @@ pub(crate) fn line<const N: usize>(
         if at > 0 {
             line.push_str(&" ".repeat(GAP));
         }
-        if kind == Kind::Right {
+        if kind.is_right() {
             line.push_str(&blank);
         }
         line.push_str(&painted);
-        if kind != Kind::Right && at + 1 < N {
+        if !kind.is_right() && at + 1 < N {
             line.push_str(&blank);
         }
     }

@@ -89,6 +89,24 @@ k8s:produ…-frontend  → dns:api…tripe.com  443/tcp             timed-out   
     assert_eq!(map(Screen::PLAIN, &[]), "no edge was seen yet\n");
 }
 
+#[test]
+fn a_narrow_map_keeps_its_names_apart() {
+    let unit = |name: &str| format!("systemd:shop-{name}.service");
+    let between = |client: &str, server: &str| {
+        evidence(edge(&unit(client), &unit(server), 16379, "established"), 589, "allowed")
+    };
+    let views: Vec<EdgeView> = of(json!([between("api", "db"), between("web", "api")]));
+    assert_eq!(
+        map(wide(80), &views),
+        "\
+client              server         port       with      outcome  times  baseline
+systemd…hop-api…  → syst…shop-db…  16379/tcp  nginx +1  ok        ×589  allowed
+systemd…hop-web…  → syst…hop-api…  16379/tcp  nginx +1  ok        ×589  allowed
+"
+    );
+    assert!(map(wide(130), &views).contains("rtt  baseline  last seen"));
+}
+
 fn sample_alert() -> Alert {
     let finding = |kind: &str, port: u16, score: f64| {
         json!({
@@ -228,7 +246,7 @@ k8s:pay/Deployment/api  guarded       9        0  – (in a baseline file)
         "\
 service           phase     edges  pending  what is missing
 compose:shop/api  proposed      9        0  your approval
-systemd….service  learning      9        0  1 more connection · 40 min quiet
+systemd:nginx…    learning      9        0  1 more connection · 40 min quiet
 
   edgewatch baseline guard compose:shop/api
 "
@@ -352,6 +370,8 @@ fn small_texts_are_short_and_safe() {
     assert_eq!(shortened("compose:shop/checkout", 11), "compo…ckout");
     assert_eq!(shortened("short", 5), "short");
     assert_eq!(shortened("shorter", 1), "…");
+    assert_eq!(shortened("systemd:shop-api.service", 17), "systemd:shop-api…");
+    assert_eq!(shortened("systemd:shop-api.service", 15), "system…hop-api…");
     assert_eq!(safe("a\u{1b}[31m\n\u{202e}b"), "a\\u{1b}[31m\\u{a}\\u{202e}b");
     for (seconds, span) in
         [(0, "0 s"), (90, "90 s"), (91, "2 min"), (7_200, "2 h"), (172_801, "3 d")]

@@ -18,11 +18,17 @@ pub(crate) fn safe(text: &str) -> String {
     safe
 }
 
-/// Shortened in the middle, where names differ least, to at most `width` characters.
+/// Shortened in the middle, where names differ least, to at most `width` characters. A unit's suffix
+/// goes first: it tells nothing.
 pub(crate) fn shortened(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
         return text.to_owned();
+    }
+    if let Some(stem) = text.strip_suffix(".service").filter(|_| width > 1) {
+        let fits = stem.chars().count() < width;
+        let stem = if fits { stem.to_owned() } else { shortened(stem, width - 1) };
+        return format!("{stem}…");
     }
     let kept = width.saturating_sub(1);
     let head = kept / 2;
