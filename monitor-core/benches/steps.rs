@@ -77,7 +77,8 @@ impl Stage {
         for id in 1..=SERVICES {
             let service = ServiceName::new("systemd", &format!("service-{id}.service"));
             let cgroup = format!("/system.slice/service-{id}.service");
-            let workload = Workload { service, container: None, pod: None, cgroup };
+            let workload =
+                Workload { service, container: None, pod: None, image: None, cgroup, node: None };
             stage.step(Input::Workload { cgroup: CgroupId(id), workload });
         }
         for edge in 0..edges {
