@@ -198,7 +198,7 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
     };
     let (client, server) = (guarded(&edge.client), guarded(&edge.server));
     if !client && !server {
-        return unguarded(baseline, mode, edge, wall);
+        return unguarded(baseline, mode, sighting, wall);
     }
     let reached = sighting.outcome.reached();
     let allowances: Vec<&Allowance> = baseline
@@ -213,9 +213,9 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
     if allowances.is_empty() {
         let also = (client && server).then_some(Kind::NewClient);
         let kind = if client {
-            unknown_to_client(baseline, edge, wall)
+            unknown_to_client(baseline, sighting, wall)
         } else {
-            place::hard_rule(edge).unwrap_or(Kind::NewClient)
+            place::hard_rule(sighting).unwrap_or(Kind::NewClient)
         };
         return Judgement::Odd { kind, also };
     }
@@ -228,9 +228,10 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
 }
 
 /// Nobody at either end is guarded. What a hard rule names is never learned silently.
-fn unguarded(baseline: &Baseline, mode: Mode, edge: &Edge, wall: WallTime) -> Judgement {
+fn unguarded(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTime) -> Judgement {
+    let edge = &sighting.edge;
     let allowed = || baseline.allowances(edge, wall).next().is_some();
-    match (place::hard_rule(edge), mode) {
+    match (place::hard_rule(sighting), mode) {
         (Some(kind), _) if !allowed() => Judgement::Odd { kind, also: None },
         // That a port was opened is no reason to ask for a baseline: whoever uses it is.
         (_, Mode::Guard) if edge.is_listener() => Judgement::Normal,
@@ -269,8 +270,9 @@ fn listens_as_known(
 
 /// A guarded client's unknown edge: what a hard rule names, a new port of a known peer, somebody new
 /// for who dials, or the first dial of who only ever was dialled.
-fn unknown_to_client(baseline: &Baseline, edge: &Edge, wall: WallTime) -> Kind {
-    if let Some(kind) = place::hard_rule(edge) {
+fn unknown_to_client(baseline: &Baseline, sighting: &Sighting, wall: WallTime) -> Kind {
+    let edge = &sighting.edge;
+    if let Some(kind) = place::hard_rule(sighting) {
         return kind;
     }
     let Some(client) = edge.client.service() else {

@@ -3,25 +3,33 @@
 
 use std::net::IpAddr;
 
+use crate::attribute::Sighting;
 use crate::detect::Kind;
-use crate::edge::{Edge, Peer, Port};
+use crate::edge::{Peer, Port};
 use crate::flow::Protocol;
 
-/// What is told of an edge although nobody's baseline is asked.
-pub(crate) fn hard_rule(edge: &Edge) -> Option<Kind> {
+/// What is told of a sighting although nobody's baseline is asked.
+pub(crate) fn hard_rule(sighting: &Sighting) -> Option<Kind> {
+    let edge = &sighting.edge;
     if edge.is_listener() || edge.port.protocol != Protocol::Tcp {
         return None;
     }
     // Some clouds answer for names (53) at the same address.
-    if is_metadata(&edge.server) && edge.port.number != 53 {
+    if asks_metadata(sighting) && edge.port.number != 53 {
         return Some(Kind::MetadataAccess);
     }
     sensitive(edge.port).map(|_| Kind::SensitivePort)
 }
 
+/// Whether the metadata service is asked, also where a stand-in on this machine answers for it.
+pub(crate) fn asks_metadata(sighting: &Sighting) -> bool {
+    let dialled = sighting.dialled.map(|to| Peer::Address(to.ip()));
+    is_metadata(&sighting.edge.server) || dialled.as_ref().is_some_and(is_metadata)
+}
+
 /// The instance metadata services of AWS, Azure and GCP, AWS's over IPv6 and for ECS tasks, and
 /// Alibaba's.
-pub(crate) fn is_metadata(server: &Peer) -> bool {
+fn is_metadata(server: &Peer) -> bool {
     match server {
         Peer::Address(IpAddr::V4(v4)) => {
             matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200])

@@ -67,7 +67,7 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
         reasons.push(Reason { name: "executable".to_owned(), weight: 2.5, text });
     }
     if kind != Kind::Forbidden {
-        reasons.extend(place_reason(&sighting.edge));
+        reasons.extend(place_reason(sighting));
     }
     if kind != Kind::Unbaselined {
         reasons.extend(sighting.process.iter().flat_map(process_reasons));
@@ -237,8 +237,9 @@ fn list(names: &[String]) -> String {
 }
 
 /// What the server's address or port is by itself.
-fn place_reason(edge: &Edge) -> Option<Reason> {
-    if place::is_metadata(&edge.server) {
+fn place_reason(sighting: &Sighting) -> Option<Reason> {
+    let edge = &sighting.edge;
+    if place::asks_metadata(sighting) {
         return Some(Reason {
             name: "metadata-address".to_owned(),
             weight: 3.0,
@@ -298,7 +299,7 @@ fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
     let mut techniques = match (kind, server) {
         (Kind::Unbaselined | Kind::Sensor, _) => vec![],
         (Kind::MetadataAccess, _) => vec!["T1552.005"],
-        (_, server) if place::is_metadata(server) => vec!["T1552.005"],
+        _ if place::asks_metadata(sighting) => vec!["T1552.005"],
         (Kind::SensitivePort, _) => vec!["T1552.007"],
         (Kind::NewListener, _) => vec!["T1205"],
         (Kind::NewExecutable, _) => vec!["T1059"],

@@ -433,21 +433,22 @@ impl Engine {
             Guarding::Guarded => Phase::Guarded,
         };
         // Reviewing a guarded service's file again does not open it to learning.
-        let (guarded, landed): (Vec<ServiceName>, Vec<ServiceName>) =
-            services.iter().cloned().partition(|it| self.baseline.phase(it) == Phase::Guarded);
+        let mut stayed = 0;
         for (service, entry) in parsed.services {
-            if landed.binary_search(&service).is_ok() {
+            if phase == Phase::Guarded || self.baseline.phase(&service) != Phase::Guarded {
                 self.set_phase(now, &service, phase);
+            } else {
+                stayed += 1;
             }
             let record = self.baseline.service_mut(&service, now.wall);
             record.owner = entry.owner;
             record.about = entry.about;
         }
         let mut what = format!("imported {} as {phase}", names(&services));
-        if phase != Phase::Guarded && !guarded.is_empty() {
-            let as_before = format!("guarded as before: {}", names(&guarded));
-            what.push_str(&format!("; {as_before}"));
-            reply.notes.push(as_before);
+        if stayed > 0 {
+            let note = format!("{stayed} guarded before, and still");
+            what.push_str(&format!("; {note}"));
+            reply.notes.push(note);
         }
         let touched = |edge: &Edge| services.iter().any(|service| edge.touches(service));
         self.decided(now, actor, what, touched, effects);

@@ -265,7 +265,9 @@ fn allow(finding: &Finding) -> String {
 /// The one command that shows what is behind it: the process while it lives, else its cgroup's.
 fn inspect(finding: &Finding) -> Option<String> {
     let Some(edge) = &finding.edge else {
-        return Some("edgewatch status".to_owned());
+        let detached = cause(finding).is_some_and(|it| it.starts_with("detached-"));
+        let verb = if detached { "doctor" } else { "status" };
+        return Some(format!("edgewatch {verb}"));
     };
     let service = edge.owner()?.as_str();
     let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));

@@ -125,6 +125,26 @@ fn what_hands_out_the_machine_is_never_learned_silently() {
     assert!(undecided.iter().all(|it| it.contains("169.254.169.254 80/tcp")));
 }
 
+/// A node's own metadata proxy, or a server in another namespace of this machine.
+#[test]
+fn a_stand_in_for_the_metadata_service_is_the_metadata_service() {
+    let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
+    let (client, server) = (stage.cgroup("a"), stage.cgroup("b"));
+    let metadata = "169.254.169.254".parse().unwrap();
+    let own = "10.0.0.1:40000".parse().unwrap();
+    let dial =
+        key(client, Direction::Outbound, Remote::Address(metadata), "81/tcp", Outcome::Established);
+    stage.step(Input::Flow(flow(stage.now.wall, dial, Some(own), "/bin/sh")));
+    let accept =
+        key(server, Direction::Inbound, Remote::Cgroup(client), "81/tcp", Outcome::Established);
+    stage.step(Input::Flow(flow(stage.now.wall, accept, Some(own), "")));
+    stage.until(10_000);
+    assert_eq!(
+        stage.said,
+        "firing high: metadata-access a -> b 81/tcp established with /bin/sh;\n"
+    );
+}
+
 #[test]
 fn a_guarded_service_that_reaches_for_them_is_severe() {
     check(

@@ -400,8 +400,9 @@ pub(crate) enum Baseline {
     },
     /// Take over a baseline file: replaces the services it names, touches no other
     Import {
+        /// A baseline file
         file: PathBuf,
-        /// Guard them at once, instead of proposing them
+        /// Guard them at once, instead of proposing those that are not guarded
         #[arg(long)]
         guard: bool,
     },

@@ -32,7 +32,8 @@ pub fn status(screen: Screen, status: &Status) -> String {
     let pending = match status.pending {
         0 => "none waits for a decision".to_owned(),
         some => {
-            let text = format!("{some} wait for a decision: edgewatch baseline diff");
+            let wait = if some == 1 { "waits" } else { "wait" };
+            let text = format!("{some} {wait} for a decision: edgewatch baseline diff");
             colour.paint(Tone::Doubtful, &text)
         }
     };
@@ -60,7 +61,7 @@ pub fn status(screen: Screen, status: &Status) -> String {
         "lost",
         match lost.as_slice() {
             [] => "nothing".to_owned(),
-            some => colour.paint(Tone::Doubtful, &some.join(", ")),
+            some => colour.paint(Tone::Doubtful, &format!("{}: edgewatch doctor", some.join(", "))),
         },
     ));
     for (index, missing) in status.missing.iter().enumerate() {

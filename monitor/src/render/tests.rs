@@ -317,7 +317,7 @@ incidents  1 open: edgewatch alerts
 MUTED      compose:shop/* until 2026-11-21 14:00:00 UTC by anna: rollout (1 open incident, 12 messages not sent)
 receivers  ops: 41 delivered, 0 queued
            pager: 0 delivered, 3 queued, 37 held back for a digest; 503 Service Unavailable
-lost       12 ring-full, 1 untracked
+lost       12 ring-full, 1 untracked: edgewatch doctor
 "
     );
     let idle: Status = of(json!({
