@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::bail;
 
 use crate::check;
-use crate::kernels::{self, Built, KERNELS};
+use crate::kernels::{self, Built, Depth, KERNELS};
 use crate::machine;
 use crate::stage::Stages;
 use crate::workspace::Workspace;
@@ -34,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
              sudo -E env \"PATH=$PATH\" cargo xtask test, or leave them out with --unprivileged"
         );
     }
-    let built = Built::build(workspace, &stages)?;
+    let built = Built::build(workspace, &stages, Depth::Quick)?;
     if scope == Scope::Everything {
         kernels::test(workspace, &stages, &built, KERNELS)?;
     }

@@ -182,6 +182,25 @@ impl Ground {
     }
 }
 
+/// How much of the matrix is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// What `cargo xtask test` runs beside everything else: all where all is allowed, and elsewhere
+    /// that the agent works and says what it lacks.
+    Quick,
+    /// What `cargo xtask test-kernel` runs.
+    Whole,
+}
+
+impl Depth {
+    /// Why a test that a ground allows is left out.
+    pub(crate) fn leaves_out(self, ground: Ground, test: &str) -> Option<&'static str> {
+        let module = test.split("::").next().unwrap_or_default();
+        let bare = ground.missing().is_empty() || OF_THE_BAREST.contains(&module);
+        (self == Self::Quick && !bare).then_some("is left to `cargo xtask test-kernel`")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +211,16 @@ mod tests {
         let ci = std::fs::read_to_string(root.join(".github/workflows/ci.yml")).unwrap();
         let names: Vec<String> = KERNELS.iter().map(|it| format!("{:?}", it.name)).collect();
         assert!(ci.contains(&format!("kernel: [{}]", names.join(", "))), "{names:?}");
+    }
+
+    #[test]
+    fn the_quick_run_tries_every_ground() {
+        for ground in Ground::all() {
+            assert_eq!(Depth::Quick.leaves_out(ground, "ground::anything"), None);
+            assert_eq!(Depth::Whole.leaves_out(ground, "capture::anything"), None);
+            let all = ground.missing().is_empty();
+            assert_eq!(Depth::Quick.leaves_out(ground, "capture::anything").is_none(), all);
+        }
     }
 
     #[test]

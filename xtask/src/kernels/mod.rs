@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::kernels::archive::Archive;
 use crate::kernels::guest::{Heard, MARK};
-pub(crate) use crate::kernels::matrix::KERNELS;
 use crate::kernels::matrix::{Boot, Ground, Kernel, NEEDS, Rights};
+pub(crate) use crate::kernels::matrix::{Depth, KERNELS};
 use crate::kernels::packages::{Packages, Unpacked};
 use crate::machine;
 use crate::setup;
@@ -37,7 +37,7 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> anyhow::Result<Exi
     let kernels = chosen(names)?;
     setup::ensure(workspace)?;
     let stages = Stages::start();
-    let built = Built::build(workspace, &stages)?;
+    let built = Built::build(workspace, &stages, Depth::Whole)?;
     test(workspace, &stages, &built, &kernels)?;
     stages.finish("test-kernel");
     Ok(ExitCode::SUCCESS)
@@ -65,10 +65,15 @@ pub(crate) struct Built {
     tests: PathBuf,
     /// The paths of all tests.
     names: BTreeSet<String>,
+    depth: Depth,
 }
 
 impl Built {
-    pub(crate) fn build(workspace: &Workspace, stages: &Stages) -> anyhow::Result<Self> {
+    pub(crate) fn build(
+        workspace: &Workspace,
+        stages: &Stages,
+        depth: Depth,
+    ) -> anyhow::Result<Self> {
         let build = ["build", "--package", "monitor", "--bin", "edgewatch"];
         stages.run("build", workspace.cargo().args(build))?;
         let mut cargo = workspace.cargo();
@@ -85,20 +90,24 @@ impl Built {
         let listed = String::from_utf8_lossy(&listed.stdout);
         let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
         let names = names.map(str::to_owned).collect();
-        Ok(Self { program: workspace.target().join("debug/edgewatch"), peer, tests, names })
+        Ok(Self { program: workspace.target().join("debug/edgewatch"), peer, tests, names, depth })
     }
 
     /// The tests that have to pass on a ground.
     fn wanted(&self, ground: Ground) -> BTreeSet<&str> {
         let names = self.names.iter().map(String::as_str);
-        names.filter(|test| ground.leaves_out(test).is_none()).collect()
+        names.filter(|test| self.leaves_out(ground, test).is_none()).collect()
+    }
+
+    fn leaves_out(&self, ground: Ground, test: &str) -> Option<&'static str> {
+        ground.leaves_out(test).or_else(|| self.depth.leaves_out(ground, test))
     }
 
     /// The tests that are left out of a ground, by the reason.
     fn left_out(&self, ground: Ground) -> BTreeMap<&'static str, Vec<&str>> {
         let mut left_out = BTreeMap::<_, Vec<&str>>::new();
         for test in &self.names {
-            if let Some(why) = ground.leaves_out(test) {
+            if let Some(why) = self.leaves_out(ground, test) {
                 left_out.entry(why).or_default().push(test);
             }
         }
@@ -280,7 +289,13 @@ mod tests {
     fn built() -> Built {
         let names = ["capture::tcp", TRACED].map(str::to_owned);
         let path = PathBuf::from("/x");
-        Built { program: path.clone(), peer: path.clone(), tests: path, names: names.into() }
+        Built {
+            program: path.clone(),
+            peer: path.clone(),
+            tests: path,
+            names: names.into(),
+            depth: Depth::Whole,
+        }
     }
 
     fn passed(tests: &[&str]) -> Run {
