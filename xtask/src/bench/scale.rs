@@ -14,6 +14,8 @@ use crate::interrupt::Interrupt;
 
 const SIZES: [usize; 2] = [10_000, 100_000];
 const SERVICES: usize = 200;
+/// Each is an edge of its own; on one line, since a file may hold no more than so many entries.
+const PORTS: [u16; 10] = [80, 443, 5432, 6379, 8080, 8443, 9000, 9090, 9200, 27017];
 const STARTS: usize = 5;
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -99,11 +101,11 @@ impl<'a> Node<'a> {
         let mut text = String::from("format: edgewatch-baseline/1\nservices:\n");
         for service in 0..SERVICES {
             writeln!(text, "  systemd:service-{service}.service:\n    outbound:")?;
-            for edge in 0..edges / SERVICES {
-                let (high, low) = (edge / 250, edge % 250 + 1);
+            for peer in 0..edges / SERVICES / PORTS.len() {
+                let ports = PORTS.map(|port| format!("{port}/tcp")).join(", ");
                 writeln!(
                     text,
-                    "      - {{to: \"ip:10.{service}.{high}.{low}\", ports: [443/tcp], by: [/usr/bin/app]}}"
+                    "      - {{to: \"ip:10.{service}.0.{peer}\", ports: [{ports}], by: [/usr/bin/app]}}"
                 )?;
             }
         }
