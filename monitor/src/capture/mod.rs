@@ -171,9 +171,9 @@ impl Capture {
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
         if attached.has(Extra::Executables) {
-            processes.fill(&ground.cgroup.path);
+            processes.fill(&ground.cgroup);
         }
-        let cgroups = Cgroups::new(&ground.cgroup.path, cgroup_news);
+        let cgroups = Cgroups::new(ground.cgroup.clone(), cgroup_news);
         let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);

@@ -201,6 +201,9 @@ impl Privileges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupRoot {
     pub path: PathBuf,
+    /// What of the hierarchy is mounted, as our cgroup namespace calls it: `/`, or `/../..` where the
+    /// whole is above that.
+    pub root: String,
     pub layout: Layout,
 }
 
@@ -226,7 +229,7 @@ impl fmt::Display for Layout {
 /// namespace, as in a pod, a mount of the host's hierarchy has a root above our own: `/../..`; then
 /// the highest counts.
 fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
-    let mut found: Option<(usize, PathBuf)> = None;
+    let mut found: Option<(usize, &str, &str)> = None;
     let mut layout = Layout::Unified;
     for line in mountinfo.lines() {
         // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
@@ -237,17 +240,19 @@ fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
         let (root, point) = (fields.next(), fields.next());
         match filesystem.split(' ').next() {
             Some("cgroup2") => {
-                if let (Some(height), Some(point)) = (root.and_then(height), point)
-                    && found.as_ref().is_none_or(|(highest, _)| height >= *highest)
+                if let (Some(root), Some(point)) = (root, point)
+                    && let Some(height) = height(root)
+                    && found.is_none_or(|(highest, ..)| height >= highest)
                 {
-                    found = Some((height, unescape(point)));
+                    found = Some((height, root, point));
                 }
             }
             Some("cgroup") => layout = Layout::Hybrid,
             _ => {}
         }
     }
-    found.map(|(_, path)| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+    let (_, root, point) = found.ok_or(CaptureError::NoCgroup2)?;
+    Ok(CgroupRoot { path: unescape(point), root: root.to_owned(), layout })
 }
 
 /// How far a mount's root lies above our cgroup namespace's; none for a part of it.
@@ -363,6 +368,8 @@ mod tests {
         let host = "31 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw";
         let pod = "32 23 0:26 /.. /pod ro - cgroup2 cgroup2 rw";
         check(&format!("{host}\n{pod}\n{own}"), Some(("/host/sys/fs/cgroup", Layout::Unified)));
+        assert_eq!(find_cgroup_root(&format!("{host}\n{own}")).unwrap().root, "/../../..");
+        assert_eq!(find_cgroup_root(own).unwrap().root, "/");
         check(part, None);
         check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
         check("", None);
@@ -371,8 +378,8 @@ mod tests {
 
     #[track_caller]
     fn check(mountinfo: &str, expected: Option<(&str, Layout)>) {
-        let found = find_cgroup_root(mountinfo).ok();
-        let expected = expected.map(|(path, layout)| CgroupRoot { path: path.into(), layout });
+        let found = find_cgroup_root(mountinfo).ok().map(|it| (it.path, it.layout));
+        let expected = expected.map(|(path, layout)| (PathBuf::from(path), layout));
         assert_eq!(found, expected);
     }
 }
