@@ -96,11 +96,11 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     // Before anything is opened or written: may we at all?
     capture::preflight()?;
     let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
-    let files = Files::read(&config.baseline_files, now()?.wall)?;
+    let files = Files::read(&config.baseline_files, now().wall)?;
     let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
     let capture = Capture::start(&config.capture, &config.detect.internal)?;
-    let before = before(config.mode, &snapshot)?;
+    let before = before(config.mode, &snapshot);
     let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
@@ -121,7 +121,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         agent.step(Input::Trouble(trouble))?;
     }
     announce(agent.capture.summary());
-    let status = agent.engine.status(now()?.wall);
+    let status = agent.engine.status(now().wall);
     agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
@@ -163,7 +163,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
-            for effect in engine.step(now()?, input) {
+            for effect in engine.step(now(), input) {
                 if let Effect::Appeared(edge) = effect {
                     audience.tell(Told::Edge(edge));
                 }
@@ -229,7 +229,7 @@ impl Agent {
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
-        let effects = self.engine.step(now()?, input);
+        let effects = self.engine.step(now(), input);
         self.performer.perform(effects, &mut self.capture)
     }
 
@@ -238,7 +238,7 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
-                effects.extend(self.engine.step(now()?, input));
+                effects.extend(self.engine.step(now(), input));
             }
         }
         self.performer.perform(effects, &mut self.capture).map(drop)
@@ -260,7 +260,7 @@ impl Agent {
         supervisor::tell(NotifyState::Stopping);
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
-        let effects = self.engine.finish(now()?);
+        let effects = self.engine.finish(now());
         let performed = self.performer.perform(effects, &mut self.capture);
         drop(self.capture);
         self.performer.finish(grace, settled).await?;
@@ -269,9 +269,9 @@ impl Agent {
 }
 
 /// What the store says of the time before this start: that nobody looked, or that it knows of none.
-fn before(mode: Mode, snapshot: &Snapshot) -> anyhow::Result<Option<Trouble>> {
-    let now = now()?;
-    Ok(match snapshot.alive {
+fn before(mode: Mode, snapshot: &Snapshot) -> Option<Trouble> {
+    let now = now();
+    match snapshot.alive {
         Some(since) => {
             // While the machine was off there was nothing to see.
             let up = now.boot.0 / 1_000_000_000;
@@ -279,7 +279,7 @@ fn before(mode: Mode, snapshot: &Snapshot) -> anyhow::Result<Option<Trouble>> {
         }
         None if mode != Mode::Learn && snapshot.services.is_empty() => Some(Trouble::EmptyStore),
         None => None,
-    })
+    }
 }
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {
@@ -303,15 +303,13 @@ fn seed() -> anyhow::Result<u64> {
 }
 
 /// Both clocks.
-fn now() -> anyhow::Result<Now> {
+fn now() -> Now {
     use rustix::time::{ClockId, clock_gettime};
-    let boot = clock_gettime(ClockId::Boottime);
     let wall = clock_gettime(ClockId::Realtime);
-    let boot = u64::try_from(boot.tv_sec * 1_000_000_000 + boot.tv_nsec);
-    Ok(Now {
-        boot: BootTime(boot.context("read the boot clock")?),
+    Now {
+        boot: BootTime(capture::boot_ns()),
         wall: WallTime(wall.tv_sec * 1_000_000 + wall.tv_nsec / 1_000),
-    })
+    }
 }
 
 /// What an observation means to the engine.
@@ -332,7 +330,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
 
 /// The moment of a boot time for the runtime's own clock.
 fn until(due: Option<BootTime>) -> Option<Instant> {
-    let left = due?.0.saturating_sub(now().ok()?.boot.0);
+    let left = due?.0.saturating_sub(now().boot.0);
     Some(Instant::now() + Duration::from_nanos(left))
 }
 

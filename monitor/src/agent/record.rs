@@ -65,15 +65,15 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
             heard = capture.next() => heard?,
             _ = sweep.tick() => capture.sweep()?,
         };
-        scribe.take(now()?, heard);
+        scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
             () = signals.any() => break,
             () = pen.write(&mut scribe.lines) => {}
         }
     }
-    scribe.take(now()?, capture.sweep()?);
-    scribe.take(Now { boot: BootTime(u64::MAX), ..now()? }, Vec::new());
+    scribe.take(now(), capture.sweep()?);
+    scribe.take(Now { boot: BootTime(u64::MAX), ..now() }, Vec::new());
     drop(capture);
     pen.finish(scribe.lines, LAST_LINES)
         .await

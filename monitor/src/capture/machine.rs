@@ -6,9 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use monitor_core::flow::Protocol;
+use monitor_core::ids::WallTime;
 use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::capture::clock::Clock;
 use crate::capture::netlink;
 use crate::capture::preflight::{self, unescape};
 use crate::capture::procfs;
@@ -30,11 +31,12 @@ pub struct Machine {
     pub jit: Option<u32>,
     /// Bytes this process may lock, where that is limited; kernels before 5.11 count maps in.
     pub lockable: Option<u64>,
-    pub namespaces: Namespaces,
+    /// Whether it runs as the machine's root and its users do.
+    pub user_namespace: Home,
     /// A version-1 hierarchy that marks sockets, in use.
     pub socket_marker: Option<PathBuf>,
-    /// Seconds since 1970 when the machine was started, by both clocks.
-    pub booted_at: i64,
+    /// When the machine was started, by both clocks.
+    pub booted_at: WallTime,
     /// Sockets that wait for peers in this network namespace, as capture looks them up; the kernel's
     /// refusal else.
     pub listeners: Result<usize, String>,
@@ -51,16 +53,7 @@ pub struct Insight {
     pub refused: usize,
 }
 
-/// Whether this process is in the machine's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Namespaces {
-    pub user: Home,
-    pub time: Home,
-    pub pid: Home,
-    pub cgroup: Home,
-}
-
-/// Whose a namespace is.
+/// Whose a namespace is that this process is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     Machines,
@@ -68,27 +61,20 @@ pub enum Home {
     Own,
 }
 
-/// Inode numbers of the initial namespaces, as in `linux/proc_ns.h`.
-const INITIAL_TIME: u64 = 0xEFFF_FFFA;
+/// The inode number of the initial namespace, as in `linux/proc_ns.h`.
 const INITIAL_USER: u64 = 0xEFFF_FFFD;
 
 impl Machine {
     /// Looks around.
     #[must_use]
     pub fn look() -> Self {
-        let (boot, wall) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Realtime));
         Self {
             lockdown: lockdown(),
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
             lockable: getrlimit(Resource::Memlock).current,
-            namespaces: Namespaces {
-                user: home("user", INITIAL_USER),
-                time: home("time", INITIAL_TIME),
-                pid: home("pid", preflight::INITIAL_PID_NAMESPACE),
-                cgroup: home("cgroup", preflight::INITIAL_CGROUP_NAMESPACE),
-            },
+            user_namespace: user_namespace(),
             socket_marker: text("/proc/self/mountinfo").as_deref().and_then(socket_marker),
-            booted_at: wall.tv_sec - boot.tv_sec,
+            booted_at: Clock::read().wall(0),
             listeners: listeners().map_err(|error| error.to_string()),
             executables: executables(),
             not_needed: vec![
@@ -101,10 +87,10 @@ impl Machine {
     }
 }
 
-fn home(kind: &str, initial: u64) -> Home {
-    // A kind that this kernel does not have is everybody's.
-    let inode = preflight::namespace(kind);
-    if inode.is_none_or(|inode| inode == initial) { Home::Machines } else { Home::Own }
+fn user_namespace() -> Home {
+    // Where this kernel has none, it is everybody's.
+    let inode = preflight::namespace("user");
+    if inode.is_none_or(|inode| inode == INITIAL_USER) { Home::Machines } else { Home::Own }
 }
 
 /// How far the kernel is locked down; where nobody mounted what says so, what it was told at its start.

@@ -56,9 +56,10 @@ use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
+pub use self::clock::boot_ns;
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
-pub use self::machine::{Home, Insight, Lockdown, Machine, Namespaces};
+pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,

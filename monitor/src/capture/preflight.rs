@@ -71,8 +71,8 @@ pub(super) fn namespace(kind: &str) -> Option<u64> {
 }
 
 /// Inode numbers that the kernel gives its initial namespaces.
-pub(super) const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
-pub(super) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// From within a container, only part of the machine is seen.
 fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {

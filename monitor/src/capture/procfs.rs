@@ -11,6 +11,7 @@ use monitor_core::flow::Image;
 use monitor_core::ids::CgroupId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
+use crate::capture::clock;
 use crate::capture::preflight::CgroupRoot;
 
 /// Process ids of `/proc`.
@@ -24,13 +25,14 @@ pub(super) fn pids() -> impl Iterator<Item = u32> {
 pub(super) struct Stat {
     pub(super) command: String,
     pub(super) parent: u32,
-    /// When it was forked, since boot, rounded down to a [`tick_ns`].
+    /// When it was forked, as the kernel stamps it, rounded down to a [`tick_ns`].
     pub(super) born_ns: u64,
 }
 
 pub(super) fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text), tick_ns())
+    let stat = parse_stat(&String::from_utf8_lossy(&text), tick_ns())?;
+    Some(Stat { born_ns: clock::shown_ns(stat.born_ns), ..stat })
 }
 
 /// The unit of times in `/proc`.

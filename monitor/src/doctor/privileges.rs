@@ -28,10 +28,10 @@ const WANTED: [(Capability, &str, &str); 5] = [
 
 pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     let mut findings = match Privileges::own() {
-        Ok(privileges) => capabilities(privileges, machine.namespaces.user),
+        Ok(privileges) => capabilities(privileges, machine.user_namespace),
         Err(error) => vec![Finding::warn(Check::Privileges, "capabilities", told(error))],
     };
-    findings.extend(namespaces(machine));
+    findings.extend(namespaces());
     findings.push(tracefs(tracing));
     findings.push(executables(machine));
     findings.push(older_sockets(machine));
@@ -95,7 +95,7 @@ fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
     findings
 }
 
-fn namespaces(machine: &Machine) -> Vec<Finding> {
+fn namespaces() -> Vec<Finding> {
     let check = Check::Namespaces;
     let mut findings: Vec<Finding> = capture::hidden()
         .into_iter()
@@ -104,11 +104,6 @@ fn namespaces(machine: &Machine) -> Vec<Finding> {
             None => Finding::warn(check, hidden, "not seen from in here"),
         })
         .collect();
-    if machine.namespaces.time == Home::Own {
-        let detail = "the kernel's timestamps are the machine's, the clocks in here are not, so that times are wrong";
-        let finding = Finding::warn(check, "time namespace", detail);
-        findings.push(finding.mend("run it in the machine's time namespace"));
-    }
     if findings.is_empty() {
         let detail = "the machine's own: every cgroup and process can be seen";
         findings.push(Finding::ok(check, "namespaces", detail));
@@ -135,9 +130,9 @@ fn tracefs(tracing: &Tracing) -> Finding {
 
 fn clock(machine: &Machine) -> Finding {
     /// 2020: before there was a kernel that edgewatch runs on.
-    const EARLIEST: i64 = 1_577_836_800;
-    let booted = WallTime(machine.booted_at.saturating_mul(1_000_000));
-    if machine.booted_at < EARLIEST {
+    const EARLIEST: WallTime = WallTime(1_577_836_800_000_000);
+    let booted = machine.booted_at;
+    if booted < EARLIEST {
         let detail = format!(
             "says that the machine was started {booted}, so that times in alerts and the ends of approvals are wrong"
         );
