@@ -182,10 +182,11 @@ impl Capture {
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
-        let attachments = attached.attachments()?;
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
+        let programs = attached.count();
+        let (ebpf, attachments) = attached.attachments()?;
         Ok(Self {
             ring,
             teller,
@@ -195,11 +196,11 @@ impl Capture {
             summary: Summary {
                 kernel: ground.kernel,
                 cgroup: ground.cgroup,
-                programs: attached.count(),
+                programs,
                 missing,
             },
             drain: None,
-            _ebpf: attached.ebpf,
+            _ebpf: ebpf,
         })
     }
 

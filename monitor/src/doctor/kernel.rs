@@ -229,7 +229,7 @@ fn others(hooks: &[Neighbours]) -> Vec<Finding> {
 fn names(hook: &Neighbours) -> String {
     let name = |it: &capture::Neighbour| match &it.name {
         Some(name) => format!("{name} (program {})", it.id),
-        None => format!("program {}", it.id),
+        None => format!("program {} (without a name, perhaps another edgewatch's)", it.id),
     };
     let names: Vec<String> = hook.attached.iter().filter(|it| !it.is_ours()).map(name).collect();
     names.join(", ")
@@ -267,6 +267,14 @@ mod tests {
         let taken = hook("connect4", Sharing::Exclusive, &["x"]);
         let alone = (Verdict::Fail, "x (program 7) is attached for itself alone");
         check(&[taken, hook("stream", shared, &["y"])], &[alone, (Verdict::Ok, "stream: y")]);
+    }
+
+    #[test]
+    fn a_program_without_a_name_may_be_ours() {
+        let attached = vec![Neighbour { id: 7, name: None }];
+        let hook = Neighbours { program: "stream", sharing: Sharing::Shared, attached };
+        let said = "stream: program 7 (without a name, perhaps another edgewatch's)";
+        check(&[hook], &[(Verdict::Ok, said)]);
     }
 
     #[test]
