@@ -10,13 +10,14 @@ mod record;
 mod supervisor;
 mod trial;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
-use monitor_core::detect::Trouble;
+use monitor_core::detect::{Kind, Trouble};
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -148,6 +149,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         audience.tell(Told::Warning(format!("not seen here: {missing}")));
     }
     let end = options.duration.map(|duration| Instant::now() + duration);
+    let mut troubled = BTreeSet::new();
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
     loop {
@@ -164,8 +166,17 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
             for effect in engine.step(now(), input) {
-                if let Effect::Appeared(edge) = effect {
-                    audience.tell(Told::Edge(edge));
+                match effect {
+                    Effect::Appeared(edge) => audience.tell(Told::Edge(edge)),
+                    Effect::Alerted(alert) => {
+                        let new = troubles(&alert).filter(|it| troubled.insert((*it).to_owned()));
+                        new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
+                    }
+                    // Nothing is kept, sent or asked for.
+                    Effect::Store(_)
+                    | Effect::Rearm(_)
+                    | Effect::Deliver(_)
+                    | Effect::Reply(_) => {}
                 }
             }
         }
@@ -173,6 +184,12 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     drop(capture);
     audience.finish(LAST_LINES);
     Ok(())
+}
+
+/// What an alert says of our own sight: who watches is to know why it goes quiet.
+fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
+    let ours = alert.findings.iter().filter(|finding| finding.kind == Kind::Sensor);
+    ours.flat_map(|finding| &finding.reasons).map(|reason| reason.text.as_str())
 }
 
 /// Everything the loop owns.

@@ -28,8 +28,8 @@ pub struct RecordOptions {
     pub existing: Existing,
     /// Ends by itself after this time.
     pub duration: Option<Duration>,
-    /// Told once it records: what it runs on, for people.
-    pub ready: Box<dyn FnOnce(&str)>,
+    /// Told once it records: what it runs on and what it does not see, each a line for people.
+    pub say: Box<dyn Fn(&str)>,
 }
 
 /// What was recorded.
@@ -51,7 +51,10 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
-    (options.ready)(&format!("{} · recording, Ctrl-C ends", ground(capture.summary())));
+    (options.say)(&format!("{} · recording, Ctrl-C ends", ground(capture.summary())));
+    for missing in &capture.summary().missing {
+        (options.say)(&format!("not seen here: {missing}"));
+    }
     let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
@@ -69,6 +72,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
             () = signals.any() => break,
+            () = sleep_until(end) => break,
             () = pen.write(&mut scribe.lines) => {}
         }
     }

@@ -67,6 +67,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("restart::ended_and_started_it_goes_on", Need::Processes),
     ("restart::killed_and_started_it_goes_on", Need::Processes),
     ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
+    ("watch::who_watches_is_told_what_is_not_seen_any_more", Need::ProgramNames),
 ];
 
 /// Modules of tests that depend on what kernel and rights give. The others are about what is decided,
