@@ -15,6 +15,7 @@ use crate::capture::machine::{self, Lockdown};
 pub struct Ground {
     pub kernel: KernelRelease,
     pub cgroup: CgroupRoot,
+    pub privileges: Privileges,
     /// What will not be seen from where this process runs, and why.
     pub hidden: Vec<String>,
     /// Why the kernel will refuse programs on tracepoints, where that is known before it is tried.
@@ -29,7 +30,9 @@ impl Ground {
             .untraceable
             .into_iter()
             .flat_map(|why| Extra::ALL.iter().map(move |extra| format!("{extra}: {why}")));
-        self.hidden.iter().cloned().chain(traced).collect()
+        // Where there is no other namespace it is not missed: that is known once all were looked into.
+        let elsewhere = self.privileges.lack(Capability::SysAdmin);
+        self.hidden.iter().cloned().chain(traced).chain(elsewhere).collect()
     }
 }
 
@@ -42,9 +45,9 @@ pub fn preflight() -> Result<Ground, CaptureError> {
     }
     let cgroup = cgroup_root()?;
     let mut hidden = hidden();
-    hidden.extend(check_sight(privileges));
+    hidden.extend(privileges.lack(Capability::SysPtrace));
     let untraceable = check_tracing(privileges, machine::lockdown());
-    Ok(Ground { kernel, cgroup, hidden, untraceable })
+    Ok(Ground { kernel, cgroup, privileges, hidden, untraceable })
 }
 
 /// The running kernel, if it is new enough.
@@ -134,13 +137,6 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
     }
 }
 
-/// Other processes show what they run, and where their sockets are, to few.
-fn check_sight(privileges: Privileges) -> Option<String> {
-    let hidden = "what other processes run, and their sockets older than edgewatch";
-    let missing = !privileges.has(Capability::SysPtrace);
-    missing.then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
-}
-
 fn check_tracing(privileges: Privileges, lockdown: Option<Lockdown>) -> Option<&'static str> {
     if lockdown == Some(Lockdown::Confidentiality) {
         Some("the kernel is locked down (confidentiality)")
@@ -159,6 +155,40 @@ pub enum Capability {
     SysAdmin = 21,
     Perfmon = 38,
     Bpf = 39,
+}
+
+impl Capability {
+    pub const ALL: [Self; 5] =
+        [Self::Bpf, Self::NetAdmin, Self::Perfmon, Self::SysPtrace, Self::SysAdmin];
+
+    /// As people grant it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+
+    /// What is not had without it.
+    #[must_use]
+    pub fn gives(self) -> String {
+        match self {
+            Self::Bpf => "kernel programs at all".to_owned(),
+            Self::NetAdmin => "kernel programs on cgroups".to_owned(),
+            Self::Perfmon => Extra::ALL.map(|extra| extra.to_string()).join("; "),
+            Self::SysPtrace => {
+                "what other processes run, and their sockets older than edgewatch".to_owned()
+            }
+            Self::SysAdmin => {
+                "addresses, and sockets older than edgewatch, in other network namespaces"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// What this process may.
@@ -188,6 +218,13 @@ impl Privileges {
         };
         let wanted = 1_u64 << capability as u32 | 1 << includes_it as u32;
         self.effective & wanted != 0
+    }
+
+    /// What is not had for want of a capability, for people; None where it is held.
+    #[must_use]
+    pub fn lack(self, capability: Capability) -> Option<String> {
+        let missing = !self.has(capability);
+        missing.then(|| format!("{}: {} is missing", capability.gives(), capability.name()))
     }
 
     /// Whether kernel programs can be loaded and attached to cgroups.
@@ -338,8 +375,23 @@ mod tests {
         assert!(refused(with(Bpf), Some(Lockdown::Off)).contains("CAP_PERFMON"));
         let closed = Some(Lockdown::Confidentiality);
         assert!(refused(with(Perfmon), closed).contains("locked down"));
+        let check_sight = |privileges: Privileges| privileges.lack(SysPtrace);
         assert_eq!(check_sight(with(SysPtrace)), None);
         assert!(check_sight(with(SysAdmin)).unwrap().contains("CAP_SYS_PTRACE"));
+    }
+
+    #[test]
+    fn what_is_foreseen_names_every_right_that_lacks() {
+        let foreseen = |privileges: Privileges| {
+            let cgroup =
+                CgroupRoot { path: "/x".into(), root: "/".to_owned(), layout: Layout::Unified };
+            let kernel = check_kernel("6.1").unwrap();
+            let (hidden, untraceable) = (Vec::new(), check_tracing(privileges, None));
+            Ground { kernel, cgroup, privileges, hidden, untraceable }.foreseen().join("\n")
+        };
+        let told = foreseen(Privileges { effective: 0 });
+        assert!(told.contains("CAP_PERFMON") && told.contains("CAP_SYS_ADMIN"), "{told}");
+        assert_eq!(foreseen(Privileges { effective: u64::MAX }), "");
     }
 
     #[test]

@@ -5,27 +5,6 @@ use monitor_core::ids::WallTime;
 use crate::capture::{self, Capability, Home, Machine, Privileges, Tracing};
 use crate::doctor::{Check, Finding, counted, told};
 
-/// A capability: its name, what is lost without it.
-const WANTED: [(Capability, &str, &str); 5] = [
-    (Capability::Bpf, "CAP_BPF", "kernel programs cannot be loaded"),
-    (Capability::NetAdmin, "CAP_NET_ADMIN", "kernel programs cannot be attached to cgroups"),
-    (
-        Capability::Perfmon,
-        "CAP_PERFMON",
-        "cgroups that live less than a second may show by their id, and executables of processes that are gone stay unknown",
-    ),
-    (
-        Capability::SysPtrace,
-        "CAP_SYS_PTRACE",
-        "executables of other users' processes that run already stay unknown",
-    ),
-    (
-        Capability::SysAdmin,
-        "CAP_SYS_ADMIN",
-        "who listens in other network namespaces since before the agent stays unknown",
-    ),
-];
-
 pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     let mut findings = match Privileges::own() {
         Ok(privileges) => capabilities(privileges, machine.user_namespace),
@@ -70,7 +49,7 @@ fn executables(machine: &Machine) -> Finding {
 fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
     let check = Check::Privileges;
     let (held, missing): (Vec<_>, Vec<_>) =
-        WANTED.iter().partition(|(capability, ..)| privileges.has(*capability));
+        Capability::ALL.into_iter().partition(|capability| privileges.has(*capability));
     let mut findings = Vec::new();
     if user == Home::Own && privileges.suffice() {
         let detail = "capabilities of a user namespace do not reach the kernel";
@@ -78,11 +57,12 @@ fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
         findings.push(Finding::fail(check, "user namespace", detail).mend(mend));
     }
     if !held.is_empty() {
-        let names: Vec<&str> = held.iter().map(|(_, name, _)| *name).collect();
+        let names: Vec<&str> = held.iter().map(|capability| capability.name()).collect();
         findings.push(Finding::ok(check, "capabilities", names.join(", ")));
     }
-    for (capability, name, without) in missing {
-        let what = format!("{name} missing");
+    for capability in missing {
+        let what = format!("{} missing", capability.name());
+        let without = format!("not had without it: {}", capability.gives());
         findings.push(match capability {
             Capability::Bpf | Capability::NetAdmin => {
                 Finding::fail(check, what, without).mend("run it with sudo, or grant it")
