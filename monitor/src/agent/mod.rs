@@ -25,7 +25,7 @@ use monitor_core::incident::Alert;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Capture, Summary};
@@ -95,12 +95,12 @@ const OUTCOMES: usize = 64;
 /// Something it needs is not there, or broke while it ran.
 pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     // Before anything is opened or written: may we at all?
-    capture::preflight()?;
+    let ground = capture::preflight()?;
     let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
     let files = Files::read(&config.baseline_files, now().wall)?;
     let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
-    let capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
     let before = before(config.mode, &snapshot);
     let engine = Engine::restore(settings(&config)?, snapshot);
 
@@ -137,13 +137,14 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 /// The kernel refused.
 pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
     let mut audience = Audience::new(Some(options.tell));
-    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let ground = capture::preflight()?;
+    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
     audience.tell(Told::Ready(format!(
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
-        ground(capture.summary())
+        shown(capture.summary())
     )));
     for missing in &capture.summary().missing {
         audience.tell(Told::Warning(format!("not seen here: {missing}")));
@@ -213,6 +214,7 @@ impl Agent {
         let mut sweep = every(SWEEP_EVERY);
         let mut look = every(FILES_EVERY);
         let mut upkeep = every(UPKEEP_EVERY);
+        let mut heartbeat = supervisor::wants_to_hear_every().map(every);
         loop {
             let due = until(self.engine.next_tick());
             tokio::select! {
@@ -236,10 +238,8 @@ impl Agent {
                         self.step(news)?;
                     }
                 }
-                _ = upkeep.tick() => {
-                    self.step(Input::Tick)?;
-                    supervisor::lives();
-                }
+                _ = upkeep.tick() => drop(self.step(Input::Tick)?),
+                () = tick(heartbeat.as_mut()) => supervisor::tell(NotifyState::Watchdog),
                 () = sleep_until(due) => drop(self.step(Input::Tick)?),
             }
         }
@@ -358,7 +358,15 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
+/// Never where there is no interval.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn every(period: Duration) -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -387,7 +395,7 @@ impl Signals {
 }
 
 /// What is watched, in a line for people.
-fn ground(summary: &Summary) -> String {
+fn shown(summary: &Summary) -> String {
     format!(
         "kernel {} · cgroup v2 at {} ({}) · {} programs attached",
         summary.kernel,
@@ -405,7 +413,7 @@ fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
     };
     format!(
         "{} · mode {} ({baseline})\nsocket {} · state {} · Ctrl-C stops and detaches",
-        ground(summary),
+        shown(summary),
         config.mode,
         config.serve.socket.display(),
         config.state_dir.display()

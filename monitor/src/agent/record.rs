@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::agent::perform::LAST_LINES;
-use crate::agent::{SWEEP_EVERY, Signals, every, ground, now, seed, sleep_until, until};
-use crate::capture::Capture;
+use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
+use crate::capture::{self, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
@@ -48,10 +48,11 @@ pub struct Recorded {
 /// # Errors
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
-    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let ground = capture::preflight()?;
+    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
-    (options.say)(&format!("{} · recording, Ctrl-C ends", ground(capture.summary())));
+    (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
     for missing in &capture.summary().missing {
         (options.say)(&format!("not seen here: {missing}"));
     }

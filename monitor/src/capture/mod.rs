@@ -151,11 +151,10 @@ impl Capture {
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
-    /// Checks the ground, loads, tells the kernel what is older than its programs, attaches.
+    /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(config: &Config, internal: &[Network]) -> Result<Self> {
-        let ground = preflight()?;
+    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
         let seed = random_seed()?;
         let mut attached = attach::load(config, &ground, seed)?;
         let ebpf = &mut attached.ebpf;
