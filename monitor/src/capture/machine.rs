@@ -33,7 +33,7 @@ pub struct Machine {
     pub lockable: Option<u64>,
     /// Whether it runs as the machine's root and its users do.
     pub user_namespace: Home,
-    /// A version-1 hierarchy that marks sockets, in use.
+    /// A version-1 hierarchy that marks sockets, in use, on a kernel where that matters (before 5.15).
     pub socket_marker: Option<PathBuf>,
     /// When the machine was started, by both clocks.
     pub booted_at: WallTime,
@@ -73,7 +73,7 @@ impl Machine {
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
             lockable: getrlimit(Resource::Memlock).current,
             user_namespace: user_namespace(),
-            socket_marker: text("/proc/self/mountinfo").as_deref().and_then(socket_marker),
+            socket_marker: loses_sockets().then(marker_here).flatten(),
             booted_at: Clock::read().wall(0),
             listeners: listeners().map_err(|error| error.to_string()),
             executables: executables(),
@@ -142,6 +142,15 @@ fn executables() -> Insight {
 fn listeners() -> io::Result<usize> {
     let sockets = [netlink::sockets(Protocol::Tcp)?, netlink::sockets(Protocol::Udp)?];
     Ok(sockets.iter().map(Vec::len).sum())
+}
+
+/// Whether a socket that is marked loses its version-2 cgroup.
+fn loses_sockets() -> bool {
+    preflight::kernel().is_ok_and(|kernel| !kernel.is_at_least(5, 15))
+}
+
+fn marker_here() -> Option<PathBuf> {
+    socket_marker(&text("/proc/self/mountinfo")?)
 }
 
 /// The mount of a version-1 hierarchy in which a cgroup marks its sockets.

@@ -8,10 +8,8 @@ use crate::doctor::{Check, Finding, counted, told};
 /// What can be seen without loading anything.
 pub(super) fn machine(machine: &Machine) -> Vec<Finding> {
     let release = capture::kernel();
-    // Maps count as locked memory up to 5.10, and version-1 hierarchies take sockets away up to 5.14.
-    let is_before =
-        |major, minor| release.as_ref().is_ok_and(|kernel| !kernel.is_at_least(major, minor));
-    let (counts_memory, loses_sockets) = (is_before(5, 11), is_before(5, 15));
+    // Maps count as locked memory up to 5.10.
+    let counts_memory = release.as_ref().is_ok_and(|kernel| !kernel.is_at_least(5, 11));
     let mut findings = vec![match release {
         Ok(kernel) => Finding::ok(Check::Kernel, format!("kernel {kernel}"), "5.10 or later"),
         Err(error @ CaptureError::KernelTooOld(_)) => {
@@ -24,7 +22,7 @@ pub(super) fn machine(machine: &Machine) -> Vec<Finding> {
     if counts_memory {
         findings.push(memory(machine.lockable));
     }
-    if loses_sockets && let Some(mount) = &machine.socket_marker {
+    if let Some(mount) = &machine.socket_marker {
         let detail = "before 5.15 a socket that net_cls or net_prio marks loses its version-2 cgroup, so that its connections count as the root's";
         let finding = Finding::warn(Check::SocketMarks, mount.display().to_string(), detail);
         findings.push(finding.mend("take the marks away, or upgrade the kernel"));
