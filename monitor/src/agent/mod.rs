@@ -174,10 +174,8 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
                         new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
                     }
                     // Nothing is kept, sent or asked for.
-                    Effect::Store(_)
-                    | Effect::Rearm(_)
-                    | Effect::Deliver(_)
-                    | Effect::Reply(_) => {}
+                    Effect::Store(_) | Effect::Rearm(_) | Effect::Deliver(_) | Effect::Reply(_) => {
+                    }
                 }
             }
         }

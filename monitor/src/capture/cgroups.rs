@@ -63,14 +63,7 @@ impl Cgroups {
     const MAX_GONE: usize = 4096;
 
     pub(super) fn new(root: CgroupRoot, news: CgroupNews) -> Self {
-        Self {
-            root,
-            news,
-            known: HashMap::new(),
-            gone: VecDeque::new(),
-            walks: 0,
-            last_walk: None,
-        }
+        Self { root, news, known: HashMap::new(), gone: VecDeque::new(), walks: 0, last_walk: None }
     }
 
     /// Whether nobody tells of them unasked.
@@ -134,7 +127,8 @@ impl Cgroups {
         let mut left = vec![String::new()];
         while let Some(parent) = left.pop() {
             // Gone meanwhile: then so are its children.
-            let Ok(entries) = fs::read_dir(self.root.path.join(parent.trim_start_matches('/'))) else {
+            let Ok(entries) = fs::read_dir(self.root.path.join(parent.trim_start_matches('/')))
+            else {
                 continue;
             };
             for entry in entries.flatten() {

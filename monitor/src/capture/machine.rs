@@ -10,9 +10,11 @@ use monitor_core::ids::WallTime;
 use rustix::process::{Resource, getrlimit};
 
 use crate::capture::clock::Clock;
+use crate::capture::mountinfo::mounts;
 use crate::capture::netlink;
-use crate::capture::preflight::{self, unescape};
+use crate::capture::preflight;
 use crate::capture::procfs;
+use crate::capture::tracefs;
 
 /// How much the kernel hides from root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl Machine {
             listeners: listeners().map_err(|error| error.to_string()),
             executables: executables(),
             not_needed: vec![
-                ("kprobes", Path::new("/sys/kernel/debug/kprobes").exists() || kprobes()),
+                ("kprobes", kprobes()),
                 ("BTF", Path::new("/sys/kernel/btf/vmlinux").exists()),
                 ("connection tracking", Path::new("/proc/sys/net/netfilter").exists()),
                 ("BPF for ordinary users", unprivileged_bpf()),
@@ -118,8 +120,8 @@ fn level(name: &str) -> Option<Lockdown> {
 }
 
 fn kprobes() -> bool {
-    let events = ["/sys/kernel/tracing/kprobe_events", "/sys/kernel/debug/tracing/kprobe_events"];
-    events.iter().any(|path| Path::new(path).exists())
+    let events = tracefs::mounted().map(|at| Path::new(at).join("kprobe_events"));
+    Path::new("/sys/kernel/debug/kprobes").exists() || events.is_some_and(|it| it.exists())
 }
 
 fn unprivileged_bpf() -> bool {
@@ -155,16 +157,12 @@ fn marker_here() -> Option<PathBuf> {
 
 /// The mount of a version-1 hierarchy in which a cgroup marks its sockets.
 fn socket_marker(mountinfo: &str) -> Option<PathBuf> {
-    let marking = mountinfo.lines().filter_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = filesystem.split(' ');
-        let is_cgroup = fields.next() == Some("cgroup");
-        let mut options = fields.next_back()?.split(',');
-        let marks = options.any(|option| option == "net_cls" || option == "net_prio");
-        let point = mount.split(' ').nth(4)?;
-        (is_cgroup && marks).then(|| unescape(point))
+    let marking = mounts(mountinfo).filter(|mount| {
+        let mut options = mount.options.split(',');
+        mount.kind == "cgroup" && options.any(|it| it == "net_cls" || it == "net_prio")
     });
-    marking.into_iter().find(|mount| is_marked(mount, &mut MOST_CGROUPS.clone()))
+    let mut points = marking.map(|mount| mount.point());
+    points.find(|point| is_marked(point, &mut MOST_CGROUPS.clone()))
 }
 
 /// Cgroups looked at.

@@ -8,6 +8,7 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod mountinfo;
 mod procfs;
 
 mod cgroups;
@@ -110,6 +111,9 @@ pub enum CaptureError {
 
 type Result<T> = std::result::Result<T, CaptureError>;
 
+/// `BPF_NOEXIST`: what the kernel has entered is right and stays.
+const IF_ABSENT: u64 = 1;
+
 /// What is watched, how, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -192,12 +196,7 @@ impl Capture {
             older,
             attachments,
             kernel_log,
-            summary: Summary {
-                kernel: ground.kernel,
-                cgroup: ground.cgroup,
-                programs,
-                missing,
-            },
+            summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
             drain: None,
             _ebpf: ebpf,
         })

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::capture::CaptureError;
 use crate::capture::attach::Extra;
 use crate::capture::machine::{self, Lockdown};
+use crate::capture::mountinfo::{Mount, mounts};
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,59 +267,29 @@ impl fmt::Display for Layout {
 /// namespace, as in a pod, a mount of the host's hierarchy has a root above our own: `/../..`; then
 /// the highest counts.
 fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
-    let mut found: Option<(usize, &str, &str)> = None;
+    let mut found: Option<(usize, Mount<'_>)> = None;
     let mut layout = Layout::Unified;
-    for line in mountinfo.lines() {
-        // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
-        let Some((mount, filesystem)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next(), fields.next());
-        match filesystem.split(' ').next() {
-            Some("cgroup2") => {
-                if let (Some(root), Some(point)) = (root, point)
-                    && let Some(height) = height(root)
-                    && found.is_none_or(|(highest, ..)| height >= highest)
+    for mount in mounts(mountinfo) {
+        match mount.kind {
+            "cgroup2" => {
+                if let Some(height) = height(mount.root)
+                    && found.as_ref().is_none_or(|(highest, _)| height >= *highest)
                 {
-                    found = Some((height, root, point));
+                    found = Some((height, mount));
                 }
             }
-            Some("cgroup") => layout = Layout::Hybrid,
+            "cgroup" => layout = Layout::Hybrid,
             _ => {}
         }
     }
-    let (_, root, point) = found.ok_or(CaptureError::NoCgroup2)?;
-    Ok(CgroupRoot { path: unescape(point), root: root.to_owned(), layout })
+    let (_, mount) = found.ok_or(CaptureError::NoCgroup2)?;
+    Ok(CgroupRoot { path: mount.point(), root: mount.root.to_owned(), layout })
 }
 
 /// How far a mount's root lies above our cgroup namespace's; none for a part of it.
 fn height(root: &str) -> Option<usize> {
     let mut steps = root.split('/').filter(|step| !step.is_empty());
     steps.try_fold(0, |height, step| (step == "..").then_some(height + 1))
-}
-
-/// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
-pub(super) fn unescape(field: &str) -> PathBuf {
-    let mut path = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        path.push_str(before);
-        let octal =
-            after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()).filter(u8::is_ascii);
-        match octal {
-            Some(byte) => {
-                path.push(char::from(byte));
-                rest = &after[3..];
-            }
-            None => {
-                path.push('\\');
-                rest = after;
-            }
-        }
-    }
-    path.push_str(rest);
-    path.into()
 }
 
 fn read(path: &'static str) -> Result<String, CaptureError> {

@@ -7,6 +7,7 @@ use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{Execution, Lineage, end_of, is_shell};
 use monitor_core::flow::{Ancestor, Image, Process};
 
+use crate::capture::IF_ABSENT;
 use crate::capture::decode::{self, Caller, LineageBytes, Started};
 use crate::capture::executables::{Executables, Subject};
 use crate::capture::preflight::CgroupRoot;
@@ -40,7 +41,6 @@ impl Processes {
     /// them from now on: else ids would outlive their processes.
     pub(super) fn fill(&mut self, hierarchy: &CgroupRoot) {
         const ANY: u64 = 0;
-        const IF_ABSENT: u64 = 1;
         let mut older = Older::read(hierarchy);
         let pids: Vec<u32> = older.processes.keys().copied().collect();
         for pid in pids {

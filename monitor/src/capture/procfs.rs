@@ -35,6 +35,13 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { born_ns: clock::shown_ns(stat.born_ns), ..stat })
 }
 
+/// The command name of a process. Any bytes: it is cut, be it within a character.
+pub(super) fn command(pid: u32) -> Option<Vec<u8>> {
+    let mut command = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    command.pop_if(|byte| *byte == b'\n');
+    Some(command)
+}
+
 /// The unit of times in `/proc`.
 pub(super) fn tick_ns() -> u64 {
     1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)
@@ -126,6 +133,7 @@ mod tests {
         assert_eq!(super::running(u32::MAX), None);
         assert_eq!(resolved(me, &running.path), Some(running.path));
         assert_eq!(stat(me).unwrap().parent, std::os::unix::process::parent_id());
+        assert_eq!(command(me).unwrap(), stat(me).unwrap().command.as_bytes());
         assert!(pids().any(|pid| pid == me));
     }
 

@@ -20,6 +20,7 @@ use crate::capture::decode::{
 };
 use crate::capture::namespaces;
 use crate::capture::processes::Processes;
+use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::{CaptureError, Result, map_error};
 
@@ -265,12 +266,11 @@ impl Teller {
 /// A process that the kernel named by its id alone: where it listens without having bound, or is
 /// older than the kernel programs.
 fn complete(process: &mut Process) {
-    let directory = format!("/proc/{}", process.pid);
-    if let Ok(metadata) = fs::metadata(&directory)
-        && let Ok(command) = fs::read_to_string(directory + "/comm")
+    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
+        && let Some(command) = procfs::command(process.pid)
     {
         process.uid = metadata.uid();
-        process.command = command.trim_end().to_owned();
+        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }
 
