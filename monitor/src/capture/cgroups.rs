@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
-use crate::capture::preflight::CgroupRoot;
-use crate::capture::procfs;
+use crate::capture::hierarchy::Hierarchy;
 
 /// How cgroups that come and go are learned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub(super) enum CgroupNews {
 
 /// The cgroups told so far.
 pub(super) struct Cgroups {
-    root: CgroupRoot,
+    hierarchy: Hierarchy,
     news: CgroupNews,
     known: HashMap<CgroupId, Presence>,
     /// Removed, oldest first: flows of them may still come.
@@ -62,8 +61,15 @@ impl Cgroups {
     const MAX: usize = 1 << 17;
     const MAX_GONE: usize = 4096;
 
-    pub(super) fn new(root: CgroupRoot, news: CgroupNews) -> Self {
-        Self { root, news, known: HashMap::new(), gone: VecDeque::new(), walks: 0, last_walk: None }
+    pub(super) fn new(hierarchy: Hierarchy, news: CgroupNews) -> Self {
+        Self {
+            hierarchy,
+            news,
+            known: HashMap::new(),
+            gone: VecDeque::new(),
+            walks: 0,
+            last_walk: None,
+        }
     }
 
     /// Whether nobody tells of them unasked.
@@ -108,7 +114,7 @@ impl Cgroups {
 
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.
     fn is_of(&mut self, id: CgroupId, pid: u32, out: &mut Vec<Observation>) -> bool {
-        let found = procfs::cgroup(pid, &self.root).filter(|(found, _)| *found == id);
+        let found = self.hierarchy.cgroup(pid).filter(|(found, _)| *found == id);
         found.map(|(_, path)| self.appeared(id, path, out)).is_some()
     }
 
@@ -116,7 +122,7 @@ impl Cgroups {
     pub(super) fn walk(&mut self, out: &mut Vec<Observation>) {
         let started = Instant::now();
         self.walks += 1;
-        if let Ok(root) = fs::metadata(&self.root.path) {
+        if let Ok(root) = fs::metadata(self.hierarchy.path()) {
             self.walk_below(CgroupId(root.ino()), out);
         }
         self.last_walk = Some(Walk { ended: Instant::now(), took: started.elapsed() });
@@ -127,7 +133,8 @@ impl Cgroups {
         let mut left = vec![String::new()];
         while let Some(parent) = left.pop() {
             // Gone meanwhile: then so are its children.
-            let Ok(entries) = fs::read_dir(self.root.path.join(parent.trim_start_matches('/')))
+            let Ok(entries) =
+                fs::read_dir(self.hierarchy.path().join(parent.trim_start_matches('/')))
             else {
                 continue;
             };
@@ -161,11 +168,11 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::capture::preflight::Layout;
+    use crate::capture::preflight::{CgroupRoot, Layout};
 
     fn cgroups_of(path: &Path) -> Cgroups {
-        let (path, root, layout) = (path.to_owned(), "/".to_owned(), Layout::Unified);
-        Cgroups::new(CgroupRoot { path, root, layout }, CgroupNews::Told)
+        let mounted = CgroupRoot { path: path.to_owned(), height: 0, layout: Layout::Unified };
+        Cgroups::new(Hierarchy::of(&mounted), CgroupNews::Told)
     }
 
     fn paths(observations: &[Observation]) -> Vec<&str> {

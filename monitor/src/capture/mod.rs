@@ -8,6 +8,7 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod hierarchy;
 mod mountinfo;
 mod procfs;
 
@@ -51,6 +52,7 @@ use self::attach::Extra;
 use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
 use self::older::OlderSockets;
 use self::processes::Processes;
@@ -171,13 +173,14 @@ impl Capture {
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
+        let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
         if attached.has(Extra::Executables) {
-            processes.fill(&ground.cgroup);
+            processes.fill(&hierarchy);
         }
-        let cgroups = Cgroups::new(ground.cgroup.clone(), cgroup_news);
+        let cgroups = Cgroups::new(hierarchy, cgroup_news);
         let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);

@@ -239,9 +239,8 @@ impl Privileges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupRoot {
     pub path: PathBuf,
-    /// What of the hierarchy is mounted, as our cgroup namespace calls it: `/`, or `/../..` where the
-    /// whole is above that.
-    pub root: String,
+    /// How far the mount's root lies above our cgroup namespace's.
+    pub height: usize,
     pub layout: Layout,
 }
 
@@ -282,8 +281,8 @@ fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
             _ => {}
         }
     }
-    let (_, mount) = found.ok_or(CaptureError::NoCgroup2)?;
-    Ok(CgroupRoot { path: mount.point(), root: mount.root.to_owned(), layout })
+    let (height, mount) = found.ok_or(CaptureError::NoCgroup2)?;
+    Ok(CgroupRoot { path: mount.point(), height, layout })
 }
 
 /// How far a mount's root lies above our cgroup namespace's; none for a part of it.
@@ -354,8 +353,7 @@ mod tests {
     #[test]
     fn what_is_foreseen_names_every_right_that_lacks() {
         let foreseen = |privileges: Privileges| {
-            let cgroup =
-                CgroupRoot { path: "/x".into(), root: "/".to_owned(), layout: Layout::Unified };
+            let cgroup = CgroupRoot { path: "/x".into(), height: 0, layout: Layout::Unified };
             let kernel = check_kernel("6.1").unwrap();
             let (hidden, untraceable) = (Vec::new(), check_tracing(privileges, None));
             Ground { kernel, cgroup, privileges, hidden, untraceable }.foreseen().join("\n")
@@ -391,8 +389,8 @@ mod tests {
         let host = "31 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw";
         let pod = "32 23 0:26 /.. /pod ro - cgroup2 cgroup2 rw";
         check(&format!("{host}\n{pod}\n{own}"), Some(("/host/sys/fs/cgroup", Layout::Unified)));
-        assert_eq!(find_cgroup_root(&format!("{host}\n{own}")).unwrap().root, "/../../..");
-        assert_eq!(find_cgroup_root(own).unwrap().root, "/");
+        assert_eq!(find_cgroup_root(&format!("{host}\n{own}")).unwrap().height, 3);
+        assert_eq!(find_cgroup_root(own).unwrap().height, 0);
         check(part, None);
         check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
         check("", None);

@@ -10,7 +10,7 @@ use monitor_core::flow::{Ancestor, Image, Process};
 use crate::capture::IF_ABSENT;
 use crate::capture::decode::{self, Caller, LineageBytes, Started};
 use crate::capture::executables::{Executables, Subject};
-use crate::capture::preflight::CgroupRoot;
+use crate::capture::hierarchy::Hierarchy;
 use crate::capture::procfs::{self, Running, Stat};
 
 pub(super) struct Processes {
@@ -39,7 +39,7 @@ impl Processes {
 
     /// Tells the kernel of the processes that are older than its programs. Only where it follows
     /// them from now on: else ids would outlive their processes.
-    pub(super) fn fill(&mut self, hierarchy: &CgroupRoot) {
+    pub(super) fn fill(&mut self, hierarchy: &Hierarchy) {
         const ANY: u64 = 0;
         let mut older = Older::read(hierarchy);
         let pids: Vec<u32> = older.processes.keys().copied().collect();
@@ -183,13 +183,13 @@ struct OlderProcess {
 }
 
 impl Older {
-    fn read(hierarchy: &CgroupRoot) -> Self {
+    fn read(hierarchy: &Hierarchy) -> Self {
         let process = |pid| {
             Some(OlderProcess {
                 // First: most processes may be kernel threads, which run no file.
                 running: procfs::running(pid)?,
                 stat: procfs::stat(pid)?,
-                cgroup_id: procfs::cgroup(pid, hierarchy).map_or(0, |(id, _)| id.0),
+                cgroup_id: hierarchy.cgroup(pid).map_or(0, |(id, _)| id.0),
             })
         };
         let processes = procfs::pids().filter_map(|pid| Some((pid, process(pid)?))).collect();

@@ -8,11 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use monitor_core::flow::Image;
-use monitor_core::ids::CgroupId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::capture::clock;
-use crate::capture::preflight::CgroupRoot;
 
 /// Process ids of `/proc`.
 pub(super) fn pids() -> impl Iterator<Item = u32> {
@@ -94,26 +92,6 @@ pub(super) fn resolved(pid: u32, path: &str) -> Option<String> {
     read_link(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
-/// The cgroup of a process in the version-2 hierarchy, and its path from where that is mounted.
-pub(super) fn cgroup(pid: u32, hierarchy: &CgroupRoot) -> Option<(CgroupId, String)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let path = path_below(&hierarchy.root, path)?;
-    let directory = fs::metadata(hierarchy.path.join(path.trim_start_matches('/'))).ok()?;
-    Some((CgroupId(directory.ino()), path))
-}
-
-/// The path of a cgroup from a mount's root. Both are told from our cgroup namespace, which may be
-/// below that root: `/../../kubepods` is `/kubepods` in a mount of `/../..`. None for what is not
-/// below it, and for what is below our own: how that is called from further up is not told.
-fn path_below(root: &str, path: &str) -> Option<String> {
-    let below = path.strip_prefix(root.trim_end_matches('/'))?;
-    let is_below = below.is_empty() || below.starts_with('/');
-    let leads_up = below.split('/').any(|step| step == "..");
-    let below = if below.is_empty() { "/" } else { below };
-    (is_below && !leads_up).then(|| below.to_owned())
-}
-
 fn read_link(link: &Path) -> Option<String> {
     let path = fs::read_link(link).ok()?;
     let path = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
@@ -147,34 +125,6 @@ mod tests {
         let me = std::process::id();
         assert_eq!(resolved(me, link.to_str().unwrap()).as_deref(), file.to_str());
         assert_eq!(resolved(me, "/no/such/file"), None);
-    }
-
-    #[test]
-    fn a_cgroups_path_is_told_from_where_the_hierarchy_is_mounted() {
-        for (root, path, below) in [
-            ("/", "/", Some("/")),
-            ("/", "/system.slice/a.service", Some("/system.slice/a.service")),
-            ("/", "/../a.service", None),
-            ("/../../..", "/../../../kubepods/pod1/c1", Some("/kubepods/pod1/c1")),
-            ("/../../..", "/../../..", Some("/")),
-            ("/../../..", "/../pod2", None),
-            ("/../../..", "/", None),
-            ("/..", "/../..x", Some("/..x")),
-            ("/..", "/..x", None),
-            ("/..", "/../../x", None),
-        ] {
-            assert_eq!(path_below(root, path).as_deref(), below, "{path} in {root}");
-        }
-    }
-
-    #[test]
-    fn this_process_is_where_its_cgroup_says() {
-        let hierarchy = crate::capture::cgroup_root();
-        let Ok(hierarchy) = hierarchy else { return };
-        let (id, path) = cgroup(std::process::id(), &hierarchy).unwrap();
-        let directory = fs::metadata(hierarchy.path.join(&path[1..])).unwrap();
-        assert_eq!(id, CgroupId(directory.ino()));
-        assert_eq!(cgroup(u32::MAX, &hierarchy), None);
     }
 
     #[test]
