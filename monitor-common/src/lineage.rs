@@ -31,7 +31,7 @@ const _: () = assert!(size_of::<Lineage>() == 48);
 pub struct Execution {
     /// Of the path alone.
     pub executable_id: u64,
-    /// Where the process is.
+    /// Where the process is; 0 where unknown.
     pub cgroup_id: u64,
     /// 1 where its name is a shell's, see [`is_shell`].
     pub shell: u32,
@@ -85,7 +85,7 @@ impl Lineage {
     /// shell starts, directly or by way of another program (`env bash`), changes nothing.
     #[inline(always)]
     pub const fn executes(&mut self, it: &Execution) {
-        let at_home = self.executed_in == it.cgroup_id;
+        let at_home = is_same(self.executed_in, it.cgroup_id);
         let after_shell = self.flags & (Self::SHELL | Self::PARENT_SHELL) != 0;
         self.flags = (self.flags & Self::PARENT_SHELL) | (it.shell * Self::SHELL);
         self.executable_id = it.executable_id;
@@ -97,7 +97,7 @@ impl Lineage {
                 self.executable_id = under_shell(it.executable_id, self.shell_id);
             }
         } else if !at_home || !after_shell {
-            let of_service = self.parent_executed_in == it.cgroup_id;
+            let of_service = is_same(self.parent_executed_in, it.cgroup_id);
             self.shell_id = if of_service { it.executable_id } else { 0 };
         }
         // What runs itself once more, as container runtimes do, has not become the service's.
@@ -105,6 +105,12 @@ impl Lineage {
             self.executed_in = it.cgroup_id;
         }
     }
+}
+
+/// Whether two cgroups are one: two that are not known are not.
+#[inline(always)]
+const fn is_same(one: u64, other: u64) -> bool {
+    one != 0 && one == other
 }
 
 /// The identity of an executable that a service's shell started. Never 0.
@@ -281,6 +287,18 @@ mod tests {
         let mut shell = fork(&payload);
         exec(&mut shell, SH, HERE);
         assert_eq!(shell.shell_id, SH);
+    }
+
+    #[test]
+    fn nobody_is_at_home_in_a_cgroup_that_is_not_known() {
+        const UNKNOWN: u64 = 0;
+        let mut main = fork(&Lineage::UNKNOWN);
+        exec(&mut main, NGINX, UNKNOWN);
+        let mut shell = fork(&main);
+        exec(&mut shell, SH, UNKNOWN);
+        let mut python = fork(&shell);
+        exec(&mut python, PYTHON, UNKNOWN);
+        assert_eq!((shell.shell_id, python.executable_id, python.shell_id), (0, PYTHON, 0));
     }
 
     #[test]

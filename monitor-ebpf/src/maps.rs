@@ -11,8 +11,9 @@ use monitor_common::{
     Listener, Loss, Owner, Tracked,
 };
 
-/// What was told, and its counters. Written by every hook that sees a flow; swept, and told again
-/// by deletion, by the agent. Full: the longest unused is forgotten, hence told again when seen.
+/// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
+/// listeners, which begin once; swept, and told again by deletion, by the agent. Full: the longest
+/// unused is forgotten, hence told again when seen.
 #[map]
 pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
 
@@ -22,7 +23,8 @@ pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_en
 pub(crate) static SOCKETS: LruHashMap<u64, Tracked> = LruHashMap::with_max_entries(1024, 0);
 
 /// Who listens where (TCP). Written at listen, and by the agent for listeners older than itself;
-/// read at accept; removed when the last of them closes. Full: `MapFull`, and what is accepted
+/// read at accept, and by the agent for those that `SEEN` forgot; removed when the last of them
+/// closes. Full: `MapFull`, and what is accepted
 /// there is `Unattributed`. Never LRU: an idle listener must keep its owner.
 #[map]
 pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_entries(1024, 0);
@@ -48,8 +50,10 @@ pub(crate) static INTERNAL: LpmTrie<Address, u8> = LpmTrie::with_max_entries(102
 #[map]
 pub(crate) static PROCESSES: LruHashMap<u32, Lineage> = LruHashMap::with_max_entries(1024, 0);
 
-/// Executable id to path as it was started. Written at exec, read by the agent for processes that
-/// are gone. Full: the longest unused is forgotten.
+/// Executable id to path as it was started, and under which shell. Written at exec, and by the agent
+/// for processes older than itself that a shell started; read at exec for whether it is there, and by
+/// the agent, who names by it what a flow's processes run or ran. Full: the longest unused is
+/// forgotten.
 #[map]
 pub(crate) static EXECUTABLE_PATHS: LruHashMap<u64, Executable> =
     LruHashMap::with_max_entries(1024, 0);

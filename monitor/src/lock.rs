@@ -18,7 +18,8 @@ pub(crate) enum Refused {
     },
 }
 
-/// Who holds the lock at `path`; None where nobody does. Takes nothing and writes nothing.
+/// Who holds the lock at `path`; None where nobody does. Writes nothing and keeps nothing: one
+/// that nobody holds is shared for the moment of asking.
 pub(crate) fn holder(path: &Path) -> io::Result<Option<Holder>> {
     let mut file = match File::open(path) {
         Ok(file) => file,

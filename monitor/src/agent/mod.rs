@@ -10,13 +10,14 @@ mod record;
 mod supervisor;
 mod trial;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
-use monitor_core::detect::Trouble;
+use monitor_core::detect::{Kind, Trouble};
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -24,7 +25,7 @@ use monitor_core::incident::Alert;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::{self, Capture, Summary};
@@ -94,13 +95,13 @@ const OUTCOMES: usize = 64;
 /// Something it needs is not there, or broke while it ran.
 pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     // Before anything is opened or written: may we at all?
-    capture::preflight()?;
+    let ground = capture::preflight()?;
     let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
-    let files = Files::read(&config.baseline_files, now()?.wall)?;
+    let files = Files::read(&config.baseline_files, now().wall)?;
     let door = Listener::bind(&config.serve)?;
     let (store, snapshot) = Store::open(&config.state_dir)?;
-    let capture = Capture::start(&config.capture, &config.detect.internal)?;
-    let before = before(config.mode, &snapshot)?;
+    let capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
+    let before = before(config.mode, &snapshot);
     let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
@@ -121,7 +122,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         agent.step(Input::Trouble(trouble))?;
     }
     announce(agent.capture.summary());
-    let status = agent.engine.status(now()?.wall);
+    let status = agent.engine.status(now().wall);
     agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
@@ -136,18 +137,20 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 /// The kernel refused.
 pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
     let mut audience = Audience::new(Some(options.tell));
-    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let ground = capture::preflight()?;
+    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
     audience.tell(Told::Ready(format!(
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
-        ground(capture.summary())
+        shown(capture.summary())
     )));
     for missing in &capture.summary().missing {
         audience.tell(Told::Warning(format!("not seen here: {missing}")));
     }
     let end = options.duration.map(|duration| Instant::now() + duration);
+    let mut troubled = BTreeSet::new();
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
     loop {
@@ -163,9 +166,16 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
-            for effect in engine.step(now()?, input) {
-                if let Effect::Appeared(edge) = effect {
-                    audience.tell(Told::Edge(edge));
+            for effect in engine.step(now(), input) {
+                match effect {
+                    Effect::Appeared(edge) => audience.tell(Told::Edge(edge)),
+                    Effect::Alerted(alert) => {
+                        let new = troubles(&alert).filter(|it| troubled.insert((*it).to_owned()));
+                        new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
+                    }
+                    // Nothing is kept, sent or asked for.
+                    Effect::Store(_) | Effect::Rearm(_) | Effect::Deliver(_) | Effect::Reply(_) => {
+                    }
                 }
             }
         }
@@ -173,6 +183,12 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     drop(capture);
     audience.finish(LAST_LINES);
     Ok(())
+}
+
+/// What an alert says of our own sight: who watches is to know why it goes quiet.
+fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
+    let ours = alert.findings.iter().filter(|finding| finding.kind == Kind::Sensor);
+    ours.flat_map(|finding| &finding.reasons).map(|reason| reason.text.as_str())
 }
 
 /// Everything the loop owns.
@@ -196,6 +212,7 @@ impl Agent {
         let mut sweep = every(SWEEP_EVERY);
         let mut look = every(FILES_EVERY);
         let mut upkeep = every(UPKEEP_EVERY);
+        let mut heartbeat = supervisor::wants_to_hear_every().map(every);
         loop {
             let due = until(self.engine.next_tick());
             tokio::select! {
@@ -219,17 +236,15 @@ impl Agent {
                         self.step(news)?;
                     }
                 }
-                _ = upkeep.tick() => {
-                    self.step(Input::Tick)?;
-                    supervisor::lives();
-                }
+                _ = upkeep.tick() => drop(self.step(Input::Tick)?),
+                () = tick(heartbeat.as_mut()) => supervisor::tell(NotifyState::Watchdog),
                 () = sleep_until(due) => drop(self.step(Input::Tick)?),
             }
         }
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
-        let effects = self.engine.step(now()?, input);
+        let effects = self.engine.step(now(), input);
         self.performer.perform(effects, &mut self.capture)
     }
 
@@ -238,7 +253,7 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
-                effects.extend(self.engine.step(now()?, input));
+                effects.extend(self.engine.step(now(), input));
             }
         }
         self.performer.perform(effects, &mut self.capture).map(drop)
@@ -260,7 +275,7 @@ impl Agent {
         supervisor::tell(NotifyState::Stopping);
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
-        let effects = self.engine.finish(now()?);
+        let effects = self.engine.finish(now());
         let performed = self.performer.perform(effects, &mut self.capture);
         drop(self.capture);
         self.performer.finish(grace, settled).await?;
@@ -269,9 +284,9 @@ impl Agent {
 }
 
 /// What the store says of the time before this start: that nobody looked, or that it knows of none.
-fn before(mode: Mode, snapshot: &Snapshot) -> anyhow::Result<Option<Trouble>> {
-    let now = now()?;
-    Ok(match snapshot.alive {
+fn before(mode: Mode, snapshot: &Snapshot) -> Option<Trouble> {
+    let now = now();
+    match snapshot.alive {
         Some(since) => {
             // While the machine was off there was nothing to see.
             let up = now.boot.0 / 1_000_000_000;
@@ -279,7 +294,7 @@ fn before(mode: Mode, snapshot: &Snapshot) -> anyhow::Result<Option<Trouble>> {
         }
         None if mode != Mode::Learn && snapshot.services.is_empty() => Some(Trouble::EmptyStore),
         None => None,
-    })
+    }
 }
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {
@@ -303,15 +318,13 @@ fn seed() -> anyhow::Result<u64> {
 }
 
 /// Both clocks.
-fn now() -> anyhow::Result<Now> {
+fn now() -> Now {
     use rustix::time::{ClockId, clock_gettime};
-    let boot = clock_gettime(ClockId::Boottime);
     let wall = clock_gettime(ClockId::Realtime);
-    let boot = u64::try_from(boot.tv_sec * 1_000_000_000 + boot.tv_nsec);
-    Ok(Now {
-        boot: BootTime(boot.context("read the boot clock")?),
+    Now {
+        boot: BootTime(capture::boot_ns()),
         wall: WallTime(wall.tv_sec * 1_000_000 + wall.tv_nsec / 1_000),
-    })
+    }
 }
 
 /// What an observation means to the engine.
@@ -332,7 +345,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
 
 /// The moment of a boot time for the runtime's own clock.
 fn until(due: Option<BootTime>) -> Option<Instant> {
-    let left = due?.0.saturating_sub(now().ok()?.boot.0);
+    let left = due?.0.saturating_sub(now().boot.0);
     Some(Instant::now() + Duration::from_nanos(left))
 }
 
@@ -343,7 +356,15 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
+/// Never where there is no interval.
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn every(period: Duration) -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -372,7 +393,7 @@ impl Signals {
 }
 
 /// What is watched, in a line for people.
-fn ground(summary: &Summary) -> String {
+fn shown(summary: &Summary) -> String {
     format!(
         "kernel {} · cgroup v2 at {} ({}) · {} programs attached",
         summary.kernel,
@@ -390,7 +411,7 @@ fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
     };
     format!(
         "{} · mode {} ({baseline})\nsocket {} · state {} · Ctrl-C stops and detaches",
-        ground(summary),
+        shown(summary),
         config.mode,
         config.serve.socket.display(),
         config.state_dir.display()

@@ -3,10 +3,12 @@
 //! and tried again, and whoever waits for it is told so.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use monitor_core::delivery::{Delivery, DeliveryId, Outcome, Test};
 use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
 use tokio::sync::mpsc;
@@ -169,21 +171,17 @@ impl Performer {
         while self.flying.try_join_next().is_some() {}
         let (notifier, outcomes) = (Arc::clone(&self.notifier), self.outcomes.clone());
         self.flying.spawn(async move {
-            let (id, delivery) = (delivery.id, Arc::new(delivery));
-            let flight = {
-                let delivery = Arc::clone(&delivery);
-                tokio::spawn(async move { attempt(&notifier, &delivery).await })
-            };
+            let flight = AssertUnwindSafe(attempt(&notifier, &delivery)).catch_unwind();
             // A delivery that breaks off is one that failed: it is tried again.
-            let outcome = flight.await.unwrap_or_else(|error| Outcome::Failed {
-                why: format!("the delivery broke off: {error}"),
+            let outcome = flight.await.unwrap_or_else(|_panic| Outcome::Failed {
+                why: "the delivery broke off: the log says where".to_owned(),
                 retry_after_ms: None,
             });
             if let Outcome::Failed { why, .. } = &outcome {
                 tracing::warn!(sink = delivery.sink, attempts = delivery.attempts, "{why}");
             }
             // Nobody listens any more once the agent ends: then it is still stored, and sent again.
-            drop(outcomes.send((id, outcome)).await);
+            drop(outcomes.send((delivery.id, outcome)).await);
         });
     }
 

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::agent::perform::LAST_LINES;
-use crate::agent::{SWEEP_EVERY, Signals, every, ground, now, seed, sleep_until, until};
-use crate::capture::Capture;
+use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
+use crate::capture::{self, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
@@ -28,8 +28,8 @@ pub struct RecordOptions {
     pub existing: Existing,
     /// Ends by itself after this time.
     pub duration: Option<Duration>,
-    /// Told once it records: what it runs on, for people.
-    pub ready: Box<dyn FnOnce(&str)>,
+    /// Told once it records: what it runs on and what it does not see, each a line for people.
+    pub say: Box<dyn Fn(&str)>,
 }
 
 /// What was recorded.
@@ -48,10 +48,14 @@ pub struct Recorded {
 /// # Errors
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
-    let mut capture = Capture::start(&config.capture, &config.detect.internal)?;
+    let ground = capture::preflight()?;
+    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
-    (options.ready)(&format!("{} · recording, Ctrl-C ends", ground(capture.summary())));
+    (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
+    for missing in &capture.summary().missing {
+        (options.say)(&format!("not seen here: {missing}"));
+    }
     let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
@@ -65,15 +69,16 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
             heard = capture.next() => heard?,
             _ = sweep.tick() => capture.sweep()?,
         };
-        scribe.take(now()?, heard);
+        scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
             () = signals.any() => break,
+            () = sleep_until(end) => break,
             () = pen.write(&mut scribe.lines) => {}
         }
     }
-    scribe.take(now()?, capture.sweep()?);
-    scribe.take(Now { boot: BootTime(u64::MAX), ..now()? }, Vec::new());
+    scribe.take(now(), capture.sweep()?);
+    scribe.take(Now { boot: BootTime(u64::MAX), ..now() }, Vec::new());
     drop(capture);
     pen.finish(scribe.lines, LAST_LINES)
         .await

@@ -1,12 +1,9 @@
 //! Whoever started the agent as a service and asked to hear of it: systemd, by the socket it names in
 //! the environment. Where nobody asked, nothing is said.
 
-use std::sync::LazyLock;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
-
-/// Whether the supervisor restarts an agent that it has not heard of for a while.
-static WATCHES: LazyLock<bool> = LazyLock::new(|| sd_notify::watchdog_enabled().is_some());
 
 /// Tells of a change: it is ready, it stops.
 pub(crate) fn tell(state: NotifyState<'_>) {
@@ -15,9 +12,8 @@ pub(crate) fn tell(state: NotifyState<'_>) {
     }
 }
 
-/// Tells that the loop goes round.
-pub(crate) fn lives() {
-    if *WATCHES {
-        tell(NotifyState::Watchdog);
-    }
+/// How often it wants to hear that the loop goes round: twice in the time after which it restarts an
+/// agent that it has not heard of. None where it does not watch.
+pub(crate) fn wants_to_hear_every() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|patience| patience / 2).filter(|every| !every.is_zero())
 }

@@ -27,7 +27,7 @@ pub async fn test_receivers(config: &Config, name: Option<&str>) -> anyhow::Resu
         Ok(chosen) => chosen,
         Err(why) => bail!(why),
     };
-    let message = message(&config.node_name(), now()?.wall);
+    let message = message(&config.node_name(), now().wall);
     Ok(run(Arc::new(notifier), chosen, message).await)
 }
 

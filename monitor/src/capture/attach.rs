@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use monitor_common::{global, map};
 
 use crate::capture::CaptureError;
-use crate::capture::attachments::Attachments;
+use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::config::Config;
 use crate::capture::preflight::Ground;
 use crate::capture::tracefs;
@@ -82,6 +82,8 @@ pub(super) static NAMES_AND_BINDS: [Spec; 6] = [
 ];
 
 const STREAM: &str = "stream";
+/// Stands for it on kernels whose `sock_ops` programs may not ask for the caller (up to 6.1).
+pub(super) const STREAM_UNASKED: &str = "stream_unasked";
 
 /// Attached when the owners of older sockets are known.
 pub(super) static FLOWS: [Spec; 7] = [
@@ -119,7 +121,7 @@ pub(super) fn load(
     let root = File::open(path)
         .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
     let command_in_cgroup = u8::from(command_in_cgroup());
-    let stream = if current_in_sock_ops() { STREAM } else { "stream_unasked" };
+    let stream = if current_in_sock_ops() { STREAM } else { STREAM_UNASKED };
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
@@ -188,21 +190,19 @@ impl Attached {
         self.specs.len()
     }
 
-    /// What can be looked after from now on.
-    pub(super) fn attachments(&self) -> Result<Attachments, CaptureError> {
-        let refused = |program, source| CaptureError::Attach { program, source: Box::new(source) };
-        let root = self.root.try_clone();
-        let root = root.map_err(|error| refused("stream", ProgramError::IOError(error)))?;
-        let mut attachments = Attachments::new(root);
+    /// The programs, which are detached when they are dropped, and what can be looked after of them
+    /// from now on.
+    pub(super) fn attachments(self) -> Result<(Ebpf, Attachments), CaptureError> {
+        let mut present = Vec::new();
         for spec in &self.specs {
             if let Hook::Cgroup { attach_type } = spec.hook
                 && let Some(program) = self.ebpf.program(self.name_of(spec))
             {
-                let info = program.info().map_err(|source| refused(spec.program, source))?;
-                attachments.add(spec.program, attach_type, info.id());
+                let program = program.info().map_err(|source| refusal(spec.program, source))?;
+                present.push(Attachment { program: spec.program, attach_type, id: program.id() });
             }
         }
-        Ok(attachments)
+        Ok((self.ebpf, Attachments::new(self.root, present)))
     }
 
     /// Whether every program of this kind is attached.

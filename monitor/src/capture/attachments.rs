@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crate::capture::hooked;
 
 /// A program attached to a cgroup.
-struct Attachment {
-    program: &'static str,
-    attach_type: u32,
-    id: u32,
+pub(super) struct Attachment {
+    pub(super) program: &'static str,
+    pub(super) attach_type: u32,
+    pub(super) id: u32,
 }
 
 /// The programs attached to one cgroup that are still there as of the last look.
@@ -25,13 +25,8 @@ pub(super) struct Attachments {
 impl Attachments {
     const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-    pub(super) fn new(cgroup: File) -> Self {
-        Self { cgroup, present: Vec::new(), looked: Instant::now() }
-    }
-
-    /// Takes note of a program of this id.
-    pub(super) fn add(&mut self, program: &'static str, attach_type: u32, id: u32) {
-        self.present.push(Attachment { program, attach_type, id });
+    pub(super) fn new(cgroup: File, present: Vec<Attachment>) -> Self {
+        Self { cgroup, present, looked: Instant::now() }
     }
 
     /// The programs that went since the last look; nothing where that was a moment ago.

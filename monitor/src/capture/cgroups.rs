@@ -4,13 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
-use crate::capture::procfs;
+use crate::capture::hierarchy::Hierarchy;
 
 /// How cgroups that come and go are learned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub(super) enum CgroupNews {
 
 /// The cgroups told so far.
 pub(super) struct Cgroups {
-    root: PathBuf,
+    hierarchy: Hierarchy,
     news: CgroupNews,
     known: HashMap<CgroupId, Presence>,
     /// Removed, oldest first: flows of them may still come.
@@ -62,9 +61,9 @@ impl Cgroups {
     const MAX: usize = 1 << 17;
     const MAX_GONE: usize = 4096;
 
-    pub(super) fn new(root: &Path, news: CgroupNews) -> Self {
+    pub(super) fn new(hierarchy: Hierarchy, news: CgroupNews) -> Self {
         Self {
-            root: root.to_owned(),
+            hierarchy,
             news,
             known: HashMap::new(),
             gone: VecDeque::new(),
@@ -115,18 +114,15 @@ impl Cgroups {
 
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.
     fn is_of(&mut self, id: CgroupId, pid: u32, out: &mut Vec<Observation>) -> bool {
-        if procfs::cgroup(pid, &self.root) != Some(id) {
-            return false;
-        }
-        let path = procfs::cgroup_path(pid);
-        path.inspect(|path| self.appeared(id, path.clone(), out)).is_some()
+        let found = self.hierarchy.cgroup(pid).filter(|(found, _)| *found == id);
+        found.map(|(_, path)| self.appeared(id, path, out)).is_some()
     }
 
     /// Walks the whole tree: tells what is new and what is gone.
     pub(super) fn walk(&mut self, out: &mut Vec<Observation>) {
         let started = Instant::now();
         self.walks += 1;
-        if let Ok(root) = fs::metadata(&self.root) {
+        if let Ok(root) = fs::metadata(self.hierarchy.path()) {
             self.walk_below(CgroupId(root.ino()), out);
         }
         self.last_walk = Some(Walk { ended: Instant::now(), took: started.elapsed() });
@@ -137,7 +133,9 @@ impl Cgroups {
         let mut left = vec![String::new()];
         while let Some(parent) = left.pop() {
             // Gone meanwhile: then so are its children.
-            let Ok(entries) = fs::read_dir(self.root.join(parent.trim_start_matches('/'))) else {
+            let Ok(entries) =
+                fs::read_dir(self.hierarchy.path().join(parent.trim_start_matches('/')))
+            else {
                 continue;
             };
             for entry in entries.flatten() {
@@ -167,7 +165,15 @@ impl Cgroups {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::capture::preflight::{CgroupRoot, Layout};
+
+    fn cgroups_of(path: &Path) -> Cgroups {
+        let mounted = CgroupRoot { path: path.to_owned(), height: 0, layout: Layout::Unified };
+        Cgroups::new(Hierarchy::of(&mounted), CgroupNews::Told)
+    }
 
     fn paths(observations: &[Observation]) -> Vec<&str> {
         let mut paths: Vec<&str> = observations
@@ -186,7 +192,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("a.slice/b.service")).unwrap();
         fs::write(root.path().join("a.slice/cgroup.procs"), "").unwrap();
-        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
+        let mut cgroups = cgroups_of(root.path());
         let mut out = Vec::new();
         cgroups.walk(&mut out);
         assert_eq!(paths(&out), ["/", "/a.slice", "/a.slice/b.service"]);
@@ -207,7 +213,7 @@ mod tests {
     #[test]
     fn a_flow_of_an_unknown_cgroup_has_the_tree_walked_but_not_each_time() {
         let root = tempfile::tempdir().unwrap();
-        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
+        let mut cgroups = cgroups_of(root.path());
         let mut out = Vec::new();
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"]);
@@ -226,7 +232,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("a")).unwrap();
         let id = CgroupId(fs::metadata(root.path().join("a")).unwrap().ino());
-        let mut cgroups = Cgroups::new(root.path(), CgroupNews::Told);
+        let mut cgroups = cgroups_of(root.path());
         let mut out = Vec::new();
         cgroups.appeared(id, "/a".to_owned(), &mut out);
         cgroups.appeared(id, "/a".to_owned(), &mut out);

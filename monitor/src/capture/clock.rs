@@ -1,5 +1,5 @@
-//! Kernel time (since boot) into wall time. The offset between them is read anew for every batch:
-//! wall time may have been set.
+//! Kernel time (since boot), and wall time from it. The offset between them is read anew for every
+//! batch: wall time may have been set.
 
 use std::sync::LazyLock;
 
@@ -12,14 +12,25 @@ pub(super) struct Clock {
     wall_minus_boot_ns: i128,
 }
 
-/// Now, as the kernel stamps it.
-pub(super) fn boot_ns() -> u64 {
-    u64::try_from(nanoseconds(clock_gettime(ClockId::Boottime))).unwrap_or(0)
+/// Nanoseconds since the machine was started, as the kernel stamps them, whatever namespace of time
+/// this process is in.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    stamped(nanoseconds(clock_gettime(ClockId::Boottime)), *AHEAD_NS)
+}
+
+/// A time since boot that the kernel showed this process, in `/proc` for one, as it stamps it.
+pub(super) fn shown_ns(shown_ns: u64) -> u64 {
+    stamped(shown_ns.into(), *AHEAD_NS)
+}
+
+fn stamped(own_ns: i128, ahead_ns: i128) -> u64 {
+    u64::try_from(own_ns - ahead_ns).unwrap_or(0)
 }
 
 impl Clock {
     pub(super) fn read() -> Self {
-        let boot = nanoseconds(clock_gettime(ClockId::Boottime)) - *AHEAD_NS;
+        let boot = i128::from(boot_ns());
         let wall = nanoseconds(clock_gettime(ClockId::Realtime));
         Self { wall_minus_boot_ns: wall - boot }
     }
@@ -61,6 +72,9 @@ mod tests {
         assert_eq!(boot_offset_ns(offsets), Some(86_400_000_000_005));
         assert_eq!(boot_offset_ns("boottime -3 0"), Some(-3_000_000_000));
         assert_eq!(boot_offset_ns(""), None);
+        assert_eq!(stamped(86_400_000_000_007, 86_400_000_000_005), 2);
+        assert_eq!(stamped(2, -3_000_000_000), 3_000_000_002);
+        assert_eq!(stamped(2, 3), 0, "nothing was before the start");
     }
 
     #[test]

@@ -502,6 +502,46 @@ mod tests {
         }
     }
 
+    /// They are read by nobody else unless somebody fuzzes.
+    #[test]
+    fn the_fuzzers_seeds_are_what_they_are_called() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/decode");
+        let mut names = Vec::new();
+        for seed in std::fs::read_dir(seeds).unwrap() {
+            let seed = seed.unwrap();
+            let name = seed.file_name().into_string().unwrap();
+            is_what_it_is_called(&name, &std::fs::read(seed.path()).unwrap());
+            names.push(name);
+        }
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
+
+    #[track_caller]
+    fn is_what_it_is_called(name: &str, bytes: &[u8]) {
+        if name == "entry" {
+            let (bytes, value) = bytes.split_first_chunk().unwrap();
+            assert!(key(bytes).is_ok() && stats(value.try_into().unwrap()).is_ok(), "{name}");
+            return;
+        }
+        let read = record(bytes);
+        let flow = match &read {
+            Ok(Record::Flow { key: bytes, .. }) => {
+                let key = key(bytes).unwrap();
+                Some((key.direction, key.remote))
+            }
+            _ => None,
+        };
+        let is_so = match name {
+            "cgroup-created" => matches!(read, Ok(Record::CgroupCreated { path: Some(_), .. })),
+            "cgroup-removed" => matches!(read, Ok(Record::CgroupRemoved { .. })),
+            "flow-out" => matches!(flow, Some((Direction::Outbound, _))),
+            "flow-from-world" => flow == Some((Direction::Inbound, Remote::World)),
+            "flow-from-cgroup" => matches!(flow, Some((Direction::Inbound, Remote::Cgroup(_)))),
+            _ => panic!("{name}: say here what it is"),
+        };
+        assert!(is_so, "{name}: {read:?}");
+    }
+
     #[test]
     fn random_bytes_are_refused_or_read_but_never_panic() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;

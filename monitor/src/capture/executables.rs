@@ -3,12 +3,12 @@
 //! that a service's shell started is named together with the shell.
 
 use std::collections::HashMap;
-use std::fs;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{executable_id, under_shell};
 use monitor_core::flow::Image;
 
+use crate::capture::IF_ABSENT;
 use crate::capture::decode::{self, Started, StartedBytes};
 use crate::capture::procfs::{self, Running};
 
@@ -48,7 +48,6 @@ impl Executables {
 
     /// Notes what a process older than the kernel programs runs, where its id is not its path's.
     pub(super) fn note(&mut self, id: u64, started: &Started) {
-        const IF_ABSENT: u64 = 1;
         // No room: it is named by its link while it lives.
         drop(self.started.insert(id, decode::started_bytes(started), IF_ABSENT));
     }
@@ -90,7 +89,7 @@ impl Executables {
             return Some(path.clone());
         }
         let started = self.started(id)?.path;
-        let followed = if started.starts_with('/') && !is_descriptor(&started) {
+        let followed = if names_one_file(&started) {
             subject.kin.iter().find_map(|pid| procfs::resolved(*pid, &started))
         } else {
             None
@@ -118,6 +117,10 @@ impl Executables {
         running: &Running,
         started: Option<&Started>,
     ) -> bool {
+        let agreed = self.paths.get(&(subject.executed_in, subject.executable_id));
+        if agreed == Some(&running.path) {
+            return true;
+        }
         let Some(Started { path: started, .. }) = started else {
             // Older than the kernel's notes, or forgotten there: its id was made of its link.
             let id = self.id_of(&running.path);
@@ -128,15 +131,15 @@ impl Executables {
         if running.path == *started || (by_descriptor && running.image == Image::Memory) {
             return true;
         }
-        if started.starts_with('/')
+        if names_one_file(started)
             && procfs::resolved(pid, started).is_some_and(|path| path == running.path)
         {
             return true;
         }
         // A script runs its interpreter; a relative path cannot be followed from here. Both keep the
         // name that the start gave the process; through a descriptor newer kernels give the file's.
-        let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let is_named = |path: &str| command.trim_ascii_end() == command_of(path);
+        let command = procfs::command(pid);
+        let is_named = |path: &str| command.as_deref() == Some(command_of(path));
         is_named(started) || (by_descriptor && is_named(&running.path))
     }
 
@@ -147,6 +150,11 @@ impl Executables {
         }
         self.paths.insert((subject.executed_in, id), path);
     }
+}
+
+/// Whether a path can be followed for somebody else.
+fn names_one_file(path: &str) -> bool {
+    monitor_common::names_one_file(&decode::executable_path(path.as_bytes()))
 }
 
 /// Whether a path is an open descriptor's: what it started was no file that others could see.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS};
+use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS, STREAM_UNASKED};
 use crate::capture::hooked::{self, Hooked};
 use crate::capture::{CaptureError, cgroup_root};
 
@@ -22,7 +22,8 @@ pub struct Neighbours {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     pub id: u32,
-    /// None where the kernel does not tell us.
+    /// None where the kernel does not tell us, or its loader gave none: ours gives them only with
+    /// CAP_PERFMON.
     pub name: Option<String>,
 }
 
@@ -41,8 +42,9 @@ impl Neighbour {
     pub fn is_ours(&self) -> bool {
         // The kernel keeps 15 bytes of a name.
         let cut = |name: &'static str| name.get(..15).unwrap_or(name);
-        let mut ours = NAMES_AND_BINDS.iter().chain(&FLOWS);
-        self.name.as_deref().is_some_and(|name| ours.any(|spec| cut(spec.program) == name))
+        let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).map(|spec| spec.program);
+        let mut ours = specs.chain([STREAM_UNASKED]);
+        self.name.as_deref().is_some_and(|name| ours.any(|program| cut(program) == name))
     }
 }
 
@@ -99,6 +101,7 @@ mod tests {
     fn ours_are_known_by_name() {
         let named = |name: &str| Neighbour { id: 1, name: Some(name.to_owned()) };
         assert!(named("connect4").is_ours());
+        assert!(named("stream").is_ours() && named("stream_unasked").is_ours());
         assert!(!named("cil_sock4_conne").is_ours());
         assert!(!Neighbour { id: 1, name: None }.is_ours());
     }

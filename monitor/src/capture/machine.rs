@@ -6,12 +6,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use monitor_core::flow::Protocol;
+use monitor_core::ids::WallTime;
 use rustix::process::{Resource, getrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
+use crate::capture::clock::Clock;
+use crate::capture::mountinfo::mounts;
 use crate::capture::netlink;
-use crate::capture::preflight::{self, unescape};
+use crate::capture::preflight;
 use crate::capture::procfs;
+use crate::capture::tracefs;
 
 /// How much the kernel hides from root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +33,12 @@ pub struct Machine {
     pub jit: Option<u32>,
     /// Bytes this process may lock, where that is limited; kernels before 5.11 count maps in.
     pub lockable: Option<u64>,
-    pub namespaces: Namespaces,
-    /// A version-1 hierarchy that marks sockets, in use.
+    /// Whether it runs as the machine's root and its users do.
+    pub user_namespace: Home,
+    /// A version-1 hierarchy that marks sockets, in use, on a kernel where that matters (before 5.15).
     pub socket_marker: Option<PathBuf>,
-    /// Seconds since 1970 when the machine was started, by both clocks.
-    pub booted_at: i64,
+    /// When the machine was started, by both clocks.
+    pub booted_at: WallTime,
     /// Sockets that wait for peers in this network namespace, as capture looks them up; the kernel's
     /// refusal else.
     pub listeners: Result<usize, String>,
@@ -51,16 +55,7 @@ pub struct Insight {
     pub refused: usize,
 }
 
-/// Whether this process is in the machine's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Namespaces {
-    pub user: Home,
-    pub time: Home,
-    pub pid: Home,
-    pub cgroup: Home,
-}
-
-/// Whose a namespace is.
+/// Whose a namespace is that this process is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Home {
     Machines,
@@ -68,31 +63,24 @@ pub enum Home {
     Own,
 }
 
-/// Inode numbers of the initial namespaces, as in `linux/proc_ns.h`.
-const INITIAL_TIME: u64 = 0xEFFF_FFFA;
+/// The inode number of the initial namespace, as in `linux/proc_ns.h`.
 const INITIAL_USER: u64 = 0xEFFF_FFFD;
 
 impl Machine {
     /// Looks around.
     #[must_use]
     pub fn look() -> Self {
-        let (boot, wall) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Realtime));
         Self {
             lockdown: lockdown(),
             jit: number("/proc/sys/net/core/bpf_jit_enable"),
             lockable: getrlimit(Resource::Memlock).current,
-            namespaces: Namespaces {
-                user: home("user", INITIAL_USER),
-                time: home("time", INITIAL_TIME),
-                pid: home("pid", preflight::INITIAL_PID_NAMESPACE),
-                cgroup: home("cgroup", preflight::INITIAL_CGROUP_NAMESPACE),
-            },
-            socket_marker: text("/proc/self/mountinfo").as_deref().and_then(socket_marker),
-            booted_at: wall.tv_sec - boot.tv_sec,
+            user_namespace: user_namespace(),
+            socket_marker: loses_sockets().then(marker_here).flatten(),
+            booted_at: Clock::read().wall(0),
             listeners: listeners().map_err(|error| error.to_string()),
             executables: executables(),
             not_needed: vec![
-                ("kprobes", Path::new("/sys/kernel/debug/kprobes").exists() || kprobes()),
+                ("kprobes", kprobes()),
                 ("BTF", Path::new("/sys/kernel/btf/vmlinux").exists()),
                 ("connection tracking", Path::new("/proc/sys/net/netfilter").exists()),
                 ("BPF for ordinary users", unprivileged_bpf()),
@@ -101,10 +89,10 @@ impl Machine {
     }
 }
 
-fn home(kind: &str, initial: u64) -> Home {
-    // A kind that this kernel does not have is everybody's.
-    let inode = preflight::namespace(kind);
-    if inode.is_none_or(|inode| inode == initial) { Home::Machines } else { Home::Own }
+fn user_namespace() -> Home {
+    // Where this kernel has none, it is everybody's.
+    let inode = preflight::namespace("user");
+    if inode.is_none_or(|inode| inode == INITIAL_USER) { Home::Machines } else { Home::Own }
 }
 
 /// How far the kernel is locked down; where nobody mounted what says so, what it was told at its start.
@@ -132,8 +120,8 @@ fn level(name: &str) -> Option<Lockdown> {
 }
 
 fn kprobes() -> bool {
-    let events = ["/sys/kernel/tracing/kprobe_events", "/sys/kernel/debug/tracing/kprobe_events"];
-    events.iter().any(|path| Path::new(path).exists())
+    let events = tracefs::mounted().map(|at| Path::new(at).join("kprobe_events"));
+    Path::new("/sys/kernel/debug/kprobes").exists() || events.is_some_and(|it| it.exists())
 }
 
 fn unprivileged_bpf() -> bool {
@@ -158,18 +146,23 @@ fn listeners() -> io::Result<usize> {
     Ok(sockets.iter().map(Vec::len).sum())
 }
 
+/// Whether a socket that is marked loses its version-2 cgroup.
+fn loses_sockets() -> bool {
+    preflight::kernel().is_ok_and(|kernel| !kernel.is_at_least(5, 15))
+}
+
+fn marker_here() -> Option<PathBuf> {
+    socket_marker(&text("/proc/self/mountinfo")?)
+}
+
 /// The mount of a version-1 hierarchy in which a cgroup marks its sockets.
 fn socket_marker(mountinfo: &str) -> Option<PathBuf> {
-    let marking = mountinfo.lines().filter_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = filesystem.split(' ');
-        let is_cgroup = fields.next() == Some("cgroup");
-        let mut options = fields.next_back()?.split(',');
-        let marks = options.any(|option| option == "net_cls" || option == "net_prio");
-        let point = mount.split(' ').nth(4)?;
-        (is_cgroup && marks).then(|| unescape(point))
+    let marking = mounts(mountinfo).filter(|mount| {
+        let mut options = mount.options.split(',');
+        mount.kind == "cgroup" && options.any(|it| it == "net_cls" || it == "net_prio")
     });
-    marking.into_iter().find(|mount| is_marked(mount, &mut MOST_CGROUPS.clone()))
+    let mut points = marking.map(|mount| mount.point());
+    points.find(|point| is_marked(point, &mut MOST_CGROUPS.clone()))
 }
 
 /// Cgroups looked at.

@@ -8,6 +8,8 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod hierarchy;
+mod mountinfo;
 mod procfs;
 
 mod cgroups;
@@ -50,15 +52,17 @@ use self::attach::Extra;
 use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
+pub use self::clock::boot_ns;
 pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
-pub use self::machine::{Home, Insight, Lockdown, Machine, Namespaces};
+pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
@@ -109,6 +113,9 @@ pub enum CaptureError {
 
 type Result<T> = std::result::Result<T, CaptureError>;
 
+/// `BPF_NOEXIST`: what the kernel has entered is right and stays.
+const IF_ABSENT: u64 = 1;
+
 /// What is watched, how, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -150,11 +157,10 @@ impl Capture {
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
-    /// Checks the ground, loads, tells the kernel what is older than its programs, attaches.
+    /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(config: &Config, internal: &[Network]) -> Result<Self> {
-        let ground = preflight()?;
+    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
         let seed = random_seed()?;
         let mut attached = attach::load(config, &ground, seed)?;
         let ebpf = &mut attached.ebpf;
@@ -167,13 +173,14 @@ impl Capture {
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
+        let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
         if attached.has(Extra::Executables) {
-            processes.fill(&ground.cgroup.path);
+            processes.fill(&hierarchy);
         }
-        let cgroups = Cgroups::new(&ground.cgroup.path, cgroup_news);
+        let cgroups = Cgroups::new(hierarchy, cgroup_news);
         let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
@@ -181,24 +188,20 @@ impl Capture {
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
-        let attachments = attached.attachments()?;
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
+        let programs = attached.count();
+        let (ebpf, attachments) = attached.attachments()?;
         Ok(Self {
             ring,
             teller,
             older,
             attachments,
             kernel_log,
-            summary: Summary {
-                kernel: ground.kernel,
-                cgroup: ground.cgroup,
-                programs: attached.count(),
-                missing,
-            },
+            summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
             drain: None,
-            _ebpf: attached.ebpf,
+            _ebpf: ebpf,
         })
     }
 

@@ -14,7 +14,7 @@ use crate::capture::namespaces::{self, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
-use crate::capture::{Result, attach, take};
+use crate::capture::{IF_ABSENT, Result, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {
@@ -97,7 +97,6 @@ impl OlderSockets {
         sockets: &OldSockets,
         owner: impl Fn(&OldSocket) -> SocketOwner,
     ) {
-        const IF_ABSENT: u64 = 1;
         let netns = if self.netns_in_sock_ops { netns } else { NetnsCookie(0) };
         for socket in &sockets.listeners {
             let (key, value) = decode::listener(netns, socket.local, owner(socket));

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use crate::capture::CaptureError;
 use crate::capture::attach::Extra;
 use crate::capture::machine::{self, Lockdown};
+use crate::capture::mountinfo::{Mount, mounts};
 
 /// What was found out before anything was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ground {
     pub kernel: KernelRelease,
     pub cgroup: CgroupRoot,
+    pub privileges: Privileges,
     /// What will not be seen from where this process runs, and why.
     pub hidden: Vec<String>,
     /// Why the kernel will refuse programs on tracepoints, where that is known before it is tried.
@@ -29,7 +31,9 @@ impl Ground {
             .untraceable
             .into_iter()
             .flat_map(|why| Extra::ALL.iter().map(move |extra| format!("{extra}: {why}")));
-        self.hidden.iter().cloned().chain(traced).collect()
+        // Where there is no other namespace it is not missed: that is known once all were looked into.
+        let elsewhere = self.privileges.lack(Capability::SysAdmin);
+        self.hidden.iter().cloned().chain(traced).chain(elsewhere).collect()
     }
 }
 
@@ -42,9 +46,9 @@ pub fn preflight() -> Result<Ground, CaptureError> {
     }
     let cgroup = cgroup_root()?;
     let mut hidden = hidden();
-    hidden.extend(check_sight(privileges));
+    hidden.extend(privileges.lack(Capability::SysPtrace));
     let untraceable = check_tracing(privileges, machine::lockdown());
-    Ok(Ground { kernel, cgroup, hidden, untraceable })
+    Ok(Ground { kernel, cgroup, privileges, hidden, untraceable })
 }
 
 /// The running kernel, if it is new enough.
@@ -71,8 +75,8 @@ pub(super) fn namespace(kind: &str) -> Option<u64> {
 }
 
 /// Inode numbers that the kernel gives its initial namespaces.
-pub(super) const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
-pub(super) const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// From within a container, only part of the machine is seen.
 fn check_namespaces(cgroup: Option<u64>, pid: Option<u64>) -> Vec<String> {
@@ -134,13 +138,6 @@ fn check_kernel(release: &str) -> Result<KernelRelease, CaptureError> {
     }
 }
 
-/// Other processes show what they run, and where their sockets are, to few.
-fn check_sight(privileges: Privileges) -> Option<String> {
-    let hidden = "what other processes run, and their sockets older than edgewatch";
-    let missing = !privileges.has(Capability::SysPtrace);
-    missing.then(|| format!("{hidden}: CAP_SYS_PTRACE is missing"))
-}
-
 fn check_tracing(privileges: Privileges, lockdown: Option<Lockdown>) -> Option<&'static str> {
     if lockdown == Some(Lockdown::Confidentiality) {
         Some("the kernel is locked down (confidentiality)")
@@ -159,6 +156,40 @@ pub enum Capability {
     SysAdmin = 21,
     Perfmon = 38,
     Bpf = 39,
+}
+
+impl Capability {
+    pub const ALL: [Self; 5] =
+        [Self::Bpf, Self::NetAdmin, Self::Perfmon, Self::SysPtrace, Self::SysAdmin];
+
+    /// As people grant it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+
+    /// What is not had without it.
+    #[must_use]
+    pub fn gives(self) -> String {
+        match self {
+            Self::Bpf => "kernel programs at all".to_owned(),
+            Self::NetAdmin => "kernel programs on cgroups".to_owned(),
+            Self::Perfmon => Extra::ALL.map(|extra| extra.to_string()).join("; "),
+            Self::SysPtrace => {
+                "what other processes run, and their sockets older than edgewatch".to_owned()
+            }
+            Self::SysAdmin => {
+                "addresses, and sockets older than edgewatch, in other network namespaces"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// What this process may.
@@ -190,6 +221,13 @@ impl Privileges {
         self.effective & wanted != 0
     }
 
+    /// What is not had for want of a capability, for people; None where it is held.
+    #[must_use]
+    pub fn lack(self, capability: Capability) -> Option<String> {
+        let missing = !self.has(capability);
+        missing.then(|| format!("{}: {} is missing", capability.gives(), capability.name()))
+    }
+
     /// Whether kernel programs can be loaded and attached to cgroups.
     #[must_use]
     pub const fn suffice(self) -> bool {
@@ -201,6 +239,8 @@ impl Privileges {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupRoot {
     pub path: PathBuf,
+    /// How far the mount's root lies above our cgroup namespace's.
+    pub height: usize,
     pub layout: Layout,
 }
 
@@ -226,57 +266,29 @@ impl fmt::Display for Layout {
 /// namespace, as in a pod, a mount of the host's hierarchy has a root above our own: `/../..`; then
 /// the highest counts.
 fn find_cgroup_root(mountinfo: &str) -> Result<CgroupRoot, CaptureError> {
-    let mut found: Option<(usize, PathBuf)> = None;
+    let mut found: Option<(usize, Mount<'_>)> = None;
     let mut layout = Layout::Unified;
-    for line in mountinfo.lines() {
-        // ID PARENT MAJOR:MINOR ROOT MOUNT-POINT OPTIONS [TAG...] - TYPE SOURCE SUPER-OPTIONS
-        let Some((mount, filesystem)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next(), fields.next());
-        match filesystem.split(' ').next() {
-            Some("cgroup2") => {
-                if let (Some(height), Some(point)) = (root.and_then(height), point)
+    for mount in mounts(mountinfo) {
+        match mount.kind {
+            "cgroup2" => {
+                if let Some(height) = height(mount.root)
                     && found.as_ref().is_none_or(|(highest, _)| height >= *highest)
                 {
-                    found = Some((height, unescape(point)));
+                    found = Some((height, mount));
                 }
             }
-            Some("cgroup") => layout = Layout::Hybrid,
+            "cgroup" => layout = Layout::Hybrid,
             _ => {}
         }
     }
-    found.map(|(_, path)| CgroupRoot { path, layout }).ok_or(CaptureError::NoCgroup2)
+    let (height, mount) = found.ok_or(CaptureError::NoCgroup2)?;
+    Ok(CgroupRoot { path: mount.point(), height, layout })
 }
 
 /// How far a mount's root lies above our cgroup namespace's; none for a part of it.
 fn height(root: &str) -> Option<usize> {
     let mut steps = root.split('/').filter(|step| !step.is_empty());
     steps.try_fold(0, |height, step| (step == "..").then_some(height + 1))
-}
-
-/// Undoes the octal escapes that mountinfo writes for blanks and backslashes.
-pub(super) fn unescape(field: &str) -> PathBuf {
-    let mut path = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        path.push_str(before);
-        let octal =
-            after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()).filter(u8::is_ascii);
-        match octal {
-            Some(byte) => {
-                path.push(char::from(byte));
-                rest = &after[3..];
-            }
-            None => {
-                path.push('\\');
-                rest = after;
-            }
-        }
-    }
-    path.push_str(rest);
-    path.into()
 }
 
 fn read(path: &'static str) -> Result<String, CaptureError> {
@@ -333,8 +345,22 @@ mod tests {
         assert!(refused(with(Bpf), Some(Lockdown::Off)).contains("CAP_PERFMON"));
         let closed = Some(Lockdown::Confidentiality);
         assert!(refused(with(Perfmon), closed).contains("locked down"));
+        let check_sight = |privileges: Privileges| privileges.lack(SysPtrace);
         assert_eq!(check_sight(with(SysPtrace)), None);
         assert!(check_sight(with(SysAdmin)).unwrap().contains("CAP_SYS_PTRACE"));
+    }
+
+    #[test]
+    fn what_is_foreseen_names_every_right_that_lacks() {
+        let foreseen = |privileges: Privileges| {
+            let cgroup = CgroupRoot { path: "/x".into(), height: 0, layout: Layout::Unified };
+            let kernel = check_kernel("6.1").unwrap();
+            let (hidden, untraceable) = (Vec::new(), check_tracing(privileges, None));
+            Ground { kernel, cgroup, privileges, hidden, untraceable }.foreseen().join("\n")
+        };
+        let told = foreseen(Privileges { effective: 0 });
+        assert!(told.contains("CAP_PERFMON") && told.contains("CAP_SYS_ADMIN"), "{told}");
+        assert_eq!(foreseen(Privileges { effective: u64::MAX }), "");
     }
 
     #[test]
@@ -363,6 +389,8 @@ mod tests {
         let host = "31 23 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw";
         let pod = "32 23 0:26 /.. /pod ro - cgroup2 cgroup2 rw";
         check(&format!("{host}\n{pod}\n{own}"), Some(("/host/sys/fs/cgroup", Layout::Unified)));
+        assert_eq!(find_cgroup_root(&format!("{host}\n{own}")).unwrap().height, 3);
+        assert_eq!(find_cgroup_root(own).unwrap().height, 0);
         check(part, None);
         check("31 23 0:28 / /sys/fs/cgroup rw - cgroup cgroup rw,cpu", None);
         check("", None);
@@ -371,8 +399,8 @@ mod tests {
 
     #[track_caller]
     fn check(mountinfo: &str, expected: Option<(&str, Layout)>) {
-        let found = find_cgroup_root(mountinfo).ok();
-        let expected = expected.map(|(path, layout)| CgroupRoot { path: path.into(), layout });
+        let found = find_cgroup_root(mountinfo).ok().map(|it| (it.path, it.layout));
+        let expected = expected.map(|(path, layout)| (PathBuf::from(path), layout));
         assert_eq!(found, expected);
     }
 }

@@ -2,14 +2,15 @@
 //! its ancestors are named although they may be gone.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{Execution, Lineage, end_of, is_shell};
 use monitor_core::flow::{Ancestor, Image, Process};
 
+use crate::capture::IF_ABSENT;
 use crate::capture::decode::{self, Caller, LineageBytes, Started};
 use crate::capture::executables::{Executables, Subject};
+use crate::capture::hierarchy::Hierarchy;
 use crate::capture::procfs::{self, Running, Stat};
 
 pub(super) struct Processes {
@@ -38,9 +39,8 @@ impl Processes {
 
     /// Tells the kernel of the processes that are older than its programs. Only where it follows
     /// them from now on: else ids would outlive their processes.
-    pub(super) fn fill(&mut self, hierarchy: &Path) {
+    pub(super) fn fill(&mut self, hierarchy: &Hierarchy) {
         const ANY: u64 = 0;
-        const IF_ABSENT: u64 = 1;
         let mut older = Older::read(hierarchy);
         let pids: Vec<u32> = older.processes.keys().copied().collect();
         for pid in pids {
@@ -183,12 +183,13 @@ struct OlderProcess {
 }
 
 impl Older {
-    fn read(hierarchy: &Path) -> Self {
+    fn read(hierarchy: &Hierarchy) -> Self {
         let process = |pid| {
             Some(OlderProcess {
-                stat: procfs::stat(pid)?,
+                // First: most processes may be kernel threads, which run no file.
                 running: procfs::running(pid)?,
-                cgroup_id: procfs::cgroup(pid, hierarchy).map_or(0, |cgroup| cgroup.0),
+                stat: procfs::stat(pid)?,
+                cgroup_id: hierarchy.cgroup(pid).map_or(0, |(id, _)| id.0),
             })
         };
         let processes = procfs::pids().filter_map(|pid| Some((pid, process(pid)?))).collect();

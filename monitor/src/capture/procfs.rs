@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use monitor_core::flow::Image;
-use monitor_core::ids::CgroupId;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::capture::clock;
 
 /// Process ids of `/proc`.
 pub(super) fn pids() -> impl Iterator<Item = u32> {
@@ -22,13 +23,21 @@ pub(super) fn pids() -> impl Iterator<Item = u32> {
 pub(super) struct Stat {
     pub(super) command: String,
     pub(super) parent: u32,
-    /// When it was forked, since boot, rounded down to a [`tick_ns`].
+    /// When it was forked, as the kernel stamps it, rounded down to a [`tick_ns`].
     pub(super) born_ns: u64,
 }
 
 pub(super) fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text), tick_ns())
+    let stat = parse_stat(&String::from_utf8_lossy(&text), tick_ns())?;
+    Some(Stat { born_ns: clock::shown_ns(stat.born_ns), ..stat })
+}
+
+/// The command name of a process. Any bytes: it is cut, be it within a character.
+pub(super) fn command(pid: u32) -> Option<Vec<u8>> {
+    let mut command = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    command.pop_if(|byte| *byte == b'\n');
+    Some(command)
 }
 
 /// The unit of times in `/proc`.
@@ -83,18 +92,6 @@ pub(super) fn resolved(pid: u32, path: &str) -> Option<String> {
     read_link(Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
-/// The cgroup of a process in the version-2 hierarchy mounted at `hierarchy`.
-pub(super) fn cgroup(pid: u32, hierarchy: &Path) -> Option<CgroupId> {
-    let directory = hierarchy.join(cgroup_path(pid)?.trim_start_matches('/'));
-    fs::metadata(directory).ok().map(|directory| CgroupId(directory.ino()))
-}
-
-/// The path of a process's cgroup below the root of our cgroup namespace.
-pub(super) fn cgroup_path(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
-}
-
 fn read_link(link: &Path) -> Option<String> {
     let path = fs::read_link(link).ok()?;
     let path = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
@@ -114,6 +111,7 @@ mod tests {
         assert_eq!(super::running(u32::MAX), None);
         assert_eq!(resolved(me, &running.path), Some(running.path));
         assert_eq!(stat(me).unwrap().parent, std::os::unix::process::parent_id());
+        assert_eq!(command(me).unwrap(), stat(me).unwrap().command.as_bytes());
         assert!(pids().any(|pid| pid == me));
     }
 

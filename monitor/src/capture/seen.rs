@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
+use crate::capture::IF_ABSENT;
 use crate::capture::clock::Clock;
 use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
 
@@ -25,7 +26,6 @@ impl SeenMap {
 
     /// Enters a key that is not there; false where it is, or finds no room.
     pub(super) fn enter(&mut self, key: &KeyBytes, stats: &StatsBytes) -> bool {
-        const IF_ABSENT: u64 = 1;
         self.0.insert(key, stats, IF_ABSENT).is_ok()
     }
 

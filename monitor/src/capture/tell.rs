@@ -20,6 +20,7 @@ use crate::capture::decode::{
 };
 use crate::capture::namespaces;
 use crate::capture::processes::Processes;
+use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::{CaptureError, Result, map_error};
 
@@ -93,7 +94,7 @@ impl Teller {
                 self.sighting(key, at_ns, &origin);
             }
             Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
-                self.tell(&key, at_ns, &origin);
+                self.repeated(&key, at_ns, &origin);
             }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
@@ -224,15 +225,19 @@ impl Teller {
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
-        self.tell(&bytes, at_ns, origin);
+        self.tell(key, at_ns, origin);
+    }
+
+    /// Tells of a flow key whether or not it was told.
+    fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        match decode::key(bytes) {
+            Ok(key) => self.tell(key, at_ns, origin),
+            Err(Undecodable) => self.losses.undecodable += 1,
+        }
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
-        let Ok(key) = decode::key(bytes) else {
-            self.losses.undecodable += 1;
-            return;
-        };
+    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
@@ -261,12 +266,11 @@ impl Teller {
 /// A process that the kernel named by its id alone: where it listens without having bound, or is
 /// older than the kernel programs.
 fn complete(process: &mut Process) {
-    let directory = format!("/proc/{}", process.pid);
-    if let Ok(metadata) = fs::metadata(&directory)
-        && let Ok(command) = fs::read_to_string(directory + "/comm")
+    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
+        && let Some(command) = procfs::command(process.pid)
     {
         process.uid = metadata.uid();
-        process.command = command.trim_end().to_owned();
+        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }
 

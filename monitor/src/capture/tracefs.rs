@@ -25,7 +25,7 @@ pub enum Tracing {
 ///
 /// Call it before the first thread is started: the others would stay behind.
 pub fn prepare_mounts() -> Tracing {
-    if let Some(path) = events() {
+    if let Some(path) = mounted() {
         return Tracing::Mounted(path);
     }
     match mount_privately() {
@@ -47,14 +47,15 @@ fn mount_privately() -> rustix::io::Result<()> {
     mount("tracefs", TRACEFS[0], "tracefs", quiet, None)
 }
 
-fn events() -> Option<&'static str> {
-    let mounted = |path: &&str| Path::new(path).join("events").is_dir();
-    TRACEFS.into_iter().find(mounted)
+/// Where it is mounted.
+pub(super) fn mounted() -> Option<&'static str> {
+    let is_mounted = |path: &&str| Path::new(path).join("events").is_dir();
+    TRACEFS.into_iter().find(is_mounted)
 }
 
 /// Where `field` lies in the records of a tracepoint: some move between kernels.
 pub(super) fn field_offset(category: &str, name: &str, field: &str) -> Option<u32> {
-    let format = Path::new(events()?).join(format!("events/{category}/{name}/format"));
+    let format = Path::new(mounted()?).join(format!("events/{category}/{name}/format"));
     offset_in(&fs::read_to_string(format).ok()?, field)
 }
 

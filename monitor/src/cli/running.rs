@@ -53,7 +53,7 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
         file: record.file,
         existing: if record.append { Existing::Continued } else { Existing::Refused },
         duration: record.duration.map(crate::config::Period::get),
-        ready: Box::new(|ground| output::say(&format!("edgewatch: {ground}"))),
+        say: Box::new(|line| output::say(&format!("edgewatch: {line}"))),
     };
     let Recorded { lines, connections, lost, detached } =
         runtime()?.block_on(agent::record(config, options))?;

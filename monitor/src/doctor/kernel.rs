@@ -8,10 +8,8 @@ use crate::doctor::{Check, Finding, counted, told};
 /// What can be seen without loading anything.
 pub(super) fn machine(machine: &Machine) -> Vec<Finding> {
     let release = capture::kernel();
-    // Maps count as locked memory up to 5.10, and version-1 hierarchies take sockets away up to 5.14.
-    let is_before =
-        |major, minor| release.as_ref().is_ok_and(|kernel| !kernel.is_at_least(major, minor));
-    let (counts_memory, loses_sockets) = (is_before(5, 11), is_before(5, 15));
+    // Maps count as locked memory up to 5.10.
+    let counts_memory = release.as_ref().is_ok_and(|kernel| !kernel.is_at_least(5, 11));
     let mut findings = vec![match release {
         Ok(kernel) => Finding::ok(Check::Kernel, format!("kernel {kernel}"), "5.10 or later"),
         Err(error @ CaptureError::KernelTooOld(_)) => {
@@ -24,7 +22,7 @@ pub(super) fn machine(machine: &Machine) -> Vec<Finding> {
     if counts_memory {
         findings.push(memory(machine.lockable));
     }
-    if loses_sockets && let Some(mount) = &machine.socket_marker {
+    if let Some(mount) = &machine.socket_marker {
         let detail = "before 5.15 a socket that net_cls or net_prio marks loses its version-2 cgroup, so that its connections count as the root's";
         let finding = Finding::warn(Check::SocketMarks, mount.display().to_string(), detail);
         findings.push(finding.mend("take the marks away, or upgrade the kernel"));
@@ -229,7 +227,7 @@ fn others(hooks: &[Neighbours]) -> Vec<Finding> {
 fn names(hook: &Neighbours) -> String {
     let name = |it: &capture::Neighbour| match &it.name {
         Some(name) => format!("{name} (program {})", it.id),
-        None => format!("program {}", it.id),
+        None => format!("program {} (without a name, perhaps another edgewatch's)", it.id),
     };
     let names: Vec<String> = hook.attached.iter().filter(|it| !it.is_ours()).map(name).collect();
     names.join(", ")
@@ -267,6 +265,14 @@ mod tests {
         let taken = hook("connect4", Sharing::Exclusive, &["x"]);
         let alone = (Verdict::Fail, "x (program 7) is attached for itself alone");
         check(&[taken, hook("stream", shared, &["y"])], &[alone, (Verdict::Ok, "stream: y")]);
+    }
+
+    #[test]
+    fn a_program_without_a_name_may_be_ours() {
+        let attached = vec![Neighbour { id: 7, name: None }];
+        let hook = Neighbours { program: "stream", sharing: Sharing::Shared, attached };
+        let said = "stream: program 7 (without a name, perhaps another edgewatch's)";
+        check(&[hook], &[(Verdict::Ok, said)]);
     }
 
     #[test]

@@ -5,33 +5,12 @@ use monitor_core::ids::WallTime;
 use crate::capture::{self, Capability, Home, Machine, Privileges, Tracing};
 use crate::doctor::{Check, Finding, counted, told};
 
-/// A capability: its name, what is lost without it.
-const WANTED: [(Capability, &str, &str); 5] = [
-    (Capability::Bpf, "CAP_BPF", "kernel programs cannot be loaded"),
-    (Capability::NetAdmin, "CAP_NET_ADMIN", "kernel programs cannot be attached to cgroups"),
-    (
-        Capability::Perfmon,
-        "CAP_PERFMON",
-        "cgroups that live less than a second may show by their id, and executables of processes that are gone stay unknown",
-    ),
-    (
-        Capability::SysPtrace,
-        "CAP_SYS_PTRACE",
-        "executables of other users' processes that run already stay unknown",
-    ),
-    (
-        Capability::SysAdmin,
-        "CAP_SYS_ADMIN",
-        "who listens in other network namespaces since before the agent stays unknown",
-    ),
-];
-
 pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     let mut findings = match Privileges::own() {
-        Ok(privileges) => capabilities(privileges, machine.namespaces.user),
+        Ok(privileges) => capabilities(privileges, machine.user_namespace),
         Err(error) => vec![Finding::warn(Check::Privileges, "capabilities", told(error))],
     };
-    findings.extend(namespaces(machine));
+    findings.extend(namespaces());
     findings.push(tracefs(tracing));
     findings.push(executables(machine));
     findings.push(older_sockets(machine));
@@ -70,7 +49,7 @@ fn executables(machine: &Machine) -> Finding {
 fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
     let check = Check::Privileges;
     let (held, missing): (Vec<_>, Vec<_>) =
-        WANTED.iter().partition(|(capability, ..)| privileges.has(*capability));
+        Capability::ALL.into_iter().partition(|capability| privileges.has(*capability));
     let mut findings = Vec::new();
     if user == Home::Own && privileges.suffice() {
         let detail = "capabilities of a user namespace do not reach the kernel";
@@ -78,11 +57,12 @@ fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
         findings.push(Finding::fail(check, "user namespace", detail).mend(mend));
     }
     if !held.is_empty() {
-        let names: Vec<&str> = held.iter().map(|(_, name, _)| *name).collect();
+        let names: Vec<&str> = held.iter().map(|capability| capability.name()).collect();
         findings.push(Finding::ok(check, "capabilities", names.join(", ")));
     }
-    for (capability, name, without) in missing {
-        let what = format!("{name} missing");
+    for capability in missing {
+        let what = format!("{} missing", capability.name());
+        let without = format!("not had without it: {}", capability.gives());
         findings.push(match capability {
             Capability::Bpf | Capability::NetAdmin => {
                 Finding::fail(check, what, without).mend("run it with sudo, or grant it")
@@ -95,7 +75,7 @@ fn capabilities(privileges: Privileges, user: Home) -> Vec<Finding> {
     findings
 }
 
-fn namespaces(machine: &Machine) -> Vec<Finding> {
+fn namespaces() -> Vec<Finding> {
     let check = Check::Namespaces;
     let mut findings: Vec<Finding> = capture::hidden()
         .into_iter()
@@ -104,11 +84,6 @@ fn namespaces(machine: &Machine) -> Vec<Finding> {
             None => Finding::warn(check, hidden, "not seen from in here"),
         })
         .collect();
-    if machine.namespaces.time == Home::Own {
-        let detail = "the kernel's timestamps are the machine's, the clocks in here are not, so that times are wrong";
-        let finding = Finding::warn(check, "time namespace", detail);
-        findings.push(finding.mend("run it in the machine's time namespace"));
-    }
     if findings.is_empty() {
         let detail = "the machine's own: every cgroup and process can be seen";
         findings.push(Finding::ok(check, "namespaces", detail));
@@ -135,9 +110,9 @@ fn tracefs(tracing: &Tracing) -> Finding {
 
 fn clock(machine: &Machine) -> Finding {
     /// 2020: before there was a kernel that edgewatch runs on.
-    const EARLIEST: i64 = 1_577_836_800;
-    let booted = WallTime(machine.booted_at.saturating_mul(1_000_000));
-    if machine.booted_at < EARLIEST {
+    const EARLIEST: WallTime = WallTime(1_577_836_800_000_000);
+    let booted = machine.booted_at;
+    if booted < EARLIEST {
         let detail = format!(
             "says that the machine was started {booted}, so that times in alerts and the ends of approvals are wrong"
         );

@@ -76,6 +76,8 @@ fn answered(what: &str, answers: &Answers) -> Vec<Finding> {
         let detail = format!("runs version {version}, this program is {own}");
         findings.push(Finding::warn(check, what, detail).mend("restart it to run this one"));
     }
+    let missing = |it: &String| Finding::warn(check, "not seen by the agent", it);
+    findings.extend(status.missing.iter().map(missing));
     if status.lost.is_empty() {
         findings.push(Finding::ok(check, "lost", "nothing since the agent started"));
     }
@@ -153,6 +155,19 @@ mod tests {
             (Verdict::Ok, "deliveries to log: 5 delivered, 0 queued".to_owned()),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_an_agent_cannot_see_is_told_beside_it() {
+        let own = env!("CARGO_PKG_VERSION");
+        let mut answers = answers(own, None);
+        answers.status.missing = vec!["one: why".to_owned(), "another: why not".to_owned()];
+        let found = lines(&answers);
+        let expected = [
+            (Verdict::Warn, "not seen by the agent: one: why".to_owned()),
+            (Verdict::Warn, "not seen by the agent: another: why not".to_owned()),
+        ];
+        assert_eq!(found[1..3], expected);
     }
 
     #[test]

@@ -194,6 +194,42 @@ fn processes_older_than_the_watch_have_their_shell_too() {
     assert_eq!(ancestors(&process)[..2], [shell.as_str(), python.as_str()], "{process:#}");
 }
 
+/// As in a pod: the host's hierarchy is mounted, its root far above what the agent calls the root.
+#[test]
+fn from_within_a_cgroup_namespace_older_shells_are_told_apart() {
+    let lab = lab();
+    let wire = lab.wire();
+    let (web, job, api) = (lab.service("web"), lab.service("job"), lab.service("api"));
+    let python = interpreter(&lab);
+    let start = |service: &Service, program: &str, words: &[&str]| {
+        let mut command = lab.command(service, Some(&wire.client), Path::new(program));
+        let mut running = Running::start(command.args(words));
+        assert_eq!(running.line(SOON), "ready");
+        running
+    };
+    let mut under_own = start(&web, &python, &["obey"]);
+    under_own.say(&format!("shell {python} obey; true"));
+    assert_eq!(under_own.line(SOON), "ready");
+    let script = format!("{python} obey; true");
+    let under_first = start(&job, "/bin/sh", &["-c", &script]);
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
+    let plain = verb(&["watch", "--format", "json"]);
+    let mut within = lab.command(&lab.service("agent"), None, Path::new("unshare"));
+    within.arg("--cgroup").arg(plain.get_program()).args(plain.get_args());
+    let watch = Running::start(&mut within);
+    let mut stand = Stand { watch, seen: Vec::new(), servers: vec![server], wire, lab };
+    stand.listens(&api, 8080);
+    for (service, mut running, name) in
+        [(web, under_own, format!("{}:{python}", shell())), (job, under_first, python.clone())]
+    {
+        running.say(&format!("dial tcp {at}"));
+        assert_eq!(running.line(SOON), "established");
+        let process = stand.dialled(&service, 8080);
+        assert_eq!(process["executable"], name, "{process:#}");
+    }
+}
+
 #[test]
 fn ancestors_that_are_gone_are_named() {
     let mut stand = Stand::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -86,6 +87,25 @@ fn what_was_recorded_counts_every_exchange_and_replays_to_the_alert_of_an_unknow
     assert_eq!(alerts, 1, "{told:#}");
     let edge = &told["alerts"][0]["findings"][0]["edge"];
     assert_eq!((edge["server"].as_str(), &edge["port"]), (Some(db.name.as_str()), &5432.into()));
+}
+
+#[test]
+fn it_ends_in_time_although_nobody_reads() {
+    let lab = lab();
+    let wire = lab.wire();
+    let mut dialler = lab.dialler(&lab.service("web"), &wire.client);
+    let pipe = lab.path("pipe");
+    finish(Command::new("mkfifo").arg(&pipe)).done();
+    let mut record = Running::start(verb(&["record", "--append", "--for", "6s"]).arg(&pipe));
+    // Each is news, and a line more than the pipe takes.
+    let mut ports = 10_000..;
+    let status = eventually(START, "the end of the recording", || {
+        for port in ports.by_ref().take(20) {
+            dialler.is_refused(SocketAddr::new(wire.server.v4, port));
+        }
+        if record.runs() { Err("it runs".to_owned()) } else { Ok(record.ended(SOON)) }
+    });
+    assert_eq!(status.code(), Some(1), "not all could be written");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `edgewatch watch`: every edge of the machine as it appears, and nothing left behind.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -96,4 +97,21 @@ fn interrupted_it_ends_well_and_leaves_nothing() {
     watch.signal(Signal::INT);
     assert_eq!(watch.ended(SOON).code(), Some(0));
     eventually(SOON, "nothing of it in the kernel", || loaded.gone());
+}
+
+#[test]
+fn who_watches_is_told_what_is_not_seen_any_more() {
+    let lab = lab();
+    let path = lab.path("watch.log");
+    let log = File::create(&path).expect("the place is ours");
+    let watch = Running::logged(&mut verb(&["watch"]), log);
+    let says = |what: &str| {
+        eventually(4 * SOON, what, || {
+            let said = fs::read_to_string(&path).expect("it is there");
+            if said.contains(what) { Ok(()) } else { Err(said) }
+        });
+    };
+    says("watching, nothing is kept");
+    Loaded::by(watch.pid()).detach("recvmsg6");
+    says("edgewatch: the kernel program recvmsg6 is attached no longer");
 }

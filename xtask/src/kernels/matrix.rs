@@ -59,6 +59,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("lineage::a_program_that_somebody_detaches_is_missed", Need::ProgramNames),
     ("lineage::an_interpreter_under_a_services_shell_is_another_executable", Need::Tracepoints),
     ("lineage::ancestors_that_are_gone_are_named", Need::Tracepoints),
+    ("lineage::from_within_a_cgroup_namespace_older_shells_are_told_apart", Need::Tracepoints),
     ("lineage::processes_older_than_the_watch_have_their_shell_too", Need::Tracepoints),
     ("lineage::the_shell_that_a_service_begins_with_does_not_count", Need::Tracepoints),
     ("lineage::what_is_no_interpreter_keeps_its_name_under_a_shell", Need::Tracepoints),
@@ -67,6 +68,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("restart::ended_and_started_it_goes_on", Need::Processes),
     ("restart::killed_and_started_it_goes_on", Need::Processes),
     ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
+    ("watch::who_watches_is_told_what_is_not_seen_any_more", Need::ProgramNames),
 ];
 
 /// Modules of tests that depend on what kernel and rights give. The others are about what is decided,
