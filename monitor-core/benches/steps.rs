@@ -1,5 +1,5 @@
 //! How many steps a second the engine takes on one core. Prints one JSON object a line for
-//! `cargo xtask bench`: the figure's name, its unit, and the quartiles of its rounds. Judges nothing.
+//! `cargo xtask bench`: the figure's name, its unit, and the value of each round. Judges nothing.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench speaks to whoever runs it")]
 
 use std::hint::black_box;
@@ -134,18 +134,15 @@ fn traffic(key: FlowKey) -> Traffic {
     }
 }
 
-/// Runs `round`, which does `count` of a thing, and prints how many a second.
+/// Runs `round`, which does `count` of a thing, and prints how many a second. The first is to warm up.
 fn measure(name: &str, unit: &str, count: usize, mut round: impl FnMut()) {
     round();
-    let mut rates: Vec<f64> = (0..ROUNDS)
+    let rates: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = Instant::now();
             round();
             count as f64 / start.elapsed().as_secs_f64()
         })
         .collect();
-    rates.sort_by(f64::total_cmp);
-    let at = |quarter: usize| rates[(ROUNDS - 1) * quarter / 4];
-    let (p25, p50, p75) = (at(1), at(2), at(3));
-    println!("{{\"name\":{name:?},\"unit\":{unit:?},\"p25\":{p25},\"p50\":{p50},\"p75\":{p75}}}");
+    println!("{{\"name\":{name:?},\"unit\":{unit:?},\"values\":{rates:?}}}");
 }

@@ -23,19 +23,15 @@ fn main() {
 
 fn measure(name: &str, bytes: &[u8], decode: impl Fn(&[u8]) -> bool) {
     assert!(decode(bytes), "{name}: the seed is none");
-    let mut rates: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..COUNT {
-                black_box(decode(black_box(bytes)));
-            }
-            COUNT as f64 / start.elapsed().as_secs_f64()
-        })
-        .collect();
-    rates.sort_by(f64::total_cmp);
-    let at = |quarter: usize| rates[(ROUNDS - 1) * quarter / 4];
-    let (p25, p50, p75) = (at(1), at(2), at(3));
-    println!(
-        "{{\"name\":{name:?},\"unit\":\"a second\",\"p25\":{p25},\"p50\":{p50},\"p75\":{p75}}}"
-    );
+    let round = || {
+        let start = Instant::now();
+        for _ in 0..COUNT {
+            black_box(decode(black_box(bytes)));
+        }
+        COUNT as f64 / start.elapsed().as_secs_f64()
+    };
+    // The first is to warm up.
+    round();
+    let rates: Vec<f64> = (0..ROUNDS).map(|_| round()).collect();
+    println!("{{\"name\":{name:?},\"unit\":\"a second\",\"values\":{rates:?}}}");
 }

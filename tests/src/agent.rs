@@ -19,12 +19,16 @@ use crate::receiver::{Receiver, edge_of};
 use crate::waiting::eventually;
 
 /// How long it may take to load its programs on a busy machine.
-const START: Duration = Duration::from_secs(60);
+pub const START: Duration = Duration::from_secs(60);
 /// Its grace period is 10 s.
 const STOP: Duration = Duration::from_secs(20);
 
 /// Five times the promise of a second.
 pub const SOON: Duration = Duration::from_secs(5);
+/// Five times the ten seconds between two sweeps of the counters.
+pub const SWEPT: Duration = Duration::from_secs(50);
+/// Pauses between tries double from a second on; five times what a few of them take.
+pub const RETRIED: Duration = Duration::from_secs(60);
 
 /// The program, as `cargo xtask test` names it.
 #[track_caller]
@@ -93,6 +97,12 @@ impl Setup {
         self.tables(&format!("[detect]\nonly = [{pattern:?}]\n"))
     }
 
+    /// Watches only the cgroups of `lab`, with further `lines` of `[capture]`.
+    #[must_use]
+    pub fn within(self, lab: &Lab, lines: &str) -> Self {
+        self.tables(&format!("{}{lines}", lab.own_cgroups()))
+    }
+
     /// Sends its alerts to `receiver`, signed.
     #[track_caller]
     #[must_use]
@@ -134,6 +144,23 @@ impl Lab {
         let mut agent = self.prepared_agent(name, setup);
         agent.start();
         agent
+    }
+
+    /// A verb that looks for itself (`watch`, `record`), at the cgroups of this lab alone: among the
+    /// lines of all tests' traffic those of one would be hard to find.
+    #[track_caller]
+    #[must_use]
+    pub fn looks(&self, words: &[&str]) -> Command {
+        let config = self.path("own-cgroups.toml");
+        fs::write(&config, self.own_cgroups()).expect("the place is ours");
+        let mut command = verb(words);
+        command.arg("--config").arg(config);
+        command
+    }
+
+    fn own_cgroups(&self) -> String {
+        let slice = self.slice().display().to_string();
+        format!("[capture]\ncgroup = {slice:?}\n")
     }
 
     /// Writes an agent's configuration without starting it.
@@ -233,10 +260,28 @@ impl Agent {
         self.running().signal(signal);
     }
 
-    /// How often something of this kind was lost, as it says itself.
+    /// Stops it where it is, until it is sent [`Signal::CONT`].
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        // The signal is taken in by each of its threads in its own time.
+        eventually(SOON, "that it stands still", || {
+            let stats = fs::read_dir(&tasks).expect("it runs").flatten();
+            let stats = stats.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
+            // NUMBER (NAME) STATE …: a name may hold anything.
+            let state = |it: &String| it.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            let running: Vec<String> = stats.filter(|it| state(it) != Some(true)).collect();
+            if running.is_empty() { Ok(()) } else { Err(running.concat()) }
+        });
+    }
+
+    /// How often something of this kind was lost up to now, as it says itself.
     #[track_caller]
     #[must_use]
     pub fn lost(&self, reason: &str) -> u64 {
+        // Whoever asks for the map has it sweep first; its status is as of the last sweep.
+        self.text(&["map"]);
         self.json(&["status"])["lost"][reason].as_u64().unwrap_or(0)
     }
 

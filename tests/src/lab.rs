@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use crate::process::finish;
+use crate::process::{copy_program, finish};
 use crate::waiting::eventually;
 
 /// How many labs this process has made.
@@ -95,14 +95,12 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// Copies a program into the lab's directory. Another process writes the copy: a file that we
-    /// had open ourselves could be inherited half-way by a child of another test, and what is open
-    /// for writing cannot be executed.
+    /// Copies a program into the lab's directory.
     #[track_caller]
     #[must_use]
     pub fn copied(&self, program: &Path, name: &str) -> PathBuf {
         let copy = self.path(name);
-        finish(Command::new("cp").arg(program).arg(&copy)).done();
+        copy_program(program, &copy);
         copy
     }
 

@@ -15,4 +15,4 @@ pub mod manifest;
 pub mod receiver;
 pub mod traffic;
 
-pub use waiting::{eventually, stretched};
+pub use waiting::eventually;

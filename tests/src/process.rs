@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -32,6 +33,13 @@ pub fn finish(command: &mut Command) -> Finished {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Copies a program. Another process writes the copy: a file that we had open ourselves could be
+/// inherited half-way by a child of another test, and what is open for writing cannot be executed.
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    finish(Command::new("cp").arg(from).arg(to)).done();
 }
 
 impl Finished {

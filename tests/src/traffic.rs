@@ -199,7 +199,7 @@ impl Dialler {
     /// Gives an order without waiting for what comes of it.
     #[track_caller]
     pub fn begins(&mut self, order: &str) {
-        self.running.say(&format!("dial {order}"));
+        self.begin_order(&format!("dial {order}"));
     }
 
     /// Carries out an order that is no dial, and checks what it answers.
@@ -224,7 +224,7 @@ impl Dialler {
     /// Waits for what came of the order begun before.
     #[track_caller]
     pub fn ends(&mut self, outcome: &str) {
-        assert_eq!(self.running.line(PATIENCE), outcome);
+        self.ends_within(outcome, PATIENCE);
     }
 }
 

@@ -1,11 +1,15 @@
 //! The stage of demo and bench: a bridge with one network namespace for each service and one for all
-//! the world, and one cgroup for each. Takes down what an earlier one that was killed left behind.
+//! the world, and one cgroup for each; and the agent that watches it. Takes down what an earlier one
+//! that was killed left behind. What happens on it is not its business.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+
+use crate::interrupt::Interrupt;
 
 /// Everything of ours carries this name.
 const NAME: &str = "edgewatch-demo";
@@ -80,8 +84,13 @@ impl House {
     }
 
     /// The part of the hierarchy that plays the node: the outside is not in it.
-    pub(crate) fn node(&self) -> PathBuf {
+    fn node(&self) -> PathBuf {
         self.slice.join("node.slice")
+    }
+
+    /// The part of a configuration that has it watch the node alone.
+    pub(crate) fn capture(&self) -> String {
+        format!("[capture]\ncgroup = {:?}\n", self.node())
     }
 
     fn cgroup(&self, room: &Room) -> PathBuf {
@@ -119,15 +128,8 @@ impl House {
     }
 
     /// Starts a command that is ended with the house.
-    pub(crate) fn start(&self, mut command: Command, log: &str) -> anyhow::Result<()> {
-        let path = self.at.join(log);
-        let file =
-            std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        let child = command
-            .stdout(file.try_clone().context("share the log")?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("start {command:?}"))?;
+    pub(crate) fn start(&self, command: Command, log: &str) -> anyhow::Result<()> {
+        let child = logged(command, &self.at.join(log))?;
         if let Ok(mut children) = self.children.lock() {
             children.push(child);
         }
@@ -166,6 +168,124 @@ impl Drop for House {
     }
 }
 
+/// The program at work beside a house, and what it said; asked to end when dropped.
+pub(crate) struct Running {
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+impl Running {
+    pub(crate) fn start(command: Command, log: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self { child: Some(logged(command, &log)?), log })
+    }
+
+    pub(crate) fn id(&self) -> anyhow::Result<u32> {
+        self.child.as_ref().map(Child::id).context("it has ended")
+    }
+
+    /// Waits until it has said `word`. Looks often: how long it takes may be a figure.
+    pub(crate) fn says(&self, word: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let what = format!("{word:?} in {}", self.log.display());
+        let said = || Ok(std::fs::read_to_string(&self.log).is_ok_and(|it| it.contains(word)));
+        interrupt.until(&what, Duration::from_secs(60), Duration::from_millis(2), said)
+    }
+
+    /// Ends it in order: what it attached is gone after that.
+    pub(crate) fn end(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let id = child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().context("end edgewatch")?;
+        child.wait().context("wait for edgewatch").map(drop)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// An agent that watches a house's node, with a state of its own, and how it is asked.
+pub(crate) struct Agent {
+    program: PathBuf,
+    at: PathBuf,
+    running: Option<Running>,
+}
+
+impl Agent {
+    /// Lays out an agent called `name`, with nothing learned and with `lines` in its configuration.
+    pub(crate) fn new(
+        program: &Path,
+        house: &House,
+        name: &str,
+        lines: &str,
+    ) -> anyhow::Result<Self> {
+        let at = house.at.join(name);
+        if at.exists() {
+            std::fs::remove_dir_all(&at).with_context(|| format!("remove {}", at.display()))?;
+        }
+        std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
+        let config = at.join("edgewatch.toml");
+        std::fs::write(&config, format!("{lines}\n{}", house.capture()))
+            .with_context(|| format!("write {}", config.display()))?;
+        Ok(Self { program: program.to_owned(), at, running: None })
+    }
+
+    /// Starts it; how long until it was ready.
+    pub(crate) fn start(&mut self, interrupt: &Interrupt) -> anyhow::Result<Duration> {
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--config"]).arg(self.at.join("edgewatch.toml"));
+        command.arg("--state-dir").arg(self.at.join("state"));
+        command.arg("--socket").arg(self.socket());
+        let started = Instant::now();
+        let running = Running::start(command, self.at.join("agent.log"))?;
+        // Kept also where it does not become ready, to be ended.
+        self.running.insert(running).says("ready", interrupt)?;
+        Ok(started.elapsed())
+    }
+
+    pub(crate) fn end(&mut self) -> anyhow::Result<()> {
+        self.running.take().map_or(Ok(()), |mut it| it.end())
+    }
+
+    pub(crate) fn id(&self) -> anyhow::Result<u32> {
+        self.running.as_ref().context("it was not started")?.id()
+    }
+
+    /// A place for what belongs to it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.at.join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.at.join("edgewatch.sock")
+    }
+
+    /// What a verb prints.
+    pub(crate) fn text(&self, words: &[&str]) -> anyhow::Result<String> {
+        let mut verb = Command::new(&self.program);
+        verb.args(words).arg("--socket").arg(self.socket()).stderr(Stdio::inherit());
+        let output = verb.output().context("start edgewatch")?;
+        if !output.status.success() {
+            bail!("edgewatch {}: {}", words.join(" "), output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Starts a command with all that it says in a file.
+fn logged(mut command: Command, log: &Path) -> anyhow::Result<Child> {
+    let file = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().context("share the log")?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("start {command:?}"))
+}
+
 /// Ends what runs in a cgroup and below it, and removes all of it.
 fn empty(cgroup: &Path) -> anyhow::Result<()> {
     let Ok(below) = std::fs::read_dir(cgroup) else { return Ok(()) };
@@ -186,7 +306,7 @@ fn empty(cgroup: &Path) -> anyhow::Result<()> {
         if std::fs::remove_dir(cgroup).is_ok() {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     bail!("{} does not empty", cgroup.display())
 }

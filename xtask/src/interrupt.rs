@@ -8,6 +8,9 @@ use anyhow::{Context as _, bail};
 
 use crate::machine;
 
+/// Between two looks, where nobody measures how long it takes.
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+
 /// Set once somebody pressed Ctrl-C or asked us to stop.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
@@ -34,16 +37,18 @@ impl Interrupt {
         let end = Instant::now() + Duration::from_secs(8);
         while machine::is_attended() && Instant::now() < end {
             self.check()?;
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(PAUSE);
         }
         self.check()
     }
 
-    /// Waits until `ready` says yes, at most `limit`; `what` names what was waited for.
+    /// Waits until `ready` says yes, at most `limit`, with `pause` between two looks; `what` names what
+    /// was waited for.
     pub(crate) fn until(
         &self,
         what: &str,
         limit: Duration,
+        pause: Duration,
         mut ready: impl FnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -52,7 +57,7 @@ impl Interrupt {
             if started.elapsed() > limit {
                 bail!("{what}: not within {} s", limit.as_secs());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(pause);
         }
         Ok(())
     }

@@ -3,8 +3,6 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::bail;
-
 use crate::check;
 use crate::kernels::{self, Built, Depth, KERNELS};
 use crate::machine;
@@ -28,12 +26,10 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
     if unprivileged != ExitCode::SUCCESS || scope == Scope::Unprivileged {
         return Ok(unprivileged);
     }
-    if !machine::is_root() {
-        bail!(
-            "the end-to-end tests load kernel programs and need root: \
-             sudo -E env \"PATH=$PATH\" cargo xtask test, or leave them out with --unprivileged"
-        );
-    }
+    machine::require_root(
+        "the end-to-end tests load kernel programs and need root (--unprivileged leaves them out)",
+        "test",
+    )?;
     let built = Built::build(workspace, &stages, Depth::Quick)?;
     if scope == Scope::Everything {
         kernels::test(workspace, &stages, &built, KERNELS)?;

@@ -2,16 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use tests::agent::{SOON, Setup};
+use tests::agent::{SOON, SWEPT, Setup};
 use tests::lab::{Lab, SILENCE};
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
-
-/// Five times the ten seconds between two sweeps of the counters.
-const SWEPT: Duration = Duration::from_secs(50);
 
 #[test]
 fn tcp_between_namespaces_is_one_edge_with_both_ends_named() {

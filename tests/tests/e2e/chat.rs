@@ -5,16 +5,13 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::agent::{SOON, Setup};
+use tests::agent::{RETRIED, SOON, Setup};
 use tests::eventually;
 use tests::process::Running;
 use tests::receiver::{Answer, Receiver};
 
 use crate::lab;
-use crate::shop::{Shop, is_about};
-
-/// Pauses between tries double from a second on.
-const RETRIED: Duration = Duration::from_secs(60);
+use crate::shop::Shop;
 
 /// A shop whose web service is guarded, told to a webhook and to a chat that takes a message a second.
 #[track_caller]
@@ -112,11 +109,7 @@ fn what_is_muted_is_kept_over_a_kill_and_told_once_in_a_digest() {
     let db = shop.server("db", 5432);
     shop.web.reaches(&db);
     let edge = db.edge_from(&shop.web.service);
-    let listed = eventually(SOON, &edge, || {
-        let list = shop.agent.json(&["alerts"]);
-        let found = list.as_array().into_iter().flatten().find(|it| is_about(it, &edge));
-        found.cloned().ok_or_else(|| list.to_string())
-    });
+    let listed = shop.alert_listed(&edge);
     assert!(listed["muted_until"].is_string(), "{listed:#}");
     shop.was_silent(0);
     shop.agent.kill();

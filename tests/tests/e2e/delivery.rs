@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::agent::{Agent, SOON, Setup};
+use tests::agent::{RETRIED, Setup};
 use tests::eventually;
 use tests::receiver::{Answer, Request};
 
 use crate::shop::{Shop, is_about, is_of};
-
-/// Pauses between tries double from a second on; five times what a few of them take.
-const RETRIED: Duration = Duration::from_secs(60);
 
 #[test]
 fn who_was_away_gets_every_message() {
@@ -43,18 +40,10 @@ fn cause_three(shop: &mut Shop) -> Value {
     for (name, port) in [("db", 5432), ("cache", 6379), ("queue", 5672)] {
         let server = shop.server(name, port);
         shop.web.reaches(&server);
-        let edge = server.edge_from(&shop.web.service);
-        alert = eventually(SOON, &edge, || accepted(&shop.agent, &edge));
+        alert = shop.alert_listed(&server.edge_from(&shop.web.service));
     }
     assert!(is_of(&alert, &shop.web.service), "{alert:#}");
     alert
-}
-
-/// The alert about `edge` as the agent lists it.
-fn accepted(agent: &Agent, edge: &str) -> Result<Value, String> {
-    let list = agent.json(&["alerts"]);
-    let found = list.as_array().into_iter().flatten().find(|it| is_about(it, edge));
-    found.cloned().ok_or_else(|| list.to_string())
 }
 
 /// Waits until every revision of `alert` was accepted, and checks that each was exactly once.

@@ -3,13 +3,12 @@
 //! image, the cgroup's limits) is not here.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use k8s_openapi::api::core::v1::VolumeMount;
 use tests::agent::{Setup, program};
 use tests::lab::{Lab, Namespace};
 use tests::manifest::Manifest;
+use tests::process::copy_program;
 
 use crate::ground::check_edges;
 use crate::lab;
@@ -150,11 +149,14 @@ impl Pod {
         // The image: the program where the manifest calls it, and what takes its rights away.
         let at = self.root.join(command[0].trim_start_matches('/'));
         fs::create_dir_all(at.parent().expect("an absolute path")).expect("the place is ours");
-        copy(&program(), &at);
+        copy_program(&program(), &at);
         let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
             .map(|dir| dir.join("setpriv"))
             .find(|it| it.is_file());
-        copy(&found.expect("setpriv, of the package util-linux"), &self.root.join("setpriv"));
+        copy_program(
+            &found.expect("setpriv, of the package util-linux"),
+            &self.root.join("setpriv"),
+        );
     }
 
     /// What becomes the agent: in its namespaces, a network of its own among them. What the stand
@@ -170,10 +172,4 @@ impl Pod {
         line.extend(["sh".to_owned(), "-c".to_owned(), script]);
         line
     }
-}
-
-/// By another process, so that what was written can be executed at once.
-#[track_caller]
-fn copy(from: &Path, to: &Path) {
-    tests::process::finish(Command::new("cp").arg("-L").arg(from).arg(to)).done();
 }

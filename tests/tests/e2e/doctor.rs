@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use tests::agent::{Setup, verb};
@@ -22,7 +22,7 @@ const USAGE: i32 = 64;
 #[test]
 fn root_on_this_machine_lacks_nothing_and_leaves_nothing() {
     let lab = lab();
-    let slice = slice(&lab);
+    let slice = lab.slice();
     let config = written(&lab, &format!("[capture]\ncgroup = {slice:?}\n"));
     let report = examined(&lab, &config);
     assert_ne!(report["verdict"], "fail", "{report:#}");
@@ -32,7 +32,7 @@ fn root_on_this_machine_lacks_nothing_and_leaves_nothing() {
     }
     assert!(detail(&report, "privileges").contains("CAP_BPF"), "{report:#}");
     assert!(detail(&report, "agent").contains("edgewatch run"), "{report:#}");
-    let left = fs::read_dir(&slice).expect("it is there").flatten();
+    let left = fs::read_dir(slice).expect("it is there").flatten();
     let left: Vec<_> = left.filter(|it| it.path().is_dir()).map(|it| it.file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     // The second asks the kernel who is on this cgroup's hooks, and the first is not.
@@ -125,12 +125,6 @@ fn told(finished: &Finished, said: &str) {
     assert!(finished.stdout.contains(said), "{said:?} is not said: {}", finished.stdout);
 }
 
-/// The cgroup that all services of this lab are in.
-#[track_caller]
-fn slice(lab: &Lab) -> std::path::PathBuf {
-    lab.planned("any").cgroup.parent().map(Path::to_owned).expect("a service is in a slice")
-}
-
 #[track_caller]
 fn written(lab: &Lab, text: &str) -> String {
     let path = lab.path("doctor.toml");
@@ -140,16 +134,19 @@ fn written(lab: &Lab, text: &str) -> String {
 
 #[track_caller]
 fn doctor(lab: &Lab, config: &str) -> Finished {
+    finish(&mut examination(lab, config))
+}
+
+#[track_caller]
+fn examination(lab: &Lab, config: &str) -> Command {
     let mut command = verb(&["doctor", "--config", config, "--state-dir"]);
     command.arg(lab.path("state")).arg("--socket").arg(lab.path("agent.sock"));
-    finish(&mut command)
+    command
 }
 
 #[track_caller]
 fn examined(lab: &Lab, config: &str) -> Value {
-    let mut command = verb(&["doctor", "--format", "json", "--config", config, "--state-dir"]);
-    command.arg(lab.path("state")).arg("--socket").arg(lab.path("agent.sock"));
-    let text = finish(&mut command).done();
+    let text = finish(examination(lab, config).args(["--format", "json"])).done();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::agent::{SOON, Setup, verb};
+use tests::agent::{SOON, Setup};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::{Lab, Service, Wire};
@@ -16,9 +16,6 @@ use tests::receiver::{Receiver, edge_of, findings};
 use tests::traffic::{Protocol, Server};
 
 use crate::lab;
-
-/// Five times the ten seconds between two sweeps of the counters.
-const SWEPT: Duration = Duration::from_secs(50);
 
 /// The stand: `edgewatch watch`, and servers that are there before it.
 struct Stand {
@@ -40,7 +37,7 @@ impl Stand {
         let at = |port| SocketAddr::new(wire.server.v4, port);
         let servers =
             Self::PORTS.map(|port| lab.serve(&api, &wire.server, Protocol::Tcp, at(port))).into();
-        let watch = Running::start(&mut verb(&["watch", "--format", "json"]));
+        let watch = Running::start(&mut lab.looks(&["watch", "--format", "json"]));
         let mut stand = Self { watch, seen: Vec::new(), servers, wire, lab };
         // What listened before is told once all is attached.
         stand.listens(&api, 8080);
@@ -180,7 +177,7 @@ fn processes_older_than_the_watch_have_their_shell_too() {
     assert_eq!(main.line(SOON), "ready");
     let at = SocketAddr::new(wire.server.v4, 8080);
     let server = lab.serve(&api, &wire.server, Protocol::Tcp, at);
-    let watch = Running::start(&mut verb(&["watch", "--format", "json"]));
+    let watch = Running::start(&mut lab.looks(&["watch", "--format", "json"]));
     let mut stand = Stand { watch, seen: Vec::new(), servers: vec![server], wire, lab };
     let listener = stand.listens(&api, 8080);
     let process = &listener["process"];
@@ -290,7 +287,7 @@ fn a_listener_that_is_forbidden_is_told_while_it_listens() {
     let lab = lab();
     let receiver = Receiver::start();
     // Room for little, so that the kernel forgets what is not seen again.
-    let setup = Setup::mode("learn").tables("[capture]\nseen = 64\n");
+    let setup = Setup::mode("learn").within(&lab, "seen = 64\n");
     let agent = lab.agent("agent", &setup.told_to(&lab, &receiver));
     let wire = lab.wire();
     let (web, api) = (lab.service("web"), lab.service("api"));
@@ -316,14 +313,9 @@ fn a_listener_that_is_forbidden_is_told_while_it_listens() {
         });
     };
     forbid(&servers[0]);
-    for port in 20_000..22_000 {
-        dialler.is_refused(SocketAddr::new(wire.server.v4, port));
-    }
-    // What a known edge carried is told by the sweep, which looks for forgotten listeners too.
-    dialler.dials(&format!("tcp {} --send 1234", servers[1].address), "established");
-    agent.shows(&servers[1].edge_from(&web), SWEPT, |view| {
-        view["evidence"]["bytes_to_server"] == 1234
-    });
+    dialler.dials(&format!("datagram {}:20000 --ports 300", wire.server.v4), "sent");
+    // Whoever asks for the map has it sweep first, and the sweep looks for forgotten listeners too.
+    agent.text(&["map"]);
     forbid(&servers[1]);
 }
 

@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::agent::{SOON, verb};
+use tests::agent::{SOON, START, verb};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::process::{Running, finish};
 use tests::traffic::Protocol;
 
 use crate::lab;
-
-/// How long it may take to load its programs on a busy machine.
-const START: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_recorded_counts_every_exchange_and_replays_to_the_alert_of_an_unknown_dial() {
@@ -29,7 +26,7 @@ fn what_was_recorded_counts_every_exchange_and_replays_to_the_alert_of_an_unknow
     let (api_server, db_server) = (serve(&api, 8080), serve(&db, 5432));
     let mut dialler = lab.dialler(&web, &wire.client);
 
-    let mut record = Running::start(&mut verb(&["record", "-"]));
+    let mut record = Running::start(&mut lab.looks(&["record", "-"]));
     // It is silent until it sees something, so a scout dials until that is recorded.
     let scout = lab.service("scout");
     let mut scouting = lab.dialler(&scout, &wire.client);

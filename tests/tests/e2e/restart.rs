@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tests::agent::{SOON, Setup};
+use tests::eventually;
 use tests::kernel::Loaded;
 use tests::traffic::Protocol;
-use tests::{eventually, stretched};
 
 use crate::lab;
 use crate::shop::{Shop, kinds};
@@ -87,7 +87,7 @@ fn under_load_it_ends_in_time_and_leaves_nothing() {
     let asked = Instant::now();
     let status = agent.end(Signal::TERM);
     assert_eq!(status.code(), Some(0), "{}", agent.said());
-    assert!(asked.elapsed() < stretched(Duration::from_secs(10)), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     eventually(SOON, "nothing of ours in the kernel", || loaded.gone());
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tests::agent::{Agent, SOON, Setup};
+use tests::eventually;
 use tests::lab::{Lab, Service, Wire};
 use tests::receiver::{Receiver, edge_of, findings};
 use tests::traffic::{Dialler, Protocol, Server};
@@ -113,6 +114,16 @@ impl Shop {
     pub(crate) fn alert_that(&self, state: &str, edge: &str) -> Value {
         let what = format!("{state}: {edge}");
         self.receiver.alert(SOON, &what, |alert| alert["state"] == state && is_about(alert, edge))
+    }
+
+    /// Waits until the agent lists an alert about `edge`, which it has stored then.
+    #[track_caller]
+    pub(crate) fn alert_listed(&self, edge: &str) -> Value {
+        eventually(SOON, edge, || {
+            let list = self.agent.json(&["alerts"]);
+            let found = list.as_array().into_iter().flatten().find(|it| is_about(it, edge));
+            found.cloned().ok_or_else(|| list.to_string())
+        })
     }
 
     /// Waits until an alert with this title was accepted.

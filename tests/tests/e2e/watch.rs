@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::agent::{SOON, verb};
+use tests::agent::SOON;
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::process::Running;
@@ -29,7 +29,8 @@ fn every_edge_is_printed_once_with_both_ends_named() {
     .map(|(protocol, at)| lab.serve(&api, &wire.server, protocol, at));
     let mut dialler = lab.dialler(&web, &wire.client);
 
-    let mut watch = Running::start(&mut verb(&["watch", "--for", "10s", "--format", "json"]));
+    let words = ["watch", "--for", "10s", "--format", "json"];
+    let mut watch = Running::start(&mut lab.looks(&words));
     // It is silent until it sees something, so a scout dials until that is printed.
     let post = SocketAddr::new(wire.server.v4, 7);
     let post = lab.serve(&lab.service("post"), &wire.server, Protocol::Tcp, post);
@@ -87,7 +88,7 @@ fn interrupted_it_ends_well_and_leaves_nothing() {
     let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
     let web = lab.service("web");
     let mut dialler = lab.dialler(&web, &wire.client);
-    let mut watch = Running::start(&mut verb(&["watch"]));
+    let mut watch = Running::start(&mut lab.looks(&["watch"]));
     eventually(SOON, "the edge is seen", || {
         dialler.reaches(&server);
         let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();

@@ -2,18 +2,17 @@
 //! the kernel programs attached, alternating, and the spread of like against like beside it.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use crate::bench::figure::Figure;
-use crate::house::House;
+use crate::house::{House, Running};
 use crate::interrupt::Interrupt;
 
 const PAIRS: usize = 12;
 const CONNECTIONS: &str = "20000";
-const WAIT: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(
     program: &Path,
@@ -22,20 +21,18 @@ pub(crate) fn measure(
     figures: &mut Vec<Figure>,
 ) -> anyhow::Result<()> {
     let configuration = house.at.join("churn.toml");
-    let text = format!("[capture]\ncgroup = {:?}\n", house.node());
-    std::fs::write(&configuration, text)
+    std::fs::write(&configuration, house.capture())
         .with_context(|| format!("write {}", configuration.display()))?;
     let (mut alike, mut attached) = (Vec::new(), Vec::new());
     let (mut plain, mut woken) = (Vec::new(), Vec::new());
     for _ in 0..PAIRS {
         interrupt.check()?;
         let (first, second) = (churn(house)?, churn(house)?);
-        let watching = watch(program, house, &configuration, interrupt)?;
+        let mut watching = watch(program, house, &configuration, interrupt)?;
         // Known before it is measured.
         churn(house)?;
-        let measured = with_wakes(house, watching.id());
-        end(watching)?;
-        let (with, wakes) = measured?;
+        let (with, wakes) = with_wakes(house, watching.id()?)?;
+        watching.end()?;
         alike.push(second / first);
         attached.push(with / second);
         plain.push(second);
@@ -95,23 +92,10 @@ fn watch(
     house: &House,
     configuration: &Path,
     interrupt: &Interrupt,
-) -> anyhow::Result<std::process::Child> {
-    let log = house.at.join("watch.log");
-    let file = std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-    let child = Command::new(program)
-        .args(["watch", "--config"])
-        .arg(configuration)
-        .stdout(file)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("start edgewatch watch")?;
-    let attached = || Ok(std::fs::read_to_string(&log).is_ok_and(|it| it.contains("attached")));
-    interrupt.until("the kernel programs", WAIT, attached)?;
-    Ok(child)
-}
-
-fn end(mut watching: std::process::Child) -> anyhow::Result<()> {
-    let id = watching.id().to_string();
-    Command::new("kill").args(["-TERM", &id]).status().context("end edgewatch watch")?;
-    watching.wait().context("wait for edgewatch watch").map(drop)
+) -> anyhow::Result<Running> {
+    let mut command = Command::new(program);
+    command.args(["watch", "--config"]).arg(configuration);
+    let watching = Running::start(command, house.at.join("watch.log"))?;
+    watching.says("attached", interrupt)?;
+    Ok(watching)
 }

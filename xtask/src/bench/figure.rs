@@ -30,14 +30,16 @@ impl Figure {
         Self::of(name, unit, vec![value])
     }
 
-    /// A figure as the crates' own benches print it.
+    /// A figure as the crates' own benches print it, with the value of each of its rounds.
     pub(crate) fn read(line: &str) -> anyhow::Result<Self> {
         let value: Value =
             serde_json::from_str(line).with_context(|| format!("no figure: {line:?}"))?;
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let number = |key: &str| value[key].as_f64().with_context(|| format!("no {key}: {line:?}"));
-        let (p25, p50, p75) = (number("p25")?, number("p50")?, number("p75")?);
-        Ok(Self { name: text("name"), unit: text("unit"), p25, p50, p75 })
+        let values = value["values"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let values: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
+        let values = values.filter(|it| !it.is_empty());
+        let values = values.with_context(|| format!("no values: {line:?}"))?;
+        Ok(Self::of(&text("name"), &text("unit"), values))
     }
 
     fn row(&self) -> String {
@@ -65,7 +67,8 @@ fn written(value: f64) -> String {
         middle if middle >= 100.0 => format!("{value:.0}"),
         small if small >= 10.0 => format!("{value:.1}"),
         small if small >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
+        // What rounds to nothing has no sign.
+        _ => format!("{value:.3}").replace("-0.000", "0.000"),
     }
 }
 
@@ -115,10 +118,27 @@ fn machine() -> anyhow::Result<String> {
     let memory = value(&read("/proc/meminfo")?, "MemTotal").unwrap_or_default();
     let kib: u64 = memory.split(' ').next().unwrap_or_default().parse().unwrap_or(0);
     let kernel = read("/proc/sys/kernel/osrelease")?;
-    Ok(format!(
-        "{cores} cores of {name}, {} GiB, Linux {} (a virtual machine where it says hypervisor: {})",
-        kib >> 20,
-        kernel.trim(),
-        if processor.contains(" hypervisor") { "yes" } else { "no" }
-    ))
+    let kind =
+        if processor.contains(" hypervisor") { "a virtual machine" } else { "a real machine" };
+    Ok(format!("{kind}, {cores} cores of {name}, {} GiB, Linux {}", kib >> 20, kernel.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_read_as_the_benches_print_it() {
+        let line = r#"{"name":"decode","unit":"a second","values":[40.0,10.0,20.0,30.0,50.0]}"#;
+        let row = Figure::read(line).unwrap().row();
+        assert_eq!(row, "| decode | 30.0 | a second | 20.0 to 40.0 |");
+        Figure::read(r#"{"name":"decode","unit":"a second","values":[]}"#).unwrap_err();
+        Figure::read(r#"{"name":"decode","unit":"a second","values":["fast"]}"#).unwrap_err();
+    }
+
+    #[test]
+    fn three_digits_are_written_and_nothing_has_no_sign() {
+        let written = [-0.0001, 0.0, -0.25, 1.234, 56.78, -123.4, 1_234_567.0].map(written);
+        assert_eq!(written, ["0.000", "0.000", "-0.250", "1.23", "56.8", "-123", "1 234 567"]);
+    }
 }

@@ -4,15 +4,15 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::bench::figure::{Figure, quantile};
-use crate::house::{House, STRANGER};
-use crate::interrupt::Interrupt;
+use crate::house::{Agent, House, STRANGER};
+use crate::interrupt::{Interrupt, PAUSE};
 
 const SERVICES: usize = 40;
 const WAIT: Duration = Duration::from_secs(20);
@@ -37,28 +37,20 @@ pub(crate) fn measure(
     world.args(["-e", include_str!("../demo/world.pl"), &format!("{STRANGER}:4444")]);
     house.start(world, "world.log")?;
 
-    let socket = house.at.join("edgewatch.sock");
-    let verb = |words: &[&str]| {
-        let mut verb = Command::new(program);
-        verb.args(words).arg("--socket").arg(&socket);
-        verb
-    };
-    start(program, house, &socket, port)?;
-    let silent = |mut command: Command| {
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|it| it.success())
-    };
-    interrupt.until("the agent", WAIT, || Ok(silent(verb(&["status"]))))?;
+    let lines = format!(
+        "mode = \"learn\"\n[[notify]]\nname = \"bench\"\nkind = \"webhook\"\n\
+         url = \"http://127.0.0.1:{port}/\"\n"
+    );
+    let mut agent = Agent::new(program, house, "latency", &lines)?;
+    agent.start(interrupt)?;
     for index in 0..SERVICES {
         dial(house, index, "10.77.0.254/7")?;
     }
-    interrupt.until("the services", WAIT, || {
-        let output = verb(&["services", "--format", "json"]).output().context("start edgewatch")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    interrupt.until("the services", WAIT, PAUSE, || {
+        let text = agent.text(&["services", "--format", "json"])?;
         Ok(text.matches("bench-").count() >= SERVICES)
     })?;
-    if !silent(verb(&["baseline", "guard", "systemd:bench-*"])) {
-        bail!("guard the services");
-    }
+    agent.text(&["baseline", "guard", "systemd:bench-*"])?;
     for (target, what) in KINDS {
         let mut millis = Vec::new();
         for index in 0..SERVICES {
@@ -83,25 +75,8 @@ pub(crate) fn measure(
         ));
         figures.push(Figure::once("the same, 99th percentile", "ms", p99));
     }
-    Ok(())
-}
-
-fn start(program: &Path, house: &House, socket: &Path, port: u16) -> anyhow::Result<()> {
-    let state = house.at.join("state");
-    if state.exists() {
-        std::fs::remove_dir_all(&state).with_context(|| format!("remove {}", state.display()))?;
-    }
-    let path = house.at.join("edgewatch.toml");
-    let text = format!(
-        "mode = \"learn\"\n[capture]\ncgroup = {:?}\n[[notify]]\nname = \"bench\"\n\
-         kind = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\n",
-        house.node()
-    );
-    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-    let mut agent = Command::new(program);
-    agent.arg("run").arg("--config").arg(&path).arg("--state-dir").arg(&state);
-    agent.arg("--socket").arg(socket);
-    house.start(agent, "agent.log")
+    // What is measured next is measured with nothing attached.
+    agent.end()
 }
 
 /// Dials once as service `index`; tells when, in seconds since the epoch.

@@ -2,22 +2,17 @@
 //! holds.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::bench::figure::Figure;
-use crate::house::House;
+use crate::house::{Agent, House};
 use crate::interrupt::Interrupt;
 
 const SIZES: [usize; 2] = [10_000, 100_000];
 const SERVICES: usize = 200;
-/// Each is an edge of its own; on one line, since a file may hold no more than so many entries.
-const PORTS: [u16; 10] = [80, 443, 5432, 6379, 8080, 8443, 9000, 9090, 9200, 27017];
 const STARTS: usize = 5;
-const WAIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn measure(
     program: &Path,
@@ -26,17 +21,18 @@ pub(crate) fn measure(
     figures: &mut Vec<Figure>,
 ) -> anyhow::Result<()> {
     for edges in SIZES {
-        let mut node = Node::new(program, house, edges)?;
-        node.start(interrupt)?;
-        node.import(edges)?;
-        node.end()?;
+        let name = format!("scale-{edges}");
+        let mut agent = Agent::new(program, house, &name, "mode = \"auto\"\n")?;
+        agent.start(interrupt)?;
+        import(&agent, edges)?;
+        agent.end()?;
         let (mut millis, mut resident) = (Vec::new(), Vec::new());
         for _ in 0..STARTS {
             interrupt.check()?;
-            let started = node.start(interrupt)?;
+            let started = agent.start(interrupt)?;
             millis.push(started.as_secs_f64() * 1e3);
-            resident.push(node.resident_mib()?);
-            node.end()?;
+            resident.push(resident_mib(agent.id()?)?);
+            agent.end()?;
         }
         let name = |what: &str| format!("{what}, baseline of {edges} edges");
         figures.push(Figure::of(&name("start to ready"), "ms", millis));
@@ -45,106 +41,28 @@ pub(crate) fn measure(
     Ok(())
 }
 
-/// An agent with a state of its own.
-struct Node<'a> {
-    program: &'a Path,
-    at: PathBuf,
-    running: Option<Child>,
+/// Gives an agent a guarded baseline of so many edges.
+fn import(agent: &Agent, edges: usize) -> anyhow::Result<()> {
+    let mut text = String::from("format: edgewatch-baseline/1\nservices:\n");
+    for service in 0..SERVICES {
+        writeln!(text, "  systemd:service-{service}.service:\n    outbound:")?;
+        for peer in 0..edges / SERVICES {
+            let (third, fourth) = (peer / 250, peer % 250);
+            writeln!(
+                text,
+                "      - {{to: \"ip:10.{service}.{third}.{fourth}\", ports: [443/tcp], by: [/usr/bin/app]}}"
+            )?;
+        }
+    }
+    let file = agent.path("baseline.yaml");
+    std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    agent.text(&["baseline", "import", "--guard", &file.to_string_lossy()]).map(drop)
 }
 
-impl<'a> Node<'a> {
-    fn new(program: &'a Path, house: &House, edges: usize) -> anyhow::Result<Self> {
-        let at = house.at.join(format!("scale-{edges}"));
-        if at.exists() {
-            std::fs::remove_dir_all(&at).with_context(|| format!("remove {}", at.display()))?;
-        }
-        std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
-        let text = format!("mode = \"auto\"\n[capture]\ncgroup = {:?}\n", house.node());
-        let config = at.join("edgewatch.toml");
-        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-        Ok(Self { program, at, running: None })
-    }
-
-    /// Starts it; how long until it was ready.
-    fn start(&mut self, interrupt: &Interrupt) -> anyhow::Result<Duration> {
-        let log = self.at.join("agent.log");
-        let file =
-            std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let started = Instant::now();
-        let child = Command::new(self.program)
-            .args(["run", "--config"])
-            .arg(self.at.join("edgewatch.toml"))
-            .arg("--state-dir")
-            .arg(self.at.join("state"))
-            .arg("--socket")
-            .arg(self.at.join("edgewatch.sock"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .context("start edgewatch run")?;
-        self.running = Some(child);
-        loop {
-            if std::fs::read_to_string(&log).is_ok_and(|it| it.contains("ready")) {
-                return Ok(started.elapsed());
-            }
-            interrupt.check()?;
-            if started.elapsed() > WAIT {
-                bail!("the agent is not ready: {}", log.display());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// Gives it a guarded baseline of so many edges.
-    fn import(&self, edges: usize) -> anyhow::Result<()> {
-        let mut text = String::from("format: edgewatch-baseline/1\nservices:\n");
-        for service in 0..SERVICES {
-            writeln!(text, "  systemd:service-{service}.service:\n    outbound:")?;
-            for peer in 0..edges / SERVICES / PORTS.len() {
-                let ports = PORTS.map(|port| format!("{port}/tcp")).join(", ");
-                writeln!(
-                    text,
-                    "      - {{to: \"ip:10.{service}.0.{peer}\", ports: [{ports}], by: [/usr/bin/app]}}"
-                )?;
-            }
-        }
-        let file = self.at.join("baseline.yaml");
-        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-        let output = Command::new(self.program)
-            .args(["baseline", "import", "--guard"])
-            .arg(&file)
-            .arg("--socket")
-            .arg(self.at.join("edgewatch.sock"))
-            .output()
-            .context("start edgewatch baseline import")?;
-        if !output.status.success() {
-            bail!("import: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
-    }
-
-    fn resident_mib(&self) -> anyhow::Result<f64> {
-        let id = self.running.as_ref().context("the agent runs")?.id();
-        let status =
-            std::fs::read_to_string(format!("/proc/{id}/status")).context("read status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.context("no VmRSS")? / 1024.0)
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        let Some(mut child) = self.running.take() else { return Ok(()) };
-        let id = child.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status().context("end the agent")?;
-        child.wait().context("wait for the agent").map(drop)
-    }
-}
-
-impl Drop for Node<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("{error:#}");
-        }
-    }
+fn resident_mib(process: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+    let status = status.context("read status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.context("no VmRSS")? / 1024.0)
 }

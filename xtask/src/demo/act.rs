@@ -1,6 +1,7 @@
 //! The play: the shop opens, is learned and guarded; then a shell in the web server's cgroup dials
 //! three peers that the web server never had.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::demo::cast::Cast;
-use crate::house::{CUSTOMER, House, METADATA, STRANGER};
-use crate::interrupt::Interrupt;
+use crate::house::{Agent, CUSTOMER, House, METADATA, STRANGER};
+use crate::interrupt::{Interrupt, PAUSE};
 use crate::workspace::Workspace;
 
 const WAIT: Duration = Duration::from_secs(15);
@@ -28,10 +29,10 @@ pub(crate) fn play(
     cast: &Cast,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
-    let agent = Agent::new(workspace, house)?;
+    let program = workspace.target().join("release/edgewatch");
+    let mut agent = Agent::new(&program, house, "agent", "mode = \"learn\"\nnode = \"demo\"\n")?;
     say("1", "The agent starts, with nothing learned");
-    agent.start(house)?;
-    interrupt.until("the agent", WAIT, || agent.answers())?;
+    agent.start(interrupt)?;
     println!("{}", agent.text(&["status"])?);
     interrupt.pause()?;
 
@@ -40,7 +41,7 @@ pub(crate) fn play(
     let customers = 40;
     println!("   {customers} customers come by, while the agent learns");
     visit(house, customers)?;
-    interrupt.until("the shop's three edges", WAIT, || {
+    interrupt.until("the shop's three edges", WAIT, PAUSE, || {
         interrupt.check()?;
         Ok(agent.text(&["map", "--format", "json"])?.matches("shop-").count() >= 5)
     })?;
@@ -63,18 +64,18 @@ pub(crate) fn play(
         interrupt.check()?;
         println!("   $ bash -c 'exec 3<>/dev/tcp/{target}'      # {what}");
         dial(house, target)?;
-        interrupt.until("the alert", WAIT, || {
+        interrupt.until("the alert", WAIT, PAUSE, || {
             let before = told;
-            told = agent.findings()?;
+            told = findings(&agent)?;
             Ok(told > before)
         })?;
     }
     interrupt.pause()?;
     say("6", "What the team reads in its chat");
-    for id in agent.alerts()? {
+    for id in alerts(&agent)? {
         println!("{}", agent.text(&["alerts", "show", &id, "--color", "auto"])?);
     }
-    Ok(())
+    agent.end()
 }
 
 fn say(number: &str, what: &str) {
@@ -92,8 +93,8 @@ fn open_shop(house: &House, cast: &Cast, interrupt: &Interrupt) -> anyhow::Resul
     api.args(script(include_str!("api.pl"))).args(["10.77.0.20:8080", "10.77.0.30:6379"]);
     house.start(api, "api.log")?;
     // Each waits for the one it needs: a dial that is refused is an edge, too.
-    interrupt.until("Redis", WAIT, || listens(house, "db", 6379))?;
-    interrupt.until("the API", WAIT, || listens(house, "api", 8080))?;
+    interrupt.until("Redis", WAIT, PAUSE, || listens(house, "db", 6379))?;
+    interrupt.until("the API", WAIT, PAUSE, || listens(house, "api", 8080))?;
     let mut world = house.command("world", perl)?;
     world.args(script(include_str!("world.pl")));
     world.args([format!("{METADATA}:80"), format!("{STRANGER}:4444")]);
@@ -102,7 +103,7 @@ fn open_shop(house: &House, cast: &Cast, interrupt: &Interrupt) -> anyhow::Resul
     let nginx = house.command("web", &cast.nginx)?;
     let words = ["-e", "stderr", "-c", &configuration.to_string_lossy()];
     house.start(with(nginx, cast, &words), "nginx.log")?;
-    interrupt.until("the shop", WAIT, || Ok(visit(house, 1).is_ok()))
+    interrupt.until("the shop", WAIT, PAUSE, || Ok(visit(house, 1).is_ok()))
 }
 
 /// Whether somebody listens at `port` in a room: looked up, since a dial would be an edge.
@@ -166,76 +167,21 @@ fn dial(house: &House, target: &str) -> anyhow::Result<()> {
     shell.status().context("start the hijacker's shell").map(drop)
 }
 
-/// The agent under demonstration, and how it is asked.
-struct Agent {
-    program: PathBuf,
-    state: PathBuf,
-    socket: PathBuf,
+fn alert_list(agent: &Agent) -> anyhow::Result<Vec<serde_json::Value>> {
+    let text = agent.text(&["alerts", "--format", "json"])?;
+    serde_json::from_str(&text).context("read the list of alerts")
 }
 
-impl Agent {
-    fn new(workspace: &Workspace, house: &House) -> anyhow::Result<Self> {
-        let state = house.at.join("state");
-        if state.exists() {
-            std::fs::remove_dir_all(&state)
-                .with_context(|| format!("remove {}", state.display()))?;
-        }
-        let program = workspace.target().join("release/edgewatch");
-        Ok(Self { program, state, socket: house.at.join("edgewatch.sock") })
-    }
+/// The alerts' ids.
+fn alerts(agent: &Agent) -> anyhow::Result<Vec<String>> {
+    let alerts = alert_list(agent)?;
+    Ok(alerts.iter().filter_map(|it| it["id"].as_str().map(str::to_owned)).collect())
+}
 
-    fn start(&self, house: &House) -> anyhow::Result<()> {
-        let configuration = house.at.join("edgewatch.toml");
-        let text = format!(
-            "mode = \"learn\"\nnode = \"demo\"\n\n[capture]\ncgroup = {:?}\n",
-            house.node()
-        );
-        std::fs::write(&configuration, text)
-            .with_context(|| format!("write {}", configuration.display()))?;
-        let mut agent = Command::new(&self.program);
-        agent.arg("run").arg("--config").arg(&configuration);
-        agent.arg("--state-dir").arg(&self.state).arg("--socket").arg(&self.socket);
-        house.start(agent, "agent.log")
-    }
-
-    fn verb(&self, words: &[&str]) -> Command {
-        let mut verb = Command::new(&self.program);
-        verb.args(words).arg("--socket").arg(&self.socket);
-        verb
-    }
-
-    fn answers(&self) -> anyhow::Result<bool> {
-        let mut verb = self.verb(&["status"]);
-        let status = verb.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        Ok(status.context("start edgewatch")?.success())
-    }
-
-    /// What a verb prints.
-    fn text(&self, words: &[&str]) -> anyhow::Result<String> {
-        let output = self.verb(words).stderr(Stdio::inherit()).output();
-        let output = output.context("start edgewatch")?;
-        if !output.status.success() {
-            bail!("edgewatch {}: {}", words.join(" "), output.status);
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    fn alert_list(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let text = self.text(&["alerts", "--format", "json"])?;
-        serde_json::from_str(&text).context("read the list of alerts")
-    }
-
-    fn alerts(&self) -> anyhow::Result<Vec<String>> {
-        let alerts = self.alert_list()?;
-        Ok(alerts.iter().filter_map(|it| it["id"].as_str().map(str::to_owned)).collect())
-    }
-
-    /// How many edges the alerts are about.
-    fn findings(&self) -> anyhow::Result<usize> {
-        let alerts = self.alert_list()?;
-        let edges = alerts.iter().filter_map(|it| it["findings"].as_array()).flatten();
-        let edges: std::collections::BTreeSet<String> =
-            edges.map(|it| it["edge"].to_string()).collect();
-        Ok(edges.len())
-    }
+/// How many edges the alerts are about.
+fn findings(agent: &Agent) -> anyhow::Result<usize> {
+    let alerts = alert_list(agent)?;
+    let edges = alerts.iter().filter_map(|it| it["findings"].as_array()).flatten();
+    let edges: BTreeSet<String> = edges.map(|it| it["edge"].to_string()).collect();
+    Ok(edges.len())
 }

@@ -15,7 +15,7 @@ use crate::kernels::packages::QEMU;
 /// What a line of the guest's own begins with.
 pub(crate) const MARK: &str = "@edgewatch ";
 /// A whole boot on a machine that is busy with other things. One that hangs ends here.
-const DEADLINE: Duration = Duration::from_secs(40 * 60);
+const DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Lines from before the guest's own first one, for a kernel that did not come so far.
 const TAIL: usize = 60;
 

@@ -1,5 +1,9 @@
 //! Which kernels, which grounds, and what a ground makes impossible: the whole matrix as a table.
-//! The README's table and CI's matrix name the same kernels (`tidy` compares them).
+//! CI's matrix names these kernels (a test here compares), and the README's table those of CI (`tidy`).
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
 
 /// A kernel of Debian 12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +51,7 @@ impl Need {
     }
 }
 
-/// Tests that need what not every ground has. Each must exist, and each must have run on some ground
-/// of every kernel.
+/// Tests that need what not every ground has. No need is missed on all of them.
 pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("capture::a_cgroup_that_lives_for_one_dial_is_named", Need::Tracepoints),
     ("capture::a_server_older_than_the_agent_is_known", Need::Processes),
@@ -71,21 +74,83 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("watch::who_watches_is_told_what_is_not_seen_any_more", Need::ProgramNames),
 ];
 
-/// Modules of tests that depend on what kernel and rights give. The others are about what is decided,
-/// stored, drawn and sent, which knows no kernel: the running one is enough for them.
-const OF_THE_GROUND: &[&str] = &["capture", "deploy", "ground", "lineage", "restart", "watch"];
+/// What the tests of a module depend on, and with that where they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// What kernel and rights give.
+    Ground,
+    /// The same, and little enough of it to be tried where nearly all is missing.
+    BareGround,
+    /// The same, with rights that the test takes for itself: fewer for the agent change nothing.
+    OwnRights,
+    /// A kernel that gives all.
+    WholeKernel,
+    /// How fast all is, which says nothing where every instruction is emulated.
+    Load,
+    /// What is decided, stored, drawn and sent, which knows no kernel: the running one is enough.
+    NoKernel,
+}
 
-/// Those look at the kernel too, and at a whole one.
-const OF_A_WHOLE_KERNEL: &[&str] = &["doctor", "oddities", "record"];
-
-/// What says nothing where every instruction is emulated.
-const OF_SPEED: &[&str] = &[
-    "lineage::a_listener_that_is_forbidden_is_told_while_it_listens",
-    "restart::under_load_it_ends_in_time_and_leaves_nothing",
+/// Every module of tests, by its path.
+const MODULES: &[(&str, About)] = &[
+    ("alerts", About::NoKernel),
+    ("baseline", About::NoKernel),
+    ("capture", About::Ground),
+    ("chat", About::NoKernel),
+    ("delivery", About::NoKernel),
+    ("deploy", About::OwnRights),
+    ("doctor", About::WholeKernel),
+    ("drawn", About::NoKernel),
+    ("errors", About::NoKernel),
+    ("faults::cgroups", About::Load),
+    ("faults::clocks", About::NoKernel),
+    ("faults::disk", About::NoKernel),
+    ("faults::end", About::NoKernel),
+    ("faults::kill", About::NoKernel),
+    ("faults::losses", About::WholeKernel),
+    ("faults::receivers", About::NoKernel),
+    ("ground", About::BareGround),
+    ("harness", About::NoKernel),
+    ("lineage", About::Ground),
+    ("oddities", About::WholeKernel),
+    ("record", About::WholeKernel),
+    ("restart", About::Ground),
+    ("state", About::NoKernel),
+    ("watch", About::Ground),
 ];
 
-/// Those run even where nearly all is missing, which each half of was tried in full.
-const OF_THE_BAREST: &[&str] = &["deploy", "ground"];
+/// Tests that are about load, in modules that are not.
+const OF_LOAD: &[&str] = &["restart::under_load_it_ends_in_time_and_leaves_nothing"];
+
+/// What a test depends on; whatever can be missing, where nobody said so.
+fn about(test: &str) -> About {
+    if OF_LOAD.contains(&test) {
+        return About::Load;
+    }
+    let module = MODULES.iter().find(|(module, _)| *module == module_of(test));
+    module.map_or(About::Ground, |(_, about)| *about)
+}
+
+fn module_of(test: &str) -> &str {
+    test.rsplit_once("::").map_or("", |(module, _)| module)
+}
+
+/// Fails where the tests are others than those of which it is said here where they run.
+pub(crate) fn check_names(tests: &BTreeSet<String>) -> anyhow::Result<()> {
+    let named = NEEDS.iter().map(|(test, _)| *test).chain(OF_LOAD.iter().copied());
+    let gone = named.filter(|test| !tests.contains(*test));
+    let modules: BTreeSet<&str> = tests.iter().map(|test| module_of(test)).collect();
+    let known: BTreeSet<&str> = MODULES.iter().map(|(module, _)| *module).collect();
+    let wrong: Vec<String> = gone
+        .map(|test| format!("there is no test {test}"))
+        .chain(known.difference(&modules).map(|it| format!("there is no test in {it}")))
+        .chain(modules.difference(&known).map(|it| format!("what {it} is about is not said")))
+        .collect();
+    if !wrong.is_empty() {
+        bail!("xtask/src/kernels/matrix.rs: {}", wrong.join("; "));
+    }
+    Ok(())
+}
 
 /// What the kernel's command line rules out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +183,7 @@ impl Boot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rights {
     Root,
-    /// What `deploy/` asks for: no CAP_PERFMON, no CAP_SYS_PTRACE, no CAP_SYS_ADMIN.
+    /// What `deploy/kubernetes` asks for: no CAP_PERFMON, no CAP_SYS_PTRACE, no CAP_SYS_ADMIN.
     Least,
 }
 
@@ -172,17 +237,16 @@ impl Ground {
         if let Some((_, need)) = need {
             return Some(need.reason());
         }
-        let module = test.split("::").next().unwrap_or_default();
-        if OF_SPEED.contains(&test) {
-            return Some("is about load, which emulation does not bear");
-        }
-        match (self.boot, self.rights) {
-            (Boot::Lockdown, Rights::Least) if !OF_THE_BAREST.contains(&module) => {
-                Some("each half of what is missing was tried alone")
+        match (about(test), self.boot, self.rights) {
+            (About::Load, ..) => Some("is about load, which emulation does not bear"),
+            (About::NoKernel, ..) => Some("is not about kernel or rights"),
+            (About::WholeKernel, Boot::Plain, Rights::Root) => None,
+            (About::WholeKernel, ..) => Some("is about a kernel that gives all"),
+            (About::OwnRights, _, Rights::Least) => Some("takes its rights for itself"),
+            (About::Ground, Boot::Lockdown, Rights::Least) => {
+                Some("is for where only one of the two is missing")
             }
-            _ if OF_THE_GROUND.contains(&module) => None,
-            (Boot::Plain, Rights::Root) if OF_A_WHOLE_KERNEL.contains(&module) => None,
-            _ => Some("is not about kernel or rights"),
+            (About::Ground | About::BareGround | About::OwnRights, ..) => None,
         }
     }
 }
@@ -200,8 +264,8 @@ pub(crate) enum Depth {
 impl Depth {
     /// Why a test that a ground allows is left out.
     pub(crate) fn leaves_out(self, ground: Ground, test: &str) -> Option<&'static str> {
-        let module = test.split("::").next().unwrap_or_default();
-        let bare = ground.missing().is_empty() || OF_THE_BAREST.contains(&module);
+        let few = matches!(about(test), About::BareGround | About::OwnRights);
+        let bare = ground.missing().is_empty() || few;
         (self == Self::Quick && !bare).then_some("is left to `cargo xtask test-kernel`")
     }
 }
@@ -211,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_promises_the_matrix() {
+    fn ci_runs_the_matrix() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let ci = std::fs::read_to_string(root.join(".github/workflows/ci.yml")).unwrap();
         let names: Vec<String> = KERNELS.iter().map(|it| format!("{:?}", it.name)).collect();
@@ -222,6 +286,7 @@ mod tests {
     fn the_quick_run_tries_every_ground() {
         for ground in Ground::all() {
             assert_eq!(Depth::Quick.leaves_out(ground, "ground::anything"), None);
+            assert_eq!(Depth::Quick.leaves_out(ground, "deploy::anything"), None);
             assert_eq!(Depth::Whole.leaves_out(ground, "capture::anything"), None);
             let all = ground.missing().is_empty();
             assert_eq!(Depth::Quick.leaves_out(ground, "capture::anything").is_none(), all);
@@ -253,5 +318,34 @@ mod tests {
         let few = Ground { boot: Boot::Plain, rights: Rights::Least };
         assert_eq!(few.leaves_out("capture::anything"), None);
         assert!(few.leaves_out("alerts::anything").is_some());
+    }
+
+    #[test]
+    fn what_takes_its_rights_for_itself_runs_once_a_boot() {
+        for boot in Boot::ALL {
+            let runs = |rights| Ground { boot: *boot, rights }.leaves_out("deploy::anything");
+            assert_eq!(runs(Rights::Root), None);
+            assert!(runs(Rights::Least).is_some());
+        }
+    }
+
+    #[test]
+    fn a_renamed_test_and_a_new_module_are_errors() {
+        let named = NEEDS.iter().map(|(test, _)| *test).chain(OF_LOAD.iter().copied());
+        let named = named.map(str::to_owned);
+        let some = MODULES.iter().map(|(module, _)| format!("{module}::anything"));
+        let tests: BTreeSet<String> = named.chain(some).collect();
+        check_names(&tests).unwrap();
+        let said = |tests: &BTreeSet<String>| check_names(tests).unwrap_err().to_string();
+
+        let mut renamed = tests.clone();
+        renamed.remove(NEEDS[0].0);
+        assert!(said(&renamed).contains(&format!("no test {}", NEEDS[0].0)));
+        let mut renamed = tests.clone();
+        renamed.retain(|test| module_of(test) != "faults::losses");
+        assert!(said(&renamed).contains("no test in faults::losses"));
+        let mut more = tests;
+        more.insert("faults::floods::anything".to_owned());
+        assert!(said(&more).contains("what faults::floods is about is not said"));
     }
 }

@@ -127,7 +127,7 @@ impl<'a> Packages<'a> {
         if kept == Some(&*package) {
             return Ok(());
         }
-        let incoming = at.with_extension("incoming");
+        let incoming = incoming(at);
         clear(&incoming)?;
         fs::create_dir_all(incoming.join("tree"))
             .with_context(|| format!("create {}", incoming.display()))?;
@@ -177,6 +177,11 @@ impl<'a> Packages<'a> {
     }
 }
 
+/// Where what comes to `at` is unpacked first. A kernel's version is no name with an extension.
+fn incoming(at: &Path) -> PathBuf {
+    at.with_added_extension("incoming")
+}
+
 /// A module as a guest's `insmod` takes it; newer packages compress them.
 fn plain_module(path: &Path, busybox: &Path) -> anyhow::Result<PathBuf> {
     let plain = path.with_extension("ko");
@@ -200,5 +205,16 @@ fn clear(dir: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("clear {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_kernels_come_by_the_same_way() {
+        assert_eq!(incoming(Path::new("a/6.1")), Path::new("a/6.1.incoming"));
+        assert_eq!(incoming(Path::new("a/6.12")), Path::new("a/6.12.incoming"));
     }
 }

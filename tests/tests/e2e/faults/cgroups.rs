@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tests::agent::{Agent, SOON, Setup};
+use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
 use tests::lab::{Lab, Service};
 use tests::receiver::edge_of;
@@ -15,16 +15,12 @@ use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
 
-/// Five times the ten seconds between two sweeps.
-const SWEPT: Duration = Duration::from_secs(50);
-
 /// Cgroups of which each lives less than a millisecond.
 const FLASHES: u16 = 3_000;
 
 /// Watches only the lab's own cgroups: of the others there are enough.
 fn setup(lab: &Lab) -> Setup {
-    let slice = lab.slice().display().to_string();
-    Setup::mode("learn").tables(&format!("[capture]\ncgroup = {slice:?}\nring = \"4MiB\"\n"))
+    Setup::mode("learn").within(lab, "ring = \"4MiB\"\n")
 }
 
 /// The edges whose client is one of the lab's flashing services, and those that nobody could name.

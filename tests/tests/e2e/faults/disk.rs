@@ -149,21 +149,46 @@ fn a_state_that_may_not_be_written_any_more_is_told_and_outlived() {
     let mut shop = Shop::guarded();
     let file = shop.agent.state.join("state.redb");
     // A file that nobody may change fails every write, as a disk does that turned read-only.
-    if !chattr("+i", &file) {
-        // On file systems without the attribute the disk that is full has to do.
-        return;
-    }
+    let unchangeable = Unchangeable::new(&file);
     let since = shop.agent.said().len();
     let (_, finished) = approve(&shop, 7_001);
-    let unstored = said(&finished).contains("not stored yet");
-    assert!(chattr("-i", &file));
-    assert!(unstored, "{finished:?}");
+    assert!(said(&finished).contains("not stored yet"), "{finished:?}");
+    drop(unchangeable);
     stored_again(&shop.agent, since);
     shop.agent.kill();
     shop.agent.start();
     assert!(shop.exported().contains("7001/tcp"), "the approval is kept");
     shop.web.reaches(&shop.api);
     shop.was_silent(0);
+}
+
+/// A file that nobody may change, not even through a handle that is open already, until this is
+/// dropped: while it stands, the lab's directory could not be removed.
+struct Unchangeable<'a>(&'a Path);
+
+impl<'a> Unchangeable<'a> {
+    #[track_caller]
+    fn new(file: &'a Path) -> Self {
+        let open = fs::File::options().append(true).open(file).expect("it is there");
+        let length = open.metadata().expect("it is open").len();
+        let made = chattr("+i", file);
+        let this = Self(file);
+        // Some file systems take the attribute and let the handle be (tmpfs), some do not know it.
+        let holds = open.set_len(length).is_err();
+        assert!(
+            made && holds,
+            "{} is on a file system that does not keep files from being changed: set TMPDIR to a directory on ext4, xfs or btrfs",
+            file.display()
+        );
+        this
+    }
+}
+
+impl Drop for Unchangeable<'_> {
+    fn drop(&mut self) {
+        let undone = chattr("-i", self.0);
+        assert!(undone || std::thread::panicking(), "{} stays as it is", self.0.display());
+    }
 }
 
 fn chattr(change: &str, file: &Path) -> bool {

@@ -10,7 +10,7 @@ use tests::eventually;
 use tests::receiver::{Manner, Request, edge_of};
 use tests::traffic::{Protocol, edge, nameless};
 
-use crate::shop::{Shop, is_about, is_of};
+use crate::shop::{Shop, is_of};
 
 /// What is in flight gets this long to end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -55,11 +55,7 @@ fn check_ends(signals: &[Signal]) {
     };
     let edges: Vec<String> = ports.map(alerted).collect();
     for edge in &edges {
-        eventually(SOON, edge, || {
-            let list = shop.agent.json(&["alerts"]);
-            let told = list.as_array().into_iter().flatten().any(|it| is_about(it, edge));
-            if told { Ok(()) } else { Err(list.to_string()) }
-        });
+        shop.alert_listed(edge);
     }
     eventually(SOON, "a message in flight", || {
         let held = shop.receiver.requests().iter().any(|it| it.answered == Request::UNANSWERED);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::agent::{SOON, Setup};
+use tests::agent::{RETRIED, SOON, Setup};
 use tests::eventually;
 use tests::process::finish;
 use tests::receiver::{Manner, Request};
@@ -16,9 +16,6 @@ use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
 use crate::shop::{Shop, is_about, is_of};
-
-/// Pauses between tries double from a second on; five times what a few of them take.
-const RETRIED: Duration = Duration::from_secs(60);
 
 /// When the agent is killed after a dial.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +50,7 @@ fn at_any_moment_every_accepted_alert_arrives_once_or_under_the_same_key() {
         match moment {
             Moment::After(pause) => thread::sleep(pause),
             Moment::Stored => {
-                eventually(SOON, &edge, || listed(&shop, &edge));
+                shop.alert_listed(&edge);
             }
             Moment::Received | Moment::Held => eventually(SOON, "a request", || {
                 let requests = shop.receiver.requests();
@@ -74,13 +71,6 @@ fn at_any_moment_every_accepted_alert_arrives_once_or_under_the_same_key() {
     });
     shop.told();
     check_ledger(&shop, &edges);
-}
-
-/// The alert about `edge`, as the agent lists it.
-fn listed(shop: &Shop, edge: &str) -> Result<(), String> {
-    let list = shop.agent.json(&["alerts"]);
-    let found = list.as_array().into_iter().flatten().any(|it| is_about(it, edge));
-    if found { Ok(()) } else { Err(list.to_string()) }
 }
 
 /// Each edge was told in a revision of its own, none is missing, and a message that came twice was the

@@ -3,15 +3,12 @@
 
 use std::time::Duration;
 
-use tests::agent::Setup;
+use tests::agent::{RETRIED, Setup};
 use tests::eventually;
 use tests::receiver::{Answer, Manner, Request};
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::shop::{Shop, is_about, is_of};
-
-/// Pauses between tries double from a second on; five times what a few of them take.
-const RETRIED: Duration = Duration::from_secs(60);
 
 /// What the receiver is given to think about: its messages time out after this.
 const TIMEOUT: &str = "timeout = \"2s\"\n";
