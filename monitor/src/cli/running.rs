@@ -1,4 +1,5 @@
-//! The verbs that become the agent.
+//! The verbs that look at the machine until they are asked to end: `run`, the agent, and those that
+//! keep no state, `watch` and `record`.
 
 use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
@@ -15,7 +16,7 @@ use crate::agent::{
 use crate::cli::args::{Format, Record, Run, Watch};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
-use crate::recording::Existing;
+use crate::recording::{self, Existing};
 use crate::render::{self, Colour};
 
 pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
@@ -45,9 +46,10 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
     agent::prepare();
     let config = Config::load(record.config.as_deref())?;
     log("warn", out);
-    let name = match record.file.to_str() {
-        Some("-") => "standard output".to_owned(),
-        _ => record.file.display().to_string(),
+    let name = if recording::is_dash(&record.file) {
+        "standard output".to_owned()
+    } else {
+        record.file.display().to_string()
     };
     let options = RecordOptions {
         file: record.file,
@@ -115,11 +117,13 @@ fn tell_program(out: Out, told: Told) -> Result<(), Failure> {
         Told::Ready(_) => Ok(()),
         Told::Edge(view) => out.json_line(&seen(&view)?),
         Told::Alert(alert) => out.json_line(&alert),
-        Told::Warning(text) => {
-            output::say(&format!("edgewatch: {text}"));
-            Ok(())
-        }
+        Told::Warning(text) => warn(&text),
     }
+}
+
+fn warn(text: &str) -> Result<(), Failure> {
+    output::say(&format!("edgewatch: {text}"));
+    Ok(())
 }
 
 /// What was seen, as a line of JSON: an edge, or what is none.
@@ -153,9 +157,6 @@ fn tell_person(out: Out, told: Told, headed: &mut bool) -> Result<(), Failure> {
             out.text(&format!("{}\n", render::edge_line(out.screen, &view)))
         }
         Told::Alert(alert) => out.text(&format!("\n{}\n", render::alert(out.screen, &alert))),
-        Told::Warning(text) => {
-            output::say(&format!("edgewatch: {text}"));
-            Ok(())
-        }
+        Told::Warning(text) => warn(&text),
     }
 }

@@ -28,7 +28,7 @@ use monitor_core::edge::{Edge, Peer, Port};
 use monitor_core::flow::{Outcome, Protocol};
 use monitor_core::ids::{ServiceName, WallTime};
 
-pub use self::file::{Existing, Numbered, Reader, RecordingError, create, open};
+pub use self::file::{Existing, Numbered, Reader, RecordingError, create, is_dash, open};
 pub use self::read::{LineError, read_line};
 
 /// One line.
