@@ -343,7 +343,7 @@ fn a_file_is_changed_without_an_agent() {
     let file = agent.file("web.yaml", &format!("# ours\n{DOCUMENT}    # theirs\n"));
     let edge = "world -> compose:shop/web 80/tcp with /usr/sbin/nginx";
     let ran = agent.run(&["baseline", "approve", edge, "--file", "web.yaml"]);
-    assert_eq!(ran.stderr, "note: 1 lines of web.yaml had comments, which are lost\n");
+    assert_eq!(ran.stderr, "note: 1 line of web.yaml had comments, which are lost\n");
     let expected = "\
 # ours
 format: edgewatch-baseline/1

@@ -12,6 +12,7 @@ use crate::cli::baseline::{COMMANDS, approver};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::client::{Client, ClientError, Lines};
 use crate::render;
+use crate::wording::counted;
 
 const ALERTS: &str = "/api/v1/alerts";
 const FOLLOW: &str = "/api/v1/alerts/follow";
@@ -125,9 +126,11 @@ async fn again(client: &Client) -> Lines {
 }
 
 fn heard(client: &Client, out: Out, line: Value) -> Result<(), Failure> {
-    if let Some(missed) = line.get("missed") {
+    if let Some(missed) = line.get("missed").and_then(Value::as_u64) {
+        let were = if missed == 1 { "was" } else { "were" };
         output::say(&format!(
-            "edgewatch: {missed} alerts were not shown, the reader is slow: `edgewatch alerts` lists them"
+            "edgewatch: {} {were} not shown, the reader is slow: `edgewatch alerts` lists them",
+            counted(missed, "alert")
         ));
         return Ok(());
     }

@@ -15,6 +15,7 @@ use crate::cli::asking::ask;
 use crate::cli::{Ending, Failure, Out, output};
 use crate::client::Client;
 use crate::render;
+use crate::wording::counted;
 
 pub(crate) const COMMANDS: &str = "/api/v1/commands";
 
@@ -176,9 +177,9 @@ fn edit(file: &Path, decision: Decision, decide: &Decide, out: &mut Out) -> Resu
         Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
     }
     if edited.comments_lost > 0 {
-        let lost = edited.comments_lost;
+        let lost = counted(edited.comments_lost, "line");
         let file = file.display();
-        output::say(&format!("note: {lost} lines of {file} had comments, which are lost"));
+        output::say(&format!("note: {lost} of {file} had comments, which are lost"));
     }
     Ok(())
 }

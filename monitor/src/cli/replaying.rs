@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::recording::{self, LineError, RecordedFlow};
 use crate::rehearsal::{Learn, LearnEnd, Plan, Rehearsal, Rehearsed, Span, Summary};
 use crate::render;
+use crate::wording::{counted, grouped};
 
 /// Bad lines that are told one by one.
 const TOLD: usize = 20;
@@ -159,17 +160,18 @@ impl BadLines {
             return Ok(());
         }
         let file = file.display();
-        let all = render::grouped(flows + count);
+        let all = grouped(flows + count);
         for (index, (line, error)) in (1_u64..).zip(&first) {
-            let index = render::grouped(index);
+            let index = grouped(index);
             output::say(&format!("{file}:{line}: {error}; line skipped ({index} of {all})"));
         }
         let told = first.len() as u64;
         let more =
             if count > told { format!(", the first {told} are told above") } else { String::new() };
         Err(Failure::Failed(anyhow::anyhow!(
-            "{file}: {} of {all} lines skipped{more}",
-            render::grouped(count)
+            "{file}: {} of {} skipped{more}",
+            grouped(count),
+            counted(flows + count, "line")
         )))
     }
 }

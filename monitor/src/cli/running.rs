@@ -18,6 +18,7 @@ use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
 use crate::recording::{self, Existing};
 use crate::render::{self, Colour};
+use crate::wording::{counted, grouped};
 
 pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
     agent::prepare();
@@ -60,12 +61,12 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
     let Recorded { lines, connections, lost, detached } =
         runtime()?.block_on(agent::record(config, options))?;
     let lost: Vec<String> =
-        lost.iter().map(|(loss, count)| format!("{loss} {}", render::grouped(*count))).collect();
+        lost.iter().map(|(loss, count)| format!("{loss} {}", grouped(*count))).collect();
     let lost = if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") };
     output::say(&format!(
-        "edgewatch: {} lines of {} connections to {name}; lost: {lost}",
-        render::grouped(lines),
-        render::grouped(connections)
+        "edgewatch: {} of {} to {name}; lost: {lost}",
+        counted(lines, "line"),
+        counted(connections, "connection")
     ));
     for program in detached {
         output::say(&format!(

@@ -5,8 +5,9 @@ use monitor_core::flow::Process;
 use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, counted, date, program, safe};
+use crate::render::text::{clock, date, program};
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, safe};
 
 /// Characters of an id that are shown: its time to the millisecond, and more.
 const ID: usize = 13;

@@ -6,8 +6,9 @@ use monitor_core::edge::{Peer, Port};
 use monitor_core::engine::{EdgeView, Standing};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, day, grouped, micros, outcome, program, safe};
+use crate::render::text::{clock, day, micros, outcome, program};
 use crate::render::{Screen, Tone};
+use crate::wording::{grouped, safe};
 
 const LIVE: [Column; 6] = [
     Column { title: "  first seen", kind: Kind::Left },

@@ -4,8 +4,9 @@
 use monitor_core::incident::{Alert, AlertFinding, State};
 
 use crate::render::alert::{muted, tone_of};
-use crate::render::text::{counted, date, safe};
+use crate::render::text::date;
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, safe};
 
 /// Everything about one alert.
 #[must_use]

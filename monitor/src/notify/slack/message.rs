@@ -7,6 +7,7 @@ use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
 use serde_json::{Value, json};
 
 use crate::notify::slack::text::{code, command, escaped, sentence};
+use crate::wording::counted;
 
 /// Slack's own limits, of a header, a section and a whole message.
 const HEADER: usize = 150;
@@ -95,10 +96,10 @@ fn alert(alert: &Alert) -> Value {
 fn facts(alert: &Alert, lead: &AlertFinding) -> String {
     let of = if alert.is_about_several() { " in this incident" } else { "" };
     let edge = lead.edge.as_ref().map(|edge| code(&edge.sentence(), NAME));
-    let times = lead.outcome.filter(|_| !lead.is_listener()).map(|outcome| {
-        let connections = if alert.count == 1 { "connection" } else { "connections" };
-        format!("{} {connections}{of}, {outcome}", alert.count)
-    });
+    let times = lead
+        .outcome
+        .filter(|_| !lead.is_listener())
+        .map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
     let node = format!("node {}", code(&alert.node, SHORT));
     let parts = [edge, times, Some(node), Some(clock(alert.last_seen))];
     let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
@@ -123,7 +124,7 @@ fn why(lead: &AlertFinding) -> String {
         .map(|it| format!("• {}", sentence(&it.text, LINE)))
         .collect();
     if let Some(left) = lead.reasons.len().checked_sub(LIST).filter(|left| *left > 0) {
-        lines.push(format!("• and {left} more reasons"));
+        lines.push(format!("• and {}", counted(left, "more reason")));
     }
     let nearest = lead.nearest.as_ref();
     lines.extend(nearest.map(|edge| format!("• nearest known edge: {}", code(edge, LINE - 24))));
@@ -164,8 +165,7 @@ fn more(alert: &Alert) -> String {
     if total == 0 {
         return String::new();
     }
-    let findings = if total == 1 { "finding" } else { "findings" };
-    let mut lines = vec![format!("*{total} more {findings} in this incident*")];
+    let mut lines = vec![format!("*{} in this incident*", counted(total, "more finding"))];
     lines.extend(others.iter().take(LIST).map(|finding| format!("• {}", beside(finding))));
     let left = total.saturating_sub(others.len().min(LIST) as u64);
     if left > 0 {
