@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use monitor_core::edge::Port;
 use monitor_core::engine::EdgeView;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
@@ -138,8 +137,7 @@ fn seen(view: &EdgeView) -> serde_json::Result<Value> {
             for of_edges in ["edge", "outcome", "seen_from"] {
                 fields.remove(of_edges);
             }
-            let port = Port { number: edge.port, protocol: edge.protocol };
-            let socket = json!({"service": edge.server, "listens": port});
+            let socket = json!({"service": edge.server, "listens": edge.port()});
             fields.insert("socket".to_owned(), socket);
         }
     }

@@ -267,8 +267,7 @@ fn common_ports<'a>(merged: &Merged<'a>) -> BTreeMap<Spot<'a>, BTreeSet<Port>> {
 }
 
 fn ports(views: &[&EdgeView]) -> BTreeSet<Port> {
-    let port = |view: &&EdgeView| Port { number: view.edge.port, protocol: view.edge.protocol };
-    views.iter().map(port).collect()
+    views.iter().map(|view| view.edge.port()).collect()
 }
 
 fn list(ports: &BTreeSet<Port>) -> String {

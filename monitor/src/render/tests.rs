@@ -204,6 +204,21 @@ Look: ps -o pid,ppid,user,lstart,args -p 991
     );
 }
 
+#[test]
+fn an_id_that_is_not_known_is_not_shown() {
+    let mut sample = sample_alert();
+    for (process, ids) in [
+        (json!({"executable": "/usr/bin/java"}), ""),
+        (json!({"executable": "/usr/bin/java", "uid": 0}), " (uid 0)"),
+        (json!({"executable": "/usr/bin/java", "command": "sh"}), " (called sh)"),
+    ] {
+        sample.findings[0].process = of(process);
+        let whole = whole_alert(Screen::PLAIN, &sample);
+        let line = format!("   with       /usr/bin/java{ids}\n");
+        assert!(whole.contains(&line), "{whole}");
+    }
+}
+
 fn rows() -> Vec<BaselineRow> {
     let row = |service: &str, phase: &str, quiet: u64, observations: u64| {
         json!({
