@@ -7,7 +7,7 @@ use monitor_core::incident::Alert;
 use serde_json::Value;
 
 use crate::cli::args::{Alerts, AlertsVerb, Format};
-use crate::cli::asking::ask;
+use crate::cli::asking::{ask, tell};
 use crate::cli::baseline::{COMMANDS, approver};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::client::{Client, ClientError, Lines};
@@ -38,10 +38,6 @@ pub(crate) async fn carry_out(
         }
         Some(AlertsVerb::Mute { services, duration, reason, approver: named }) => {
             let for_s = duration.get().as_secs();
-            if for_s == 0 {
-                let what = format!("--for {duration} would end at once: write one like 4h");
-                return Err(Failure::Usage(anyhow::anyhow!(what)));
-            }
             let said = format!("muted {services}");
             let command = Command::Mute { services, for_s, approver: approver(named), reason };
             decided(&said, &command, client, out).await?;
@@ -64,16 +60,14 @@ async fn decided(
     client: &Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let answer = client.post(COMMANDS, command).await?;
-    if out.format == Format::Json {
-        return out.json(&answer);
-    }
-    let reply: Reply = client.read(answer)?;
-    if reply.services.is_empty() {
-        out.text(&format!("{said}\n"))?;
-        return out.text(&render::reply(out.screen, "", &reply));
-    }
-    out.text(&render::reply(out.screen, &format!("{said}:"), &reply))
+    let table = |screen, reply: &Reply| {
+        if reply.services.is_empty() {
+            return format!("{said}\n{}", render::reply(screen, "", reply));
+        }
+        render::reply(screen, &format!("{said}:"), reply)
+    };
+    tell(client, COMMANDS, command, out, table).await?;
+    Ok(())
 }
 
 /// Ids are long: their beginning is enough where it means one.

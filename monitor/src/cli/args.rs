@@ -321,7 +321,7 @@ pub(crate) enum AlertsVerb {
         /// A service or a pattern like compose:shop/*
         services: Pattern,
         /// For how long, like 4h; at most 30d
-        #[arg(long = "for", value_name = "DURATION")]
+        #[arg(long = "for", value_parser = lasting, value_name = "DURATION")]
         duration: Period,
         /// Why
         #[arg(long, value_name = "TEXT")]
@@ -383,7 +383,7 @@ pub(crate) enum Baseline {
         #[command(flatten)]
         which: Which,
         /// Keep them guarded, but for this long let new edges wait for review without an alert
-        #[arg(long = "for", value_name = "DURATION")]
+        #[arg(long = "for", value_parser = lasting, value_name = "DURATION")]
         duration: Option<Period>,
     },
     /// Write the baseline as a file to review and keep in git
@@ -432,7 +432,7 @@ pub(crate) struct Decide {
     /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and the map write it
     pub(crate) edge: EdgeWith,
     /// Only for this long, like 7d
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_parser = lasting, value_name = "DURATION")]
     pub(crate) ttl: Option<Period>,
     /// Who decides [default: you]
     #[arg(long, value_name = "NAME")]
@@ -459,6 +459,16 @@ pub(crate) struct Which {
 impl Which {
     pub(crate) fn selection(self) -> Selection {
         if self.all { Selection::All } else { Selection::Matching(self.services) }
+    }
+}
+
+/// For a decision that holds for a while, which is told in whole seconds.
+fn lasting(text: &str) -> Result<Period, String> {
+    match text.parse::<Period>() {
+        Ok(period) if period.get().as_secs() == 0 => {
+            Err("it would end at once: write one like 4h or 7d".to_owned())
+        }
+        read => read.map_err(|error| error.to_string()),
     }
 }
 

@@ -9,7 +9,7 @@ use monitor_core::flow::Outcome;
 use monitor_core::ids::ServiceName;
 use monitor_core::pattern::Pattern;
 
-use crate::picture::merge::{self, Merged, Spot, group_of, is_urgent, pattern_of, scheme_of};
+use crate::picture::merge::{self, Merged, Spot, group_of, is_urgent, pattern_of};
 use crate::wording::{counted, safe, shortened};
 
 /// Longer names are shortened in the middle.
@@ -202,7 +202,7 @@ fn service_lines(service: &ServiceName, frame: Option<usize>) -> (Option<String>
     let rest = name.get(group.len() + 1..).unwrap_or_default();
     let mut above: Vec<&str> = if frame.is_none() { vec![group] } else { Vec::new() };
     let label = match rest.split_once('/') {
-        Some((kind, label)) if scheme_of(name) == "k8s" => {
+        Some((kind, label)) if service.scheme() == "k8s" => {
             above.push(kind);
             label
         }

@@ -314,8 +314,7 @@ fn write_left_out(text: &mut String, left_out: &BTreeMap<&ServiceName, &'static 
     }
     let mut schemes: BTreeMap<&str, u64> = BTreeMap::new();
     for service in left_out.keys() {
-        let scheme = service.as_str().split(':').next().unwrap_or_default();
-        *schemes.entry(scheme).or_default() += 1;
+        *schemes.entry(service.scheme()).or_default() += 1;
     }
     let schemes: Vec<String> =
         schemes.into_iter().map(|(scheme, count)| format!("{scheme} {count}")).collect();
