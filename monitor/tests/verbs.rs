@@ -113,6 +113,13 @@ fn answer(query: &Query) -> Result<Value, Refusal> {
             "standing": "allowed",
         }])),
         Query::Alerts => Ok(json!([alert("01JAAA"), alert("01JABB")])),
+        Query::Alert(id) => match id.as_str() {
+            "01JAB" => Ok(alert("01JABB")),
+            "01J" => Err(Refusal::Conflict(format!("2 alerts begin with {id}: write more of it"))),
+            _ => Err(Refusal::Missing(format!(
+                "there is no alert {id}: `edgewatch alerts` lists them"
+            ))),
+        },
         Query::Mutes => Ok(json!([{
             "pattern": "compose:shop/*", "since": "2026-11-21T10:00:00Z",
             "until": "2026-11-21T14:00:00Z", "approver": "anna", "reason": "rollout",

@@ -10,7 +10,7 @@ use crate::cli::args::{Alerts, AlertsVerb, Format};
 use crate::cli::asking::{ask, tell};
 use crate::cli::baseline::{COMMANDS, approver};
 use crate::cli::{Ending, Failure, Out, output};
-use crate::client::{Client, ClientError, Lines};
+use crate::client::{Client, Lines};
 use crate::render;
 use crate::wording::counted;
 
@@ -70,22 +70,11 @@ async fn decided(
     Ok(())
 }
 
-/// Ids are long: their beginning is enough where it means one.
 async fn show(id: &str, client: &Client, out: &mut Out) -> Result<(), Failure> {
-    let alerts: Vec<Alert> = client.read(client.get(ALERTS).await?)?;
-    let wanted = id.to_ascii_uppercase();
-    let meant: Vec<&Alert> = alerts.iter().filter(|it| it.id.starts_with(&wanted)).collect();
-    match meant.as_slice() {
-        [alert] if out.format == Format::Json => out.json(alert),
-        [alert] => out.text(&render::whole_alert(out.screen, alert)),
-        [] => {
-            let what = format!("there is no alert {id}: `edgewatch alerts` lists them");
-            Err(ClientError::Refused { status: 404, what }.into())
-        }
-        _ => {
-            let what = format!("{} alerts begin with {id}: write more of it", meant.len());
-            Err(ClientError::Refused { status: 409, what }.into())
-        }
+    let alert: Alert = client.read(client.get(&format!("{ALERTS}/{id}")).await?)?;
+    match out.format {
+        Format::Json => out.json(&alert),
+        Format::Table => out.text(&render::whole_alert(out.screen, &alert)),
     }
 }
 

@@ -53,6 +53,7 @@ fn command_lines_are_read_or_refused() {
         "replay flows.jsonl --learn 24",
         "map --format yaml",
         "alerts show",
+        "alerts show ../status",
         "alerts mute compose:shop/*",
         "alerts mute compose:shop/* --for 4h",
         "alerts mute nginx --for 4h --reason x",
