@@ -265,17 +265,6 @@ pub enum Loss {
     TableFull,
 }
 
-impl Loss {
-    pub const ALL: [Self; 6] = [
-        Self::RingFull,
-        Self::MapFull,
-        Self::Unattributed,
-        Self::Untracked,
-        Self::Undecodable,
-        Self::TableFull,
-    ];
-}
-
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

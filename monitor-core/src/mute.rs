@@ -33,7 +33,7 @@ impl Mute {
         let owners = || incident.findings.iter().filter_map(|it| it.edge.as_ref()?.owner());
         // Services that nobody guards are told together: one mute must not silence the others.
         self.pattern.matches(incident.service.as_str())
-            && (incident.about != About::Unguarded
+            && (!matches!(incident.about, About::Unguarded(_))
                 || owners().all(|owner| self.pattern.matches(owner.as_str())))
     }
 

@@ -75,6 +75,13 @@ pub struct Sighting {
     pub dialled: Option<SocketAddr>,
 }
 
+impl Sighting {
+    #[must_use]
+    pub fn executable(&self) -> Option<&str> {
+        self.process.as_ref()?.executable.as_deref()
+    }
+}
+
 /// The state of attribution. Bounded: workloads by [`Attribution::WORKLOADS`], waiting flows by
 /// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
 #[derive(Debug)]

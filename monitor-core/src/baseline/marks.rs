@@ -20,12 +20,6 @@ pub struct Dirty {
 #[derive(Debug)]
 pub(super) struct Marks<T>(HashSet<T, FixedState>);
 
-impl<T> Default for Marks<T> {
-    fn default() -> Self {
-        Self::new(0)
-    }
-}
-
 impl<T> Marks<T> {
     /// `seed` keys the table: it holds what strangers choose.
     pub(super) fn new(seed: u64) -> Self {

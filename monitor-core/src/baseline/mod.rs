@@ -222,7 +222,7 @@ impl ServiceRecord {
 }
 
 /// The baseline and the map in one table, plus what the baseline files say, which always holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Baseline {
     pub services: BTreeMap<ServiceName, ServiceRecord>,
     pub edges: BTreeMap<Edge, EdgeRecord>,
@@ -362,7 +362,7 @@ impl Baseline {
         if record.pending.is_some() {
             return false;
         }
-        let executable = sighting.process.as_ref().and_then(|process| process.executable.as_ref());
+        let executable = sighting.executable();
         let reached = sighting.outcome.reached();
         let covered = record.allowed.iter().any(|it| {
             !(it.grounds.expired(sighting.at) || reached && it.attempted_only)
@@ -384,13 +384,13 @@ impl Baseline {
                 }
                 allowance.attempted_only &= !reached;
                 if allowance.executables.len() < Allowance::EXECUTABLES {
-                    allowance.executables.extend(executable.cloned());
+                    allowance.executables.extend(executable.map(str::to_owned));
                 }
             }
             None => record.allowed.push(Allowance {
                 provenance: Provenance::Learned,
                 since: sighting.at,
-                executables: executable.cloned().into_iter().collect(),
+                executables: executable.map(str::to_owned).into_iter().collect(),
                 attempted_only: !reached,
                 grounds: Grounds::default(),
             }),
@@ -415,7 +415,14 @@ impl Baseline {
         self.dirty_services.mark(service);
     }
 
-    /// The record of `edge`, to be changed: it will be stored.
+    /// The record of `edge`, if there is one, to be changed: it will be stored.
+    pub fn known_edge_mut(&mut self, edge: &Edge) -> Option<&mut EdgeRecord> {
+        let record = self.edges.get_mut(edge)?;
+        self.dirty_edges.mark(edge);
+        Some(record)
+    }
+
+    /// The record of `edge`, a new one where there is none, to be changed: it will be stored.
     pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
         self.dirty_edges.mark(edge);
         self.edges.entry(edge.clone()).or_default()

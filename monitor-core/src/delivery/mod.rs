@@ -8,7 +8,7 @@ mod rate;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -175,8 +175,6 @@ pub enum Kept {
 struct Queued {
     delivery: Delivery,
     due: BootTime,
-    /// Since when it is in flight, if it is.
-    sent_at: Option<BootTime>,
 }
 
 /// What is known of a receiver that is configured.
@@ -186,6 +184,19 @@ struct Line {
     room: usize,
     /// It asked to be left alone until then.
     quiet_until: BootTime,
+    /// What is in flight to it, and since when.
+    flying: Option<(DeliveryId, BootTime)>,
+}
+
+impl Line {
+    fn is_flying(&self, id: DeliveryId) -> bool {
+        self.flying.is_some_and(|(flying, _)| flying == id)
+    }
+
+    /// When it may be spoken to next; None while a message is in flight.
+    fn free_at(&self) -> Option<BootTime> {
+        self.flying.is_none().then(|| self.quiet_until.max(self.bucket.next()))
+    }
 }
 
 /// The queue. A message for a receiver that is not configured (any more) stays and is not tried: the
@@ -217,11 +228,14 @@ impl Queue {
         let next_id = stored.iter().map(|it| it.id + 1).max().unwrap_or(0);
         let queued = stored
             .into_iter()
-            .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0), sent_at: None }))
+            .map(|delivery| (delivery.id, Queued { delivery, due: BootTime(0) }))
             .collect();
         let line = |sink: &Sink| {
             let bucket = Bucket::new(sink.rate);
-            (sink.name.clone(), Line { bucket, room: sink.room, quiet_until: BootTime(0) })
+            (
+                sink.name.clone(),
+                Line { bucket, room: sink.room, quiet_until: BootTime(0), flying: None },
+            )
         };
         let lines = sinks.iter().map(line).collect();
         let held = held.into_iter().collect();
@@ -232,14 +246,14 @@ impl Queue {
     /// place of one of the same incident that waits; else the youngest of the least severe is held
     /// back, which may be the new one. Either is counted for a digest.
     pub fn push(&mut self, now: Now, sink: &str, alert: Alert) -> Vec<Kept> {
-        let Some(room) = self.lines.get(sink).map(|line| line.room) else {
+        let Some(line) = self.lines.get(sink) else {
             return Vec::new();
         };
         let waiting = || {
             let mine = self.queued.iter().filter(|(_, it)| it.delivery.sink == sink);
-            mine.filter(|(_, it)| it.sent_at.is_none() && it.delivery.message.alert().is_some())
+            mine.filter(|(id, it)| !line.is_flying(**id) && it.delivery.message.alert().is_some())
         };
-        if waiting().count() < room {
+        if waiting().count() < line.room {
             return vec![self.enqueue(sink, Message::Alert(Box::new(alert)))];
         }
         let of = |it: &Queued, id: &str| it.delivery.message.alert().is_some_and(|it| it.id == id);
@@ -281,7 +295,7 @@ impl Queue {
         let id = self.next_id;
         self.next_id += 1;
         let delivery = Delivery { id, sink: sink.to_owned(), message, attempts: 0, failure: None };
-        let queued = Queued { delivery: delivery.clone(), due: BootTime(0), sent_at: None };
+        let queued = Queued { delivery: delivery.clone(), due: BootTime(0) };
         self.queued.insert(id, queued);
         Kept::Delivery(id, Some(Box::new(delivery)))
     }
@@ -338,12 +352,15 @@ impl Queue {
     /// What is to be sent now: for each receiver that may be spoken to and has nothing in flight, the
     /// most severe and then oldest of its due messages.
     pub fn due(&mut self, now: Now) -> Vec<Delivery> {
-        let busy = self.busy();
+        let free = |line: &Line| line.free_at().is_some_and(|at| at <= now.boot);
+        // Asked at every step: most find every receiver busy, or nothing to say.
+        if self.queued.is_empty() || !self.lines.values().any(free) {
+            return Vec::new();
+        }
         let mut first: BTreeMap<&str, (&DeliveryId, &Queued)> = BTreeMap::new();
         for (id, queued) in self.queued.iter().filter(|(_, it)| it.due <= now.boot) {
             let sink = queued.delivery.sink.as_str();
-            let idle = self.lines.get(sink).is_some_and(|line| line.quiet_until <= now.boot);
-            if idle && !busy.contains(sink) {
+            if self.lines.get(sink).is_some_and(free) {
                 let best = first.entry(sink).or_insert((id, queued));
                 if queued.delivery.message.rank() > best.1.delivery.message.rank() {
                     *best = (id, queued);
@@ -358,7 +375,7 @@ impl Queue {
                 && let Some(line) = self.lines.get_mut(&queued.delivery.sink)
                 && line.bucket.take(now.boot)
             {
-                queued.sent_at = Some(now.boot);
+                line.flying = Some((id, now.boot));
                 queued.delivery.attempts += 1;
                 due.push(queued.delivery.clone());
             }
@@ -381,19 +398,11 @@ impl Queue {
     /// When the next message of a receiver with nothing in flight may go.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        let busy = self.busy();
-        let idle = self.queued.values().filter_map(|it| {
-            let line = self.lines.get(&it.delivery.sink)?;
-            let free = line.quiet_until.max(line.bucket.next());
-            (!busy.contains(&it.delivery.sink)).then(|| it.due.max(free))
-        });
+        let idle = self
+            .queued
+            .values()
+            .filter_map(|it| Some(it.due.max(self.lines.get(&it.delivery.sink)?.free_at()?)));
         idle.min()
-    }
-
-    /// The receivers with a message in flight.
-    fn busy(&self) -> BTreeSet<String> {
-        let flying = self.queued.values().filter(|it| it.sent_at.is_some());
-        flying.map(|it| it.delivery.sink.clone()).collect()
     }
 
     /// Records what became of a try; `jitter` is in `[0, 1)`. Returns the delivery as it is to be
@@ -408,7 +417,7 @@ impl Queue {
     ) -> Option<Delivery> {
         let queued = self.queued.get_mut(&id)?;
         if let Some(line) = self.lines.get_mut(&queued.delivery.sink)
-            && let Some(sent_at) = queued.sent_at.take()
+            && let Some((_, sent_at)) = line.flying.take_if(|(flying, _)| *flying == id)
         {
             line.bucket.flew(sent_at, now.boot);
         }

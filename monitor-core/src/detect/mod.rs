@@ -174,6 +174,13 @@ pub struct Finding {
     pub place: Where,
 }
 
+impl Finding {
+    #[must_use]
+    pub fn executable(&self) -> Option<&str> {
+        self.process.as_ref()?.executable.as_deref()
+    }
+}
+
 /// What the baseline says about a sighting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
@@ -200,14 +207,9 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
     if !client && !server {
         return unguarded(baseline, mode, sighting, wall);
     }
-    let reached = sighting.outcome.reached();
-    let allowances: Vec<&Allowance> = baseline
-        .allowances(edge, wall)
-        .filter(|allowance| !(reached && allowance.attempted_only))
-        .collect();
-    let executable = sighting.process.as_ref().and_then(|process| process.executable.as_deref());
+    let allowances = allowances(baseline, sighting, wall);
     if edge.is_listener() {
-        let known = listens_as_known(baseline, edge, executable, &allowances, wall);
+        let known = listens_as_known(baseline, sighting, &allowances, wall);
         return if known { Judgement::Normal } else { odd(Kind::NewListener) };
     }
     if allowances.is_empty() {
@@ -219,18 +221,33 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
         };
         return Judgement::Odd { kind, also };
     }
-    match executable {
-        Some(path) if !allowances.iter().any(|it| it.permits_executable(path)) => {
-            odd(Kind::NewExecutable)
-        }
-        _ => Judgement::Normal,
-    }
+    if permit(&allowances, sighting) { Judgement::Normal } else { odd(Kind::NewExecutable) }
+}
+
+/// The allowances that hold for a sighting, whatever its executable: one that only knows attempts
+/// says nothing of an answer.
+fn allowances<'a>(
+    baseline: &'a Baseline,
+    sighting: &Sighting,
+    wall: WallTime,
+) -> Vec<&'a Allowance> {
+    let reached = sighting.outcome.reached();
+    let allowances = baseline.allowances(&sighting.edge, wall);
+    allowances.filter(|it| !(reached && it.attempted_only)).collect()
+}
+
+/// Whether one of them permits the executable; where that is not known, any does.
+fn permit(allowances: &[&Allowance], sighting: &Sighting) -> bool {
+    let permits = |it: &&Allowance| {
+        sighting.executable().is_none_or(|executable| it.permits_executable(executable))
+    };
+    allowances.iter().any(permits)
 }
 
 /// Nobody at either end is guarded. What a hard rule names is never learned silently.
 fn unguarded(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTime) -> Judgement {
     let edge = &sighting.edge;
-    let allowed = || baseline.allowances(edge, wall).next().is_some();
+    let allowed = || permit(&allowances(baseline, sighting, wall), sighting);
     match (place::hard_rule(sighting), mode) {
         (Some(kind), _) if !allowed() => Judgement::Odd { kind, also: None },
         // That a port was opened is no reason to ask for a baseline: whoever uses it is.
@@ -247,15 +264,14 @@ const EPHEMERAL: u16 = 32_768;
 /// it takes whatever port the kernel gives and did so before with the same executable.
 fn listens_as_known(
     baseline: &Baseline,
-    edge: &Edge,
-    executable: Option<&str>,
+    sighting: &Sighting,
     allowances: &[&Allowance],
     wall: WallTime,
 ) -> bool {
-    let permits = |it: &Allowance| executable.is_none_or(|path| it.permits_executable(path));
     if !allowances.is_empty() {
-        return allowances.iter().any(|it| permits(it));
+        return permit(allowances, sighting);
     }
+    let edge = &sighting.edge;
     let Some(service) = edge.server.service() else {
         return true;
     };
@@ -264,7 +280,11 @@ fn listens_as_known(
             return false;
         }
         let ephemeral = known.port.number >= EPHEMERAL && edge.port.number >= EPHEMERAL;
-        if known.is_listener() { ephemeral && permits(allowance) } else { known.port == edge.port }
+        if known.is_listener() {
+            ephemeral && permit(&[allowance], sighting)
+        } else {
+            known.port == edge.port
+        }
     })
 }
 

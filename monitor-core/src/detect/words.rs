@@ -57,9 +57,8 @@ fn place_of(node: &str, workload: Option<&Workload>) -> Where {
 
 fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason> {
     let mut reasons = vec![first_reason(context, kind, sighting)];
-    let executable = sighting.process.as_ref().and_then(|process| process.executable.as_deref());
     if !matches!(kind, Kind::NewExecutable | Kind::Unbaselined | Kind::NewListener)
-        && let Some(path) = executable
+        && let Some(path) = sighting.executable()
         && let Some(client) = sighting.edge.client.service()
         && context.baseline.phase(client) == Phase::Guarded
         && let Some(text) = never_dialled(context, client, path)
@@ -104,8 +103,7 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         ),
         Kind::NewExecutable => {
             let known = known_executables(context, edge);
-            let with = EdgeWith { edge: edge.clone(), executable: executable_of(sighting) };
-            let with = with.executable.unwrap_or_default();
+            let with = sighting.executable().unwrap_or_default();
             format!("{with} never dialled this edge; known: {}", list(&known))
         }
         Kind::Unbaselined => {
@@ -114,10 +112,6 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         }
     };
     Reason { name: kind.to_string(), weight: kind.weight(), text }
-}
-
-fn executable_of(sighting: &Sighting) -> Option<String> {
-    sighting.process.as_ref().and_then(|process| process.executable.clone())
 }
 
 fn forbidden_text(since: WallTime, grounds: &Grounds) -> String {
@@ -155,7 +149,7 @@ fn listener_text(context: &Context<'_>, sighting: &Sighting) -> String {
     let edge = &sighting.edge;
     let known = known_executables(context, edge);
     if !known.is_empty() {
-        let with = executable_of(sighting).unwrap_or_else(|| "another executable".to_owned());
+        let with = sighting.executable().unwrap_or("another executable");
         return format!("{with} never listened at {}; known: {}", edge.port, list(&known));
     }
     let Some(server) = edge.server.service() else {
@@ -175,14 +169,14 @@ fn listener_text(context: &Context<'_>, sighting: &Sighting) -> String {
 /// "no edge to X; web has 3 known edges, watched for 6 d".
 fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: &str) -> String {
     let peer = if way == "to" { &edge.server } else { &edge.client };
-    let known: std::collections::BTreeSet<&Edge> =
-        context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge).collect();
-    let known = known.into_iter().filter(|edge| !edge.is_listener()).count();
-    let edges = if known == 1 { "edge" } else { "edges" };
-    let attempted = context.baseline.allowances(edge, context.wall).any(|it| it.attempted_only);
-    if attempted {
+    if context.baseline.allowances(edge, context.wall).any(|it| it.attempted_only) {
         return format!("{peer} was dialled before but never answered; now it did");
     }
+    let known = context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge);
+    let known: std::collections::BTreeSet<&Edge> =
+        known.filter(|edge| !edge.is_listener()).collect();
+    let known = known.len();
+    let edges = if known == 1 { "edge" } else { "edges" };
     let watched = context.baseline.services.get(service).map_or_else(String::new, |record| {
         format!(", watched for {}", span(context.wall.seconds_since(record.first_seen)))
     });
@@ -298,7 +292,6 @@ fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
     let server = &sighting.edge.server;
     let mut techniques = match (kind, server) {
         (Kind::Unbaselined | Kind::Sensor, _) => vec![],
-        (Kind::MetadataAccess, _) => vec!["T1552.005"],
         _ if place::asks_metadata(sighting) => vec!["T1552.005"],
         (Kind::SensitivePort, _) => vec!["T1552.007"],
         (Kind::NewListener, _) => vec!["T1205"],

@@ -170,10 +170,7 @@ impl Engine {
         let mut changes: Vec<Change> = self.save();
         changes.push(self.audit(now.wall, actor, what));
         effects.push(Effect::Store(changes));
-        let keys = self.attribution.keys_of(touched);
-        if !keys.is_empty() {
-            effects.push(Effect::Rearm(keys));
-        }
+        self.rearm(touched, effects);
     }
 
     fn approve(
@@ -203,7 +200,7 @@ impl Engine {
             grounds: grounds.clone(),
         };
         // What another executable did there still waits.
-        record.pending = record.pending.take().and_then(|it| it.without(&allowance));
+        record.pending = record.pending.take().and_then(|it| it.left_by([&allowance]));
         record.allowed.push(allowance);
         // For a while means for a while: what was forbidden before is forbidden again after.
         match (grounds.until, &mut record.forbidden) {
@@ -228,7 +225,7 @@ impl Engine {
     /// Resolves the incidents whose findings are all allowed by now.
     pub(crate) fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let allowed = |finding: &crate::detect::Finding| {
-            let executable = finding.process.as_ref().and_then(|it| it.executable.as_deref());
+            let executable = finding.executable();
             let Some(edge) = &finding.edge else {
                 return false;
             };
@@ -420,8 +417,8 @@ impl Engine {
         }
         for (edge, allowed) in parsed.allowed {
             let record = self.baseline.edge_mut(&edge);
+            record.pending = record.pending.take().and_then(|it| it.left_by(&allowed));
             record.allowed = allowed;
-            record.pending = None;
         }
         for (edge, prohibition) in parsed.forbidden {
             let record = self.baseline.edge_mut(&edge);

@@ -5,7 +5,7 @@ use crate::attribute::Sighting;
 use crate::baseline::{Class, Phase, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
 use crate::edge::Edge;
-use crate::engine::{Batch, Effect, Engine};
+use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::graph::Count;
 use crate::ids::{Now, ServiceName};
@@ -47,7 +47,7 @@ impl Engine {
 
     /// An odd edge is pending from now on; it is told if that says something new.
     pub(crate) fn odd(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
-        let executable = sighting.process.as_ref().and_then(|process| process.executable.clone());
+        let executable = sighting.executable().map(str::to_owned);
         let told = Told { class: Class::of(sighting.outcome), executable };
         let is_open = |it: &ServiceName| {
             self.baseline.services.get(it).is_some_and(|it| it.is_open(now.wall))
@@ -55,8 +55,7 @@ impl Engine {
         let guarded = |it: &&ServiceName| self.baseline.phase(it) == Phase::Guarded;
         // A window at one end does not silence the other, which nobody opened.
         let mut ends = sighting.edge.services().filter(guarded).peekable();
-        let unguarded = ends.peek().is_none();
-        let open = !unguarded && ends.all(is_open);
+        let open = ends.peek().is_some() && ends.all(is_open);
         if self.baseline.is_full_for(&sighting.edge) {
             // Told without being remembered as told: the incident's pace bounds the repeats.
             return self.tell(now, kind, also, sighting);
@@ -79,18 +78,23 @@ impl Engine {
         pending.told.insert(told);
         pending.last_told = now.wall;
         pending.unalerted = false;
-        if unguarded && kind != Kind::Forbidden {
-            // Never learned silently, and asked about together with the others like it.
-            return self.batch(now, kind, sighting);
-        }
         self.tell(now, kind, also, sighting);
     }
 
     /// Writes the findings of an odd edge out and reports them.
     fn tell(&mut self, now: Now, kind: Kind, also: Option<Kind>, sighting: &Sighting) {
-        // A full incident only counts: writing a finding out walks the whole baseline.
-        if let Some(service) = sighting.edge.owner()
-            && let Some(incident) = self.incidents.joining(service, About::Service, now.wall)
+        let Some(service) = sighting.edge.owner() else {
+            return;
+        };
+        let guarded = |it: &ServiceName| self.baseline.phase(it) == Phase::Guarded;
+        // What nobody guards is asked about together with the others like it.
+        let about = if kind == Kind::Forbidden || sighting.edge.services().any(guarded) {
+            About::Service
+        } else {
+            About::Unguarded(kind)
+        };
+        // A full incident only counts: nobody would read the words.
+        if let Some(incident) = self.incidents.joining(service, about, now.wall)
             && incident.findings.len() >= Incident::FINDINGS
             && !incident.touches(&sighting.edge)
             && kind.severity() <= incident.severity()
@@ -99,15 +103,12 @@ impl Engine {
             incident.unspoken = true;
             return;
         }
-        let Some(service) = sighting.edge.owner() else {
-            return;
-        };
         let context = self.context(now);
         let findings: Vec<Finding> = std::iter::once(kind)
             .chain(also)
             .map(|kind| finding(&context, kind, sighting))
             .collect();
-        self.report(now, service, About::Service, findings);
+        self.report(now, service, about, findings);
     }
 
     /// What is known around a finding that is written now.
@@ -130,7 +131,7 @@ impl Engine {
         if self.incidents.joining(service, about, now.wall).is_none() {
             let id = self.new_id(now.wall);
             let incident = self.new_incident(now, id, about, service, first);
-            self.incidents.open(incident);
+            self.incidents.open(now, incident);
         }
         let Some(incident) = self.incidents.joining(service, about, now.wall) else {
             return;
@@ -170,60 +171,14 @@ impl Engine {
     }
 
     /// A service talks that has no baseline while nothing is learned: loud once.
-    pub(crate) fn unbaselined(&mut self, now: Now, sighting: &Sighting) {
-        let Some(service) = sighting.edge.owner().cloned() else {
+    fn unbaselined(&mut self, now: Now, sighting: &Sighting) {
+        let Some(service) = sighting.edge.owner() else {
             return;
         };
-        let told = self.baseline.services.get(&service).is_some_and(|it| it.unbaselined_told);
-        let waits = |(kind, it): &(Kind, Sighting)| {
-            *kind == Kind::Unbaselined && it.edge.owner() == Some(&service)
-        };
-        if !told && !self.batch.waiting.iter().any(waits) {
-            self.batch(now, Kind::Unbaselined, sighting);
+        let record = self.baseline.service_mut(service, now.wall);
+        if !std::mem::replace(&mut record.unbaselined_told, true) {
+            self.tell(now, Kind::Unbaselined, None, sighting);
         }
-    }
-
-    /// Keeps what is odd about services that nobody guards for one message about all of them.
-    fn batch(&mut self, now: Now, kind: Kind, sighting: &Sighting) {
-        if self.batch.waiting.is_empty() {
-            self.batch.due = now.boot.plus_millis(Self::BATCH_MS);
-        }
-        self.batch.waiting.push((kind, sighting.clone()));
-    }
-
-    pub(crate) fn tell_batch(&mut self, now: Now) {
-        let Batch { waiting, due, next_allowed } = &mut self.batch;
-        if waiting.is_empty() || now.boot < *due || now.boot < *next_allowed {
-            return;
-        }
-        *next_allowed = now.boot.plus_millis(Self::BATCHES_MS);
-        let mut batch = std::mem::take(waiting);
-        batch.sort_by_key(|(kind, _)| *kind);
-        for alike in batch.chunk_by(|(one, _), (other, _)| one == other) {
-            self.tell_alike(now, alike);
-        }
-    }
-
-    /// One message about unguarded services that are odd in the same way.
-    fn tell_alike(&mut self, now: Now, alike: &[(Kind, Sighting)]) {
-        for (kind, sighting) in alike {
-            if let Some(service) = sighting.edge.owner().filter(|_| *kind == Kind::Unbaselined) {
-                self.baseline.service_mut(service, now.wall).unbaselined_told = true;
-            }
-        }
-        let context = self.context(now);
-        let findings: Vec<Finding> =
-            alike.iter().map(|(kind, sighting)| finding(&context, *kind, sighting)).collect();
-        let Some((_, first)) = alike.first() else { return };
-        let (Some(lead), Some(service)) = (findings.first(), first.edge.owner().cloned()) else {
-            return;
-        };
-        let id = self.new_id(now.wall);
-        let mut incident = self.new_incident(now, id, About::Unguarded, &service, lead);
-        for finding in findings {
-            incident.add(finding);
-        }
-        self.incidents.open(incident);
     }
 
     /// Known keys went on: evidence, and the hourly repetition of what is forbidden.
@@ -234,7 +189,7 @@ impl Engine {
         count: &Count,
         effects: &mut Vec<Effect>,
     ) {
-        let record = self.baseline.edge_mut(edge);
+        let Some(record) = self.baseline.known_edge_mut(edge) else { return };
         let Some(evidence) = &mut record.evidence else { return };
         // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
         let before = evidence.totals();
@@ -242,19 +197,16 @@ impl Engine {
         let after = evidence.totals();
         let exchanges = (after.connections + after.failures)
             .saturating_sub(before.connections + before.failures);
-        let pending = record.pending.clone();
+        let last_told = record.pending.as_ref().map(|it| it.last_told);
         for service in edge.services() {
             let record = self.baseline.service_mut(service, count.last_seen);
             record.last_seen = record.last_seen.max(count.last_seen);
             record.observations += exchanges;
         }
-        let Some(pending) = pending else { return };
+        let Some(last_told) = last_told else { return };
         let forbidden = self.baseline.prohibition(edge, now.wall).is_some();
-        let repeat =
-            forbidden && now.wall.seconds_apart(pending.last_told) >= Self::FORBIDDEN_REPEAT_S;
-        let mut said = false;
-        for incident in self.incidents.about(edge) {
-            said = true;
+        let repeat = forbidden && now.wall.seconds_apart(last_told) >= Self::FORBIDDEN_REPEAT_S;
+        let said = self.incidents.update_about(edge, |incident| {
             if incident.counts(edge) {
                 incident.count += exchanges;
                 incident.last_seen = incident.last_seen.max(count.last_seen);
@@ -263,12 +215,12 @@ impl Engine {
                 incident.state = State::Updated;
                 incident.unspoken = true;
             }
-        }
+        });
         if repeat && said {
             self.baseline.edge_mut(edge).pending.get_or_insert_default().last_told = now.wall;
         } else if repeat {
             // No open incident holds it (any more): its next connection is to be judged anew.
-            effects.push(Effect::Rearm(self.attribution.keys_of(|it| it == edge)));
+            self.rearm(|it| it == edge, effects);
         }
     }
 }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use crate::attribute::{Attribution, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
-use crate::detect::{Kind, Trouble};
+use crate::detect::Trouble;
 use crate::edge::Edge;
 use crate::flow::{Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
@@ -117,7 +117,6 @@ pub struct Engine {
     queue: Queue,
     mutes: Mutes,
     losses: Losses,
-    batch: Batch,
     gap: Option<Gap>,
     next_audit: u64,
     random: u64,
@@ -134,14 +133,6 @@ pub struct Engine {
     ends_seen: Option<WallTime>,
 }
 
-/// What is odd about services that nobody guards: told together, and not too often.
-#[derive(Debug, Default)]
-struct Batch {
-    waiting: Vec<(Kind, Sighting)>,
-    due: BootTime,
-    next_allowed: BootTime,
-}
-
 impl Engine {
     /// Evidence is stored at most this often, milliseconds; judgements are stored at once.
     pub const SAVE_MS: u64 = 30_000;
@@ -149,9 +140,6 @@ impl Engine {
     const ALIVE_MS: u64 = 300_000;
     /// What has run out is looked for at most this often, milliseconds.
     const UPKEEP_MS: u64 = 500;
-    /// What nobody guards is batched for this long and told at most once in [`Engine::BATCHES_MS`].
-    const BATCH_MS: u64 = 1_000;
-    const BATCHES_MS: u64 = 10_000;
     /// A forbidden edge that goes on repeats itself after this time, seconds.
     const FORBIDDEN_REPEAT_S: u64 = 3_600;
 
@@ -179,7 +167,6 @@ impl Engine {
             queue,
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
-            batch: Batch::default(),
             gap: None,
             next_audit: snapshot.next_audit,
             started: None,
@@ -239,9 +226,7 @@ impl Engine {
     /// When time alone will have something to do next, if nothing else happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<BootTime> {
-        let batch =
-            (!self.batch.waiting.is_empty()).then(|| self.batch.due.max(self.batch.next_allowed));
-        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due(), batch]
+        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -261,8 +246,16 @@ impl Engine {
         effects
     }
 
-    /// Everything not yet stored: the last thing to ask for before the end.
-    pub fn save(&mut self) -> Vec<Change> {
+    /// Makes the kernel forget the keys of the edges that `touched` picks: seen again, they are news.
+    fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
+        let keys = self.attribution.keys_of(touched);
+        if !keys.is_empty() {
+            effects.push(Effect::Rearm(keys));
+        }
+    }
+
+    /// Everything not yet stored.
+    fn save(&mut self) -> Vec<Change> {
         record::changes(self.baseline.take_dirty(), self.incidents.take_dirty())
     }
 
@@ -270,7 +263,6 @@ impl Engine {
         for sighting in self.attribution.due(now) {
             self.sighted(now, &sighting, effects);
         }
-        self.tell_batch(now);
         if self.next_upkeep <= now.boot {
             self.next_upkeep = now.boot.plus_millis(Self::UPKEEP_MS);
             self.expire(now, effects);

@@ -1,6 +1,8 @@
 //! What time and files bring about: what runs out is taken back, what is complete is proposed, what
 //! the baseline files say is judged anew.
 
+use std::collections::BTreeSet;
+
 use crate::baseline::{Mode, Pending, Phase, Promote, Written};
 use crate::edge::Edge;
 use crate::engine::{Actor, Effect, Engine};
@@ -12,12 +14,15 @@ impl Engine {
     pub(crate) fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let touched = self.expired(now);
         for edge in &touched {
-            let record = self.baseline.edge_mut(edge);
-            record.allowed.retain(|it| !it.grounds.expired(now.wall));
-            record.forbidden.take_if(|it| it.grounds.expired(now.wall));
-            // What was told before the approval is told again after it, and is still not learned.
-            let undecided = record.evidence.is_some() && record.allowed.is_empty();
-            record.pending = undecided.then(Pending::default);
+            let holding: Vec<_> = self.baseline.allowances(edge, now.wall).cloned().collect();
+            if let Some(record) = self.baseline.known_edge_mut(edge) {
+                record.allowed.retain(|it| !it.grounds.expired(now.wall));
+                record.forbidden.take_if(|it| it.grounds.expired(now.wall));
+                // What was told before is told again after it, and is still not learned.
+                let waits = record.pending.take().and_then(|it| it.left_by(&holding)).is_some();
+                let undecided = record.evidence.is_some() && (holding.is_empty() || waits);
+                record.pending = undecided.then(Pending::default);
+            }
             let what = format!("expired: {edge}");
             let audit = self.audit(now.wall, &Actor::agent(), what);
             effects.push(Effect::Store(vec![audit]));
@@ -33,12 +38,20 @@ impl Engine {
             self.baseline.service_mut(service, now.wall).open_until = None;
         }
         if !touched.is_empty() || !closed.is_empty() {
-            let keys = self.attribution.keys_of(|edge| {
-                touched.contains(edge) || closed.iter().any(|service| edge.touches(service))
-            });
             effects.push(Effect::Store(self.save()));
-            effects.push(Effect::Rearm(keys));
         }
+        let mut touched: BTreeSet<Edge> = touched.into_iter().collect();
+        self.forget(now, &mut touched, effects);
+        let is_touched = |edge: &Edge| {
+            touched.contains(edge) || closed.iter().any(|service| edge.touches(service))
+        };
+        if !touched.is_empty() || !closed.is_empty() {
+            self.rearm(is_touched, effects);
+        }
+    }
+
+    /// Ends the incidents that nobody saw again; their edges are `touched`.
+    fn forget(&mut self, now: Now, touched: &mut BTreeSet<Edge>, effects: &mut Vec<Effect>) {
         let forgotten: Vec<String> = self
             .incidents
             .open
@@ -47,18 +60,16 @@ impl Engine {
             .map(|it| it.id.clone())
             .collect();
         for id in forgotten {
-            let edges: Vec<Edge> = self.incidents.open.get(&id).map_or_else(Vec::new, |it| {
-                it.findings.iter().filter_map(|finding| finding.edge.clone()).collect()
-            });
-            self.resolve(now, &id, effects);
-            // Whoever comes back after that is told again.
-            for edge in &edges {
-                if let Some(pending) = &mut self.baseline.edge_mut(edge).pending {
+            let findings = self.incidents.open.get(&id).map(|it| it.findings.clone());
+            // Whoever comes back after that is told again: stored together with its end.
+            for edge in findings.into_iter().flatten().filter_map(|finding| finding.edge) {
+                let record = self.baseline.known_edge_mut(&edge);
+                if let Some(pending) = record.and_then(|record| record.pending.as_mut()) {
                     pending.told.clear();
                 }
+                touched.insert(edge);
             }
-            let keys = self.attribution.keys_of(|edge| edges.contains(edge));
-            effects.push(Effect::Rearm(keys));
+            self.resolve(now, &id, effects);
         }
     }
 
@@ -139,16 +150,13 @@ impl Engine {
     /// The baseline files changed: what they touch is judged anew.
     pub(crate) fn files(&mut self, now: Now, written: Written, effects: &mut Vec<Effect>) {
         self.files_mended(now, effects);
+        // At the start it is not known what they said before: only what they forbid is told anew.
+        let first = !std::mem::replace(&mut self.files_known, true);
         if written == self.baseline.files {
             return;
         }
         let before = self.baseline.set_files(written);
         let now_written = &self.baseline.files;
-        let touched = |edge: &Edge| {
-            edge.services()
-                .any(|it| before.guarded.contains(it) || now_written.guarded.contains(it))
-        };
-        let keys = self.attribution.keys_of(touched);
         let names = |names: Vec<&ServiceName>| {
             let names: Vec<&str> = names.into_iter().map(ServiceName::as_str).collect();
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
@@ -159,8 +167,6 @@ impl Engine {
             names(before.guarded.difference(&now_written.guarded).collect())
         );
         // What a file decides otherwise than before is no longer waiting, and told anew if it is odd.
-        // At the start it is not known what they said before: only what they forbid is told anew.
-        let first = !std::mem::replace(&mut self.files_known, true);
         let decided = |edge: &Edge| {
             (!first && before.allowed.get(edge) != now_written.allowed.get(edge))
                 || before.forbidden.get(edge) != now_written.forbidden.get(edge)
@@ -173,20 +179,30 @@ impl Engine {
             .map(|(edge, _)| edge.clone())
             .collect();
         for edge in &decided {
-            self.baseline.edge_mut(edge).pending = None;
+            let allowed = self.baseline.files.allowed.get(edge).cloned();
+            let pending = &mut self.baseline.edge_mut(edge).pending;
+            *pending = allowed.and_then(|allowed| pending.take()?.left_by(&allowed));
         }
         self.next_end = None;
         let mut changes = self.save();
         changes.push(self.audit(now.wall, &Actor::agent(), what));
         effects.push(Effect::Store(changes));
-        effects.push(Effect::Rearm(keys));
+        let now_written = &self.baseline.files;
+        let touched = |edge: &Edge| {
+            edge.services()
+                .any(|it| before.guarded.contains(it) || now_written.guarded.contains(it))
+        };
+        self.rearm(touched, effects);
         self.resolve_allowed(now, effects);
     }
 
-    /// Ends an incident with a last message.
+    /// Ends an incident, with a last message where there was a first.
     pub(crate) fn resolve(&mut self, now: Now, id: &str, effects: &mut Vec<Effect>) {
-        if let Some(incident) = self.incidents.resolve(id) {
-            self.send(now, &incident, effects);
+        let told = self.incidents.open.get(id).is_some_and(|it| it.revision > 0);
+        match self.incidents.resolve(id) {
+            Some(incident) if told => self.send(now, &incident, effects),
+            Some(_) => effects.push(Effect::Store(self.save())),
+            None => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::detect::{Finding, Kind, Severity, Where};
 use crate::edge::{Edge, EdgeWith, Peer, Port};
 use crate::flow::{Outcome, Process};
 use crate::ids::{ServiceName, WallTime};
-use crate::incident::telling::RESOLVED;
+use crate::incident::telling::{RESOLVED, weightiest};
 use crate::incident::{Incident, State};
 
 /// A message: one JSON object, the same for every receiver.
@@ -117,12 +117,7 @@ impl Incident {
     #[must_use]
     pub fn alert(&self) -> Alert {
         let score = self.findings.iter().map(|it| it.score).fold(0.0, f64::max);
-        // The most severe leads, the highest score among equals.
-        let rank = |it: &Finding| (it.severity, it.score);
-        let lead = self
-            .findings
-            .iter()
-            .reduce(|best, next| if rank(next) > rank(best) { next } else { best });
+        let lead = weightiest(&self.findings, |it| (it.severity, it.score));
         Alert {
             schema: "edgewatch-alert/1".to_owned(),
             id: self.id.clone(),
@@ -175,10 +170,7 @@ impl Incident {
         let Edge { client, server, port } = edge;
         let reached = lead.outcome.is_some_and(Outcome::reached);
         let verb = if reached { "dialled" } else { "tried to dial" };
-        let executable = || {
-            let executable = lead.process.as_ref().and_then(|it| it.executable.as_deref());
-            executable.unwrap_or("another executable")
-        };
+        let executable = || lead.executable().unwrap_or("another executable");
         match lead.kind {
             Kind::Forbidden if edge.is_listener() => {
                 format!("{server} listens at {port}, which is forbidden")
@@ -261,7 +253,7 @@ fn allow(finding: &Finding) -> String {
         let service = edge.owner().map(ToString::to_string).unwrap_or_default();
         return format!("edgewatch baseline guard '{service}'");
     }
-    let executable = finding.process.as_ref().and_then(|process| process.executable.clone());
+    let executable = finding.executable().map(str::to_owned);
     let with = EdgeWith { edge: edge.clone(), executable };
     format!("edgewatch baseline approve '{with}' --ttl 7d")
 }

@@ -34,8 +34,9 @@ pub enum About {
     /// One service, by its baseline.
     #[default]
     Service,
-    /// Services that nobody guards, told together.
-    Unguarded,
+    /// Services that nobody guards and that are odd in the same way: told together, in one message
+    /// that waits a moment for the others.
+    Unguarded(Kind),
     /// The agent itself.
     Agent,
 }
@@ -79,19 +80,23 @@ impl Incident {
     /// An incident unseen for this long is resolved, seconds.
     pub const FORGOTTEN_S: u64 = 24 * 60 * 60;
 
-    /// Takes a finding in; a repeat of a known one replaces it with its better outcome.
-    pub fn add(&mut self, finding: Finding) {
-        self.last_seen = self.last_seen.max(finding.at);
-        self.last_finding = self.last_finding.max(finding.at);
+    /// Something new came at `at`.
+    fn heard(&mut self, at: WallTime) {
+        self.last_seen = self.last_seen.max(at);
+        self.last_finding = self.last_finding.max(at);
         if self.state == State::Firing && self.revision > 0 {
             self.state = State::Updated;
         }
-        let executable = |it: &Finding| it.process.as_ref().and_then(|it| it.executable.clone());
+    }
+
+    /// Takes a finding in; a repeat of a known one replaces it with its better outcome.
+    pub fn add(&mut self, finding: Finding) {
+        self.heard(finding.at);
         let same = self.findings.iter().position(|known| {
             known.kind == finding.kind
                 && known.edge == finding.edge
                 && (known.edge.is_some() || cause(known) == cause(&finding))
-                && (executable(known) == executable(&finding) || finding.process.is_none())
+                && (known.executable() == finding.executable() || finding.process.is_none())
         });
         if let Some(index) = same {
             let known = &mut self.findings[index];
@@ -110,11 +115,7 @@ impl Incident {
 
     /// Counts findings that are not kept.
     pub fn count_more(&mut self, at: WallTime, findings: u64) {
-        self.last_seen = self.last_seen.max(at);
-        self.last_finding = self.last_finding.max(at);
-        if self.state == State::Firing && self.revision > 0 {
-            self.state = State::Updated;
-        }
+        self.heard(at);
         self.more += findings;
     }
 
@@ -144,6 +145,8 @@ pub struct Incidents {
     /// Resolved ones, the newest [`Incidents::CLOSED`] of them.
     pub closed: BTreeMap<String, Incident>,
     pace: BTreeMap<String, Pace>,
+    /// Before this no further message about unguarded services.
+    next_unguarded: BootTime,
     /// Changed since they were last stored.
     dirty: BTreeSet<String>,
 }
@@ -161,8 +164,12 @@ impl Incidents {
     /// Messages of one incident that go out at once; after them one every [`Incidents::PACE_MS`].
     pub const BURST: u32 = 10;
     pub const PACE_MS: u64 = 10_000;
+    /// What nobody guards waits this long for what is like it, and is told at most once in
+    /// [`Incidents::PACE_MS`].
+    pub const BATCH_MS: u64 = 1_000;
 
-    /// The incident that a finding of `service` joins now, if one is fresh enough.
+    /// The incident that a finding of `service` joins now, if one is fresh enough; what nobody guards
+    /// joins what was not told yet.
     #[must_use]
     pub fn joining(
         &mut self,
@@ -171,18 +178,41 @@ impl Incidents {
         at: WallTime,
     ) -> Option<&mut Incident> {
         let joined = self.open.values_mut().find(|incident| {
-            incident.service == *service
-                && incident.about == about
-                && at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
+            incident.about == about
+                && match about {
+                    About::Unguarded(_) => incident.revision == 0,
+                    About::Service | About::Agent => {
+                        incident.service == *service
+                            && at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
+                    }
+                }
         })?;
         self.dirty.insert(joined.id.clone());
         Some(joined)
     }
 
     /// Adds a new incident.
-    pub fn open(&mut self, incident: Incident) {
+    pub fn open(&mut self, now: Now, incident: Incident) {
+        if matches!(incident.about, About::Unguarded(_)) {
+            let next = self.next_batch(now);
+            self.pace.insert(incident.id.clone(), Pace { sent: 0, next });
+        }
         self.dirty.insert(incident.id.clone());
         self.open.insert(incident.id.clone(), incident);
+    }
+
+    /// When a new incident about unguarded services is told: with those that wait already, if any.
+    fn next_batch(&mut self, now: Now) -> BootTime {
+        let mut waiting = self
+            .open
+            .values()
+            .filter(|it| matches!(it.about, About::Unguarded(_)) && it.revision == 0);
+        if let Some(pace) = waiting.find_map(|it| self.pace.get(&it.id)) {
+            return pace.next;
+        }
+        let next = now.boot.plus_millis(Self::BATCH_MS).max(self.next_unguarded);
+        self.next_unguarded = next.plus_millis(Self::PACE_MS);
+        next
     }
 
     /// Puts back a stored incident.
@@ -192,12 +222,19 @@ impl Incidents {
         list.insert(incident.id.clone(), incident);
     }
 
-    /// The open incidents that hold a finding about `edge`.
-    pub fn about<'a>(&'a mut self, edge: &'a Edge) -> impl Iterator<Item = &'a mut Incident> {
-        let touched = self.open.values_mut().filter(|incident| incident.touches(edge));
-        touched.inspect(|incident| {
-            self.dirty.insert(incident.id.clone());
-        })
+    /// Hands `change` every open incident that holds a finding about `edge`; tells whether there was
+    /// one.
+    pub fn update_about(&mut self, edge: &Edge, mut change: impl FnMut(&mut Incident)) -> bool {
+        let mut found = false;
+        for incident in self.open.values_mut().filter(|incident| incident.touches(edge)) {
+            found = true;
+            let before = (incident.count, incident.last_seen, incident.unspoken);
+            change(incident);
+            if before != (incident.count, incident.last_seen, incident.unspoken) {
+                self.dirty.insert(incident.id.clone());
+            }
+        }
+        found
     }
 
     /// The incidents that say something now: each gets its next revision.

@@ -32,6 +32,11 @@ pub enum Subject<'a> {
     Trouble(&'a str),
 }
 
+/// The most severe leads, the highest score among equals, the first among those.
+pub(crate) fn weightiest<T>(items: &[T], rank: impl Fn(&T) -> (Severity, f64)) -> Option<&T> {
+    items.iter().reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+}
+
 impl Alert {
     /// What happened, for those who tell beside it where it stands.
     #[must_use]
@@ -42,9 +47,7 @@ impl Alert {
     /// The weightiest finding: the one the title is about.
     #[must_use]
     pub fn lead(&self) -> Option<&AlertFinding> {
-        let rank = |it: &AlertFinding| (it.severity, it.score);
-        let findings = self.findings.iter();
-        findings.reduce(|best, next| if rank(next) > rank(best) { next } else { best })
+        weightiest(&self.findings, |it| (it.severity, it.score))
     }
 
     /// The findings beside the leading one, the first `most` of them. Both ends of one edge may have

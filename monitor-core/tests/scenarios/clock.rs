@@ -2,36 +2,28 @@
 //! jumps over a suspended night. Nothing is told twice for it, nothing ends early, nothing falls
 //! silent.
 
-use monitor_core::baseline::document::written;
-use monitor_core::baseline::{Mode, Provenance};
+use monitor_core::baseline::Mode;
 use monitor_core::delivery::{Outcome as DeliveryOutcome, Queue};
 use monitor_core::engine::{Effect, Input};
-use monitor_core::flow::{Direction, FlowKey, Outcome, Remote, RttHistogram, Traffic};
+use monitor_core::flow::{Direction, FlowKey, Outcome};
 use monitor_core::ids::{BootTime, WallTime};
 use proptest::prelude::*;
 
-use crate::stage::{Stage, check, key};
+use crate::stage::{Stage, check, file_until, ip, key, traffic};
 
 const HOUR: i64 = 3_600;
 
 /// The key of `a -> 192.0.2.1 443/tcp`, established.
 fn dialled(stage: &mut Stage) -> FlowKey {
-    let remote = Remote::Address("192.0.2.1".parse().unwrap());
-    key(stage.cgroup("a"), Direction::Outbound, remote, "443/tcp", Outcome::Established)
+    key(stage.cgroup("a"), Direction::Outbound, ip("192.0.2.1"), "443/tcp", Outcome::Established)
 }
 
 /// The known dial goes on at `second` after the start.
 fn goes_on(stage: &mut Stage, second: u64) {
     stage.until(second * 1_000);
     let key = dialled(stage);
-    stage.step(Input::Traffic(Traffic {
-        key,
-        last_seen: stage.now.wall,
-        connections: 1,
-        bytes_sent: 0,
-        bytes_received: 0,
-        rtt: RttHistogram::default(),
-    }));
+    let traffic = traffic(stage, key, 1);
+    stage.step(Input::Traffic(traffic));
     stage.step(Input::Tick);
 }
 
@@ -84,14 +76,7 @@ fn an_approval_does_not_end_early_when_the_clock_is_set_back() {
 fn what_a_file_lets_end_ends_again_after_the_clock_was_set_back() {
     let mut stage = check("0 a => b 80/tcp", "");
     let until = stage.now.wall.plus_seconds(60);
-    let text = format!(
-        r#"{{"format":"edgewatch-baseline/1","services":{{"systemd:a.service":{{"outbound":[
-        {{"to":"systemd:b.service","ports":["80/tcp"]}},
-        {{"to":"ip:192.0.2.1","ports":["443/tcp"],"until":"{until}"}}]}}}}}}"#
-    );
-    let document: monitor_core::baseline::document::Document = serde_json::from_str(&text).unwrap();
-    let parsed = document.parse(Provenance::File, WallTime(1)).unwrap();
-    stage.step(Input::Files(written(&[parsed])));
+    stage.step(Input::Files(file_until(until)));
     stage.event("10 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(100_000);
     set_by(&mut stage, -HOUR);

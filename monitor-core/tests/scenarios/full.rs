@@ -6,13 +6,13 @@ use monitor_core::baseline::{
 };
 use monitor_core::edge::{Edge, Peer, Port};
 use monitor_core::engine::{Change, Engine, Input, Snapshot};
-use monitor_core::flow::{Direction, Loss, Outcome, Protocol, Remote, RttHistogram, Traffic};
+use monitor_core::flow::{Direction, Loss, Outcome, Protocol, Remote};
 use monitor_core::ids::{BootTime, ServiceName, WallTime};
 use monitor_core::incident::Incidents;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::stage::{Stage, key, settings};
+use crate::stage::{Stage, key, settings, traffic};
 
 /// One of the addresses that fill the table.
 fn known(number: u32) -> IpAddr {
@@ -85,11 +85,23 @@ fn beyond_a_full_table_edges_are_judged_and_counted_and_not_kept() {
     assert!(messages <= usize::try_from(Incidents::BURST).unwrap() + 6, "{messages} in a minute");
     assert!(stage.said.contains("lost-table-full"), "that it is full is told as well");
 
+    // That it goes on takes no place either.
+    stage.stored.clear();
+    let (cgroup, remote) = (stage.cgroup("a"), Remote::Address(Ipv4Addr::from(0xc633_6400).into()));
+    let scanning = key(cgroup, Direction::Outbound, remote, "443/tcp", Outcome::Established);
+    let traffic = traffic(&stage, scanning, 9);
+    stage.step(Input::Traffic(traffic));
+    stage.dial("a", "198.51.100.0", "443/tcp", "established", "/bin/sh");
+    stage.until(105_000);
+    let stored = stage.stored.keys().filter(|it| it.contains("198.51.100.0")).count();
+    assert_eq!(stored, 0, "what has no place is not stored");
+    assert_eq!(lost(&stage), u64::from(scanned) + 1);
+
     // What a service learns has no place either, and is no alert.
     let before = stage.said.lines().count();
     stage.dial("b", "198.18.0.1", "80/tcp", "established", "/bin/app");
     stage.until(110_000);
-    assert_eq!(lost(&stage), u64::from(scanned) + 1);
+    assert_eq!(lost(&stage), u64::from(scanned) + 2);
     assert!(stage.said.lines().skip(before).all(|line| !line.contains("198.18.0.1")));
     let kept = stage.stored.values().filter(|it| matches!(it, Change::Edge(_, Some(_)))).count();
     assert_eq!(kept, 0, "what has no place is not stored");
@@ -103,14 +115,8 @@ fn check_known_edges_go_on(stage: &mut Stage) {
     let remote = Remote::Address(known(7));
     let cgroup = stage.cgroup("a");
     let key = key(cgroup, Direction::Outbound, remote, "443/tcp", Outcome::Established);
-    stage.step(Input::Traffic(Traffic {
-        key,
-        last_seen: stage.now.wall,
-        connections: 41,
-        bytes_sent: 7,
-        bytes_received: 9,
-        rtt: RttHistogram::default(),
-    }));
+    let traffic = traffic(stage, key, 41);
+    stage.step(Input::Traffic(traffic));
     stage.until(40_000);
     assert_eq!((lost(stage), stage.said.as_str()), (0, ""));
     let map = stage.engine.map(stage.now.wall);

@@ -23,10 +23,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use monitor_core::baseline::Mode;
 use monitor_core::engine::{Command, Guarding, Input, Selection};
-use monitor_core::flow::{Direction, Flow, Outcome, Protocol, Remote, RttHistogram, Traffic};
+use monitor_core::flow::{Direction, Flow, Outcome, Protocol, Remote};
 use monitor_core::ids::NetnsCookie;
 
-use crate::stage::{Stage, check, check_in, flow, key};
+use crate::stage::{Stage, check, check_in, flow, key, traffic};
 
 #[test]
 fn while_learning_nothing_is_said() {
@@ -173,14 +173,7 @@ fn a_forbidden_edge_that_goes_on_repeats_hourly() {
     let said = |stage: &Stage| stage.said.lines().count();
     for (second, lines) in [(60, 1), (1800, 1), (3700, 2), (3760, 2), (7400, 3)] {
         stage.until(second * 1000);
-        stage.step(Input::Traffic(Traffic {
-            key,
-            last_seen: stage.now.wall,
-            connections: 5,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rtt: RttHistogram::default(),
-        }));
+        stage.step(Input::Traffic(traffic(&stage, key, 5)));
         assert_eq!(said(&stage), lines, "at {second} s");
     }
     assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 25);
@@ -271,14 +264,7 @@ fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
     let key = key(cgroup, Direction::Outbound, remote, "80/tcp", Outcome::Established);
     stage.until(3_650_000);
     assert_eq!(phase(&stage), "learning", "quiet for long, but hardly ever seen");
-    stage.step(Input::Traffic(Traffic {
-        key,
-        last_seen: stage.now.wall,
-        connections: 3,
-        bytes_sent: 0,
-        bytes_received: 0,
-        rtt: RttHistogram::default(),
-    }));
+    stage.step(Input::Traffic(traffic(&stage, key, 3)));
     stage.until(3_700_000);
     assert_eq!(phase(&stage), "proposed");
     stage.event("3701 a -> 192.0.2.9 443/tcp established with /bin/x");

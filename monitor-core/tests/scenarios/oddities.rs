@@ -125,6 +125,64 @@ fn what_hands_out_the_machine_is_never_learned_silently() {
     assert!(undecided.iter().all(|it| it.contains("169.254.169.254 80/tcp")));
 }
 
+/// What nobody guards waits a moment for what is like it: an end meanwhile loses none of it.
+#[test]
+fn what_waits_for_others_like_it_survives_an_end() {
+    for end in ["killed", "ended"] {
+        let mut stage = Stage::new(Mode::Auto);
+        stage.event("0 a => b 80/tcp");
+        stage.event("1 a -> 169.254.169.254 80/tcp established with /bin/curl");
+        if end == "ended" {
+            let now = stage.now;
+            let effects = stage.engine.finish(now);
+            stage.perform(effects);
+        } else {
+            // Something else is stored meanwhile, and with it that this edge waits.
+            stage.event("1 a => c 90/tcp");
+        }
+        assert_eq!(stage.said, "", "{end}: it still waits");
+        stage.restart(Mode::Auto);
+        stage.event("3 a -> 169.254.169.254 80/tcp established with /bin/curl");
+        stage.until(5_000);
+        assert_eq!(
+            stage.said,
+            "firing medium: metadata-access a -> ip:169.254.169.254 80/tcp established with /bin/curl;\n",
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn what_was_decided_before_it_was_told_is_not_told() {
+    let stage = check(
+        "0 a => b 80/tcp
+         1 a -> 10.0.0.9 2375/tcp established with /bin/docker
+         1 approve a -> ip:10.0.0.9 2375/tcp with /bin/docker
+         9 tick",
+        "",
+    );
+    assert!(stage.engine.undecided().is_empty());
+}
+
+/// An approval is for one executable, also where nobody is guarded.
+#[test]
+fn another_executable_is_not_learned_along_with_an_approved_one() {
+    let mut stage = check(
+        "0 a => b 80/tcp
+         1 approve a -> ip:10.0.0.9 2375/tcp with /bin/docker
+         2 a -> 10.0.0.9 2375/tcp established with /bin/docker
+         3 a -> 10.0.0.9 2375/tcp established with /bin/curl",
+        "firing medium: sensitive-port a -> ip:10.0.0.9 2375/tcp established with /bin/curl;",
+    );
+    let undecided: Vec<String> =
+        stage.engine.undecided().iter().map(|it| it.edge.to_string()).collect();
+    assert_eq!(undecided, ["systemd:a.service -> ip:10.0.0.9 2375/tcp with /bin/curl"]);
+    stage.event("20 guard a");
+    stage.event("21 a -> 10.0.0.9 2375/tcp established with /bin/docker");
+    stage.until(25_000);
+    assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
+}
+
 /// A node's own metadata proxy, or a server in another namespace of this machine.
 #[test]
 fn a_stand_in_for_the_metadata_service_is_the_metadata_service() {

@@ -6,14 +6,17 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use monitor_core::attribute::Workload;
-use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote};
+use monitor_core::baseline::document::{Document, written};
+use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote, Provenance, Written};
 use monitor_core::delivery::{Message, Outcome as DeliveryOutcome, Rate, Sink};
 use monitor_core::detect::Severity;
 use monitor_core::edge::{EdgeWith, Port};
 use monitor_core::engine::{
     Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
 };
-use monitor_core::flow::{Direction, Flow, FlowKey, Outcome, Process, Remote};
+use monitor_core::flow::{
+    Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
+};
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use monitor_core::incident::State;
 
@@ -111,6 +114,10 @@ impl Stage {
 
     pub(crate) fn step(&mut self, input: Input) {
         let effects = self.engine.step(self.now, input);
+        self.perform(effects);
+    }
+
+    pub(crate) fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Store(changes) => {
@@ -387,4 +394,35 @@ pub(crate) fn check_in(mode: Mode, story: &str, expected: &str) -> Stage {
 #[track_caller]
 pub(crate) fn check(story: &str, expected: &str) -> Stage {
     check_in(Mode::Auto, story, expected)
+}
+
+pub(crate) fn ip(text: &str) -> Remote {
+    Remote::Address(text.parse().unwrap())
+}
+
+/// What a known key did since.
+pub(crate) fn traffic(stage: &Stage, key: FlowKey, connections: u64) -> Traffic {
+    Traffic {
+        key,
+        last_seen: stage.now.wall,
+        connections,
+        bytes_sent: 0,
+        bytes_received: 0,
+        rtt: RttHistogram::default(),
+    }
+}
+
+/// Baseline files of this content, in JSON.
+pub(crate) fn files(text: &str) -> Written {
+    let document: Document = serde_json::from_str(text).unwrap();
+    written(&[document.parse(Provenance::File, WallTime(1)).unwrap()])
+}
+
+/// A file that guards `a`, and lets it dial 192.0.2.1 443/tcp until then.
+pub(crate) fn file_until(until: WallTime) -> Written {
+    files(&format!(
+        r#"{{"format":"edgewatch-baseline/1","services":{{"systemd:a.service":{{"outbound":[
+        {{"to":"systemd:b.service","ports":["80/tcp"]}},
+        {{"to":"ip:192.0.2.1","ports":["443/tcp"],"until":"{until}"}}]}}}}}}"#
+    ))
 }

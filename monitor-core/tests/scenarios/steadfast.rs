@@ -2,34 +2,14 @@
 //! windows, servers that come back. Each story stays told right.
 
 use monitor_core::attribute::Workload;
-use monitor_core::baseline::document::{Figures, written};
-use monitor_core::baseline::{Mode, Phase, Provenance, Written};
+use monitor_core::baseline::document::Figures;
+use monitor_core::baseline::{Mode, Phase, Written};
 use monitor_core::engine::{Command, Guarding, Input, Selection};
-use monitor_core::flow::{Direction, FlowKey, Outcome, Remote, RttHistogram, Traffic};
+use monitor_core::flow::{Direction, FlowKey, Outcome, Remote};
 use monitor_core::ids::BootTime;
 use std::net::SocketAddr;
 
-use crate::stage::{Stage, check, check_in, flow, key};
-
-fn traffic(stage: &Stage, key: FlowKey, connections: u64) -> Traffic {
-    Traffic {
-        key,
-        last_seen: stage.now.wall,
-        connections,
-        bytes_sent: 0,
-        bytes_received: 0,
-        rtt: RttHistogram::default(),
-    }
-}
-fn ip(text: &str) -> Remote {
-    Remote::Address(text.parse().unwrap())
-}
-
-fn files(text: &str) -> Written {
-    let document: monitor_core::baseline::document::Document = serde_json::from_str(text).unwrap();
-    let parsed = document.parse(Provenance::File, monitor_core::ids::WallTime(1)).unwrap();
-    written(&[parsed])
-}
+use crate::stage::{Stage, check, check_in, file_until, files, flow, ip, key, traffic};
 
 /// A flow released 15 minutes late (suspend, SIGSTOP, hung disk, clock step).
 #[test]
@@ -44,7 +24,7 @@ fn late_release_keeps_its_finding() {
     );
 }
 
-/// Forbidden, resolved after 24 h unseen, goes on: hourly repeat is gone.
+/// Forbidden, resolved after 24 h unseen, goes on: it is told again, hourly.
 #[test]
 fn forbidden_goes_on_after_its_incident_was_resolved() {
     let mut stage = check(
@@ -74,11 +54,7 @@ fn forbidden_goes_on_after_its_incident_was_resolved() {
 fn a_file_approval_that_ends_is_rearmed() {
     let mut stage = check("0 a => b 80/tcp", "");
     let until = stage.now.wall.plus_seconds(60);
-    stage.step(Input::Files(files(&format!(
-        r#"{{"format":"edgewatch-baseline/1","services":{{"systemd:a.service":{{"outbound":[
-       {{"to":"systemd:b.service","ports":["80/tcp"]}},
-       {{"to":"ip:192.0.2.1","ports":["443/tcp"],"until":"{until}"}}]}}}}}}"#
-    ))));
+    stage.step(Input::Files(file_until(until)));
     stage.event("10 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(15_000);
     assert_eq!(stage.said, "");
@@ -142,7 +118,7 @@ fn an_import_forbids_a_pending_edge() {
     assert!(stage.said.contains("forbidden"), "{}", stage.said);
 }
 
-/// Approve with a ttl lifts a prohibition for good.
+/// An approval with an end lifts a prohibition until then.
 #[test]
 fn a_prohibition_outlives_an_approval_with_an_end() {
     check(
@@ -220,7 +196,7 @@ fn a_proposed_import_stays_proposed_when_its_edge_is_seen() {
     assert_eq!(stage.engine.services(stage.now.wall)[0].phase.to_string(), "proposed");
 }
 
-/// Forgotten while it waits: retained for ever.
+/// Forgotten while it waits: gone with its wait.
 #[test]
 fn what_was_forgotten_while_it_waited_is_not_kept() {
     let mut stage = check("0 a => b 80/tcp", "");
@@ -356,9 +332,9 @@ fn note_of_what_was_not_alerted() {
         stage.event(line);
     }
     stage.until(35_000);
-    for it in stage.engine.undecided() {
-        eprintln!("{} {:?}", it.edge, it.note);
-    }
+    let notes: Vec<String> =
+        stage.engine.undecided().into_iter().filter_map(|it| it.note).collect();
+    assert_eq!(notes, ["alerted"], "told of the attempt, whatever the window hid since");
 }
 
 /// What ended in a file long ago was judged and told then: a restart is no news.
@@ -366,17 +342,12 @@ fn note_of_what_was_not_alerted() {
 fn a_file_approval_that_ended_is_not_told_again_after_a_restart() {
     let mut stage = check("0 a => b 80/tcp", "");
     let until = stage.now.wall.plus_seconds(60);
-    let text = format!(
-        r#"{{"format":"edgewatch-baseline/1","services":{{"systemd:a.service":{{"outbound":[
-        {{"to":"systemd:b.service","ports":["80/tcp"]}},
-        {{"to":"ip:192.0.2.1","ports":["443/tcp"],"until":"{until}"}}]}}}}}}"#
-    );
-    stage.step(Input::Files(files(&text)));
+    stage.step(Input::Files(file_until(until)));
     stage.event("100 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(110_000);
     assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
     stage.restart(Mode::Auto);
-    stage.step(Input::Files(files(&text)));
+    stage.step(Input::Files(file_until(until)));
     stage.event("120 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.until(130_000);
     assert_eq!(stage.said.lines().count(), 1, "{}", stage.said);
@@ -432,4 +403,97 @@ fn an_import_leaves_guarded_services_guarded() {
     let phases: Vec<Phase> =
         stage.engine.services(stage.now.wall).iter().map(|it| it.phase).collect();
     assert_eq!(phases, [Phase::Guarded, Phase::Proposed]);
+}
+
+/// An approval ends, and a file allows the edge by then: nothing waits for anybody.
+#[test]
+fn an_approval_that_ends_leaves_what_a_file_allows() {
+    let mut stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/x
+         20 approve a -> ip:192.0.2.1 443/tcp ttl 60",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/x;
+         resolved high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/x;",
+    );
+    stage.said.clear();
+    let until = stage.now.wall.plus_seconds(3_600);
+    stage.step(Input::Files(file_until(until)));
+    stage.until(100_000);
+    assert!(stage.engine.undecided().is_empty(), "{:?}", stage.engine.undecided());
+    stage.event("110 a -> 192.0.2.1 443/tcp established with /bin/x");
+    stage.until(120_000);
+    assert_eq!(stage.said, "");
+}
+
+/// One of two approvals ends: what a third executable did still waits, and is not learned.
+#[test]
+fn an_approval_that_ends_decides_nothing_for_another_executable() {
+    let mut stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         6 approve a -> ip:192.0.2.1 443/tcp with /bin/x ttl 60
+         6 approve a -> ip:192.0.2.1 443/tcp with /bin/y
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-executable a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+    stage.event("100 learn a");
+    stage.event("110 a -> 192.0.2.1 443/tcp established with /bin/sh");
+    stage.until(120_000);
+    assert_eq!(stage.engine.undecided().len(), 1, "{:?}", stage.engine.undecided());
+}
+
+/// The agent started without files: the first that comes decides like any other.
+#[test]
+fn the_first_file_decides_what_waits() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Files(Written::default()));
+    for line in
+        ["0 a => b 80/tcp", "5 guard a", "10 a -> 192.0.2.1 443/tcp established with /bin/sh"]
+    {
+        stage.event(line);
+    }
+    stage.until(15_000);
+    assert_eq!(stage.engine.undecided().len(), 1);
+    let until = stage.now.wall.plus_seconds(3_600);
+    stage.step(Input::Files(file_until(until)));
+    assert!(stage.engine.undecided().is_empty(), "{:?}", stage.engine.undecided());
+}
+
+/// A reviewed file lists one executable: the other's deed still waits.
+#[test]
+fn an_import_decides_the_executables_it_lists() {
+    let mut stage = check(
+        "0 a => b 80/tcp with /bin/app
+         5 guard a
+         10 a => b 80/tcp with /bin/sh",
+        "firing high: new-executable a -> b 80/tcp established with /bin/sh;",
+    );
+    let document = stage.engine.export(stage.now.wall, &Selection::All, Figures::Left).unwrap();
+    stage.command(Command::Import { document, guard: Guarding::Guarded });
+    let waiting: Vec<String> =
+        stage.engine.undecided().iter().map(|it| it.edge.to_string()).collect();
+    assert_eq!(waiting, ["systemd:a.service -> systemd:b.service 80/tcp with /bin/sh"]);
+}
+
+/// An incident forgotten after a day and a kill right after it: who comes back is told.
+#[test]
+fn a_kill_after_an_incident_was_forgotten_silences_nobody() {
+    let mut stage = check(
+        "0 a => b 80/tcp
+         5 guard a
+         10 a -> 192.0.2.1 443/tcp established with /bin/sh",
+        "firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/sh;",
+    );
+    let mut second = 86_000;
+    while !stage.said.contains("resolved") {
+        second += 1;
+        assert!(second < 90_000, "it is forgotten after a day");
+        stage.until(second * 1_000);
+    }
+    stage.restart(Mode::Auto);
+    stage.said.clear();
+    stage.event(&format!("{} a -> 192.0.2.1 443/tcp established with /bin/sh", second + 1));
+    stage.until((second + 5) * 1_000);
+    assert!(stage.said.starts_with("firing"), "{:?}", stage.said);
 }
