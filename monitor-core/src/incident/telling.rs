@@ -86,6 +86,11 @@ impl AlertFinding {
         self.edge.as_ref().is_some_and(|edge| edge.client.is_nobody())
     }
 
+    #[must_use]
+    pub fn executable(&self) -> Option<&str> {
+        self.process.as_ref()?.executable.as_deref()
+    }
+
     /// How the exchange went; a port that was opened is none.
     #[must_use]
     pub fn went(&self) -> Option<Outcome> {

@@ -77,8 +77,8 @@ fn also(alert: &Alert) -> Vec<String> {
     let total = counted(others.total(), "more finding");
     let mut lines = vec![format!("{total} in this incident:")];
     for finding in &others.shown {
-        let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
-        let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
+        let with =
+            finding.executable().map(|path| format!(" with {}", safe(path))).unwrap_or_default();
         let what = match finding.subject() {
             Subject::Edge(edge) => edge,
             Subject::Trouble(why) => safe(why),

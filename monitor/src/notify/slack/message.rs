@@ -178,8 +178,8 @@ fn beside(finding: &AlertFinding) -> String {
         Subject::Edge(edge) => code(&edge, SHORT),
         Subject::Trouble(why) => sentence(why, SHORT),
     };
-    let executable = finding.process.as_ref().and_then(|it| it.executable.as_deref());
-    let with = executable.map(|path| format!(" with {}", code(path, SHORT))).unwrap_or_default();
+    let with = finding.executable().map(|path| format!(" with {}", code(path, SHORT)));
+    let with = with.unwrap_or_default();
     let outcome = finding.went().map(|it| format!(" · {it}")).unwrap_or_default();
     format!("{}: {what}{with}{outcome}", finding.kind)
 }
