@@ -247,11 +247,9 @@ impl Engine {
     }
 
     /// Makes the kernel forget the keys of the edges that `touched` picks: seen again, they are news.
+    /// Asked for also where no key is known: a replay's edges have none, and are to be forgotten too.
     fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
-        let keys = self.attribution.keys_of(touched);
-        if !keys.is_empty() {
-            effects.push(Effect::Rearm(keys));
-        }
+        effects.push(Effect::Rearm(self.attribution.keys_of(touched)));
     }
 
     /// Everything not yet stored.
