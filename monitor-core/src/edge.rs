@@ -1,6 +1,7 @@
 //! An edge: who talks to whom, over what. The one key that the map, the baseline, the alerts and the
-//! files share, and the one way to write it: `CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]`.
-//! The client's port never enters it.
+//! files share, and the one way to write it: `CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]`,
+//! or where a port was opened `SERVICE listens PORT/PROTOCOL [with EXECUTABLE]`. The client's port
+//! never enters it.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -117,7 +117,7 @@ pub enum NameError {
     #[error("{0:?} is not a peer: a service, dns:NAME, net:NAME, ip:ADDRESS or world")]
     Peer(String),
     #[error(
-        "{0:?} is not an edge: write 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', like 'systemd:nginx.service -> ip:192.0.2.7 443/tcp'"
+        "{0:?} is not an edge: write 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', like 'systemd:nginx.service -> ip:192.0.2.7 443/tcp', or for a port that is opened 'SERVICE listens PORT/PROTOCOL'"
     )]
     Edge(String),
     #[error("{0:?} is not an executable: write its whole path, as `edgewatch baseline show` does")]
@@ -165,6 +165,12 @@ impl ServiceName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What kind of thing it is: one of [`ServiceName::SCHEMES`].
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        self.0.split_once(':').map_or("", |(scheme, _)| scheme)
     }
 
     /// Whether only an id is known yet: shown on the map, never promoted, never exported.

@@ -33,13 +33,15 @@ pub enum ClientError {
     Broken { socket: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     /// The agent's own words.
     #[error("{what}")]
-    Refused { status: u16, what: String },
+    Refused { what: String },
 }
 
 /// Longer than the agent gives itself.
 const ANSWER: Duration = Duration::from_secs(40);
 /// A larger answer is not the agent's.
 const LIMIT: usize = 1 << 30;
+/// Nor is a longer line of one that goes on.
+const LINE: usize = 32 << 20;
 
 /// A running agent, by its socket.
 #[derive(Debug, Clone)]
@@ -83,12 +85,7 @@ impl Client {
         let (status, body) =
             answered.map_err(|_elapsed| ClientError::Slow { socket: self.socket.clone() })??;
         let answer: Value = serde_json::from_slice(&body).map_err(|error| self.broken(error))?;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let what = answer.get("error").and_then(Value::as_str);
-        let what = what.map_or_else(|| format!("the agent answers {status}"), ToOwned::to_owned);
-        Err(ClientError::Refused { status: status.as_u16(), what })
+        if status.is_success() { Ok(answer) } else { Err(in_its_words(status, &answer)) }
     }
 
     /// The lines of an answer to `GET path` that goes on, from now on.
@@ -99,17 +96,22 @@ impl Client {
         let (mut sender, connection, request) = self.open(Method::GET, path, Bytes::new()).await?;
         // It ends with the sender, which the lines keep.
         tokio::spawn(connection);
-        let answered = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
-        let response = answered
-            .map_err(|_elapsed| ClientError::Slow { socket: self.socket.clone() })?
-            .map_err(|error| self.broken(error))?;
-        let status = response.status();
-        if !status.is_success() {
-            let what = format!("the agent answers {status}");
-            return Err(ClientError::Refused { status: status.as_u16(), what });
-        }
-        let body = response.into_body();
-        Ok(Lines { client: self.clone(), body, read: Vec::new(), _sender: sender })
+        let answer = async {
+            let response =
+                sender.send_request(request).await.map_err(|error| self.broken(error))?;
+            let (status, body) = (response.status(), response.into_body());
+            if status.is_success() {
+                return Ok(body);
+            }
+            let body = Limited::new(body, LIMIT).collect().await;
+            let body = body.map_err(|error| self.broken(error))?.to_bytes();
+            let answer = serde_json::from_slice(&body).map_err(|error| self.broken(error))?;
+            Err(in_its_words(status, &answer))
+        };
+        let answered = tokio::time::timeout(ANSWER, answer).await;
+        let body =
+            answered.map_err(|_elapsed| ClientError::Slow { socket: self.socket.clone() })??;
+        Ok(Lines { client: self.clone(), body, read: Vec::new(), searched: 0, _sender: sender })
     }
 
     /// A connection, and the request to be sent through it.
@@ -173,6 +175,12 @@ impl Client {
     }
 }
 
+fn in_its_words(status: StatusCode, answer: &Value) -> ClientError {
+    let what = answer.get("error").and_then(Value::as_str);
+    let what = what.map_or_else(|| format!("the agent answers {status}"), ToOwned::to_owned);
+    ClientError::Refused { what }
+}
+
 type Connection = hyper::client::conn::http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
 
 /// Lines of JSON as the agent tells them.
@@ -181,6 +189,8 @@ pub struct Lines {
     client: Client,
     body: Incoming,
     read: Vec<u8>,
+    /// So much of it holds no end of a line.
+    searched: usize,
     _sender: SendRequest<Full<Bytes>>,
 }
 
@@ -191,10 +201,17 @@ impl Lines {
     /// What comes is no line of JSON.
     pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
         loop {
-            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.read.drain(..=end).collect();
+            let rest = &self.read[self.searched..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=self.searched + end).collect();
+                self.searched = 0;
                 let value = serde_json::from_slice(&line);
                 return value.map(Some).map_err(|error| self.client.broken(error));
+            }
+            self.searched = self.read.len();
+            if self.searched > LINE {
+                let what = format!("a line of it is longer than {} MiB", LINE >> 20);
+                return Err(self.client.broken(what));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.read.extend(frame.into_data().unwrap_or_default()),
@@ -210,22 +227,50 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixListener;
+    use tokio::task::JoinHandle;
 
-    /// What `get` makes of an agent that answers `text` to whatever it is asked.
-    async fn answered(text: &'static str) -> Result<Value, String> {
-        let dir = tempfile::tempdir().unwrap();
+    /// An agent that answers `text` to whatever it is asked once; tells what that was.
+    fn agent(text: impl Into<String>) -> (tempfile::TempDir, Client, JoinHandle<String>) {
+        let (dir, text) = (tempfile::tempdir().unwrap(), text.into());
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
         let agent = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 1024];
             let read = stream.read(&mut request).await.unwrap();
-            stream.write_all(text.as_bytes()).await.unwrap();
+            // Whoever asked may hang up before the end.
+            drop(stream.write_all(text.as_bytes()).await);
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
-        let answer = Client::new(socket).get("/api/v1/map").await;
+        (dir, Client::new(socket), agent)
+    }
+
+    /// What `get` makes of an agent that answers `text`.
+    async fn answered(text: &'static str) -> Result<Value, String> {
+        let (_dir, client, agent) = agent(text);
+        let answer = client.get("/api/v1/map").await;
         assert!(agent.await.unwrap().starts_with("GET /api/v1/map HTTP/1.1\r\n"));
         answer.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn whoever_follows_hears_refusals_and_no_endless_line() {
+        let refusal = "HTTP/1.1 503 Busy\r\ncontent-length: 15\r\n\r\n{\"error\":\"why\"}";
+        let (_dir, client, _agent) = agent(refusal);
+        assert_eq!(client.follow("/x").await.unwrap_err().to_string(), "why");
+
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let (_dir, client, _agent) = agent(format!("{head}2\r\n[1\r\n5\r\n]\n2\n3\r\n0\r\n\r\n"));
+        let mut lines = client.follow("/x").await.unwrap();
+        assert_eq!(lines.next().await.unwrap(), Some(serde_json::json!([1])));
+        assert_eq!(lines.next().await.unwrap(), Some(serde_json::json!(2)));
+        assert_eq!(lines.next().await.unwrap(), None);
+
+        let (long, length) = ("x".repeat(LINE + 1), LINE + 1);
+        let (_dir, client, _agent) = agent(format!("{head}{length:x}\r\n{long}"));
+        let error = client.follow("/x").await.unwrap().next().await.unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(why, "a line of it is longer than 32 MiB");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod lock;
 mod spelling;
+mod wording;
 pub mod capture;
 pub mod identity;
 pub mod store;

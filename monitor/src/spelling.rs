@@ -1,4 +1,5 @@
-//! What was probably meant: how the two files that people write tell a word they do not know.
+//! What was probably meant: how all that people and their tools write (the configuration, baseline
+//! files, recordings) tells a word it does not know.
 
 /// The nearest of `known`, or all of them.
 pub(crate) fn hint(unknown: &str, known: &[&str]) -> String {
@@ -10,4 +11,14 @@ pub(crate) fn hint(unknown: &str, known: &[&str]) -> String {
         Some(_) => format!("known here: {}", known.join(", ")),
         None => "none is known here".to_owned(),
     }
+}
+
+/// The word that serde does not know, and those that it does, of "unknown field `x`, expected `y`";
+/// `head` is the message up to the word. The word is a stranger's and may hold anything, backticks
+/// too; ours hold none.
+pub(crate) fn misspelt<'m>(message: &'m str, head: &str) -> Option<(&'m str, Vec<&'m str>)> {
+    let rest = message.strip_prefix(head)?;
+    let (unknown, known) =
+        rest.rsplit_once("`, expected ").unwrap_or((rest.trim_end_matches('`'), ""));
+    Some((unknown, known.split('`').skip(1).step_by(2).collect()))
 }

@@ -134,6 +134,36 @@ fn what_cannot_be_meant_is_refused() {
     assert_eq!((code, stderr.as_str()), (1, told));
 }
 
+#[test]
+fn what_cannot_be_read_twice_or_holds_nothing_is_no_success() {
+    let place = Place::new();
+    place.file(
+        "flows.jsonl",
+        &(line(0, "systemd:api.service", 80) + &line(9, "systemd:db.service", 1)),
+    );
+    let piped = |learn: &str| {
+        // The shell's `<(cat flows.jsonl)`.
+        let script = "cat flows.jsonl | \"$0\" replay /dev/stdin --learn \"$1\"";
+        let ran = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_edgewatch"), learn])
+            .current_dir(place.0.path())
+            .output()
+            .unwrap();
+        (ran.status.code().unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let told = "edgewatch: a part of /dev/stdin is not known before its end: give --learn a duration or a time, or replay a regular file\n";
+    assert_eq!(piped("0.5"), (64, told.to_owned()));
+    assert_eq!(piped("5s"), (2, String::new()));
+    place.file("web.yaml", WEB);
+    place.file("empty.jsonl", "\n");
+    for words in [["--baseline", "web.yaml"], ["--learn", "0.5"], ["--learn", "1h"]] {
+        let (code, stdout, stderr) = place.replay(&[&["empty.jsonl"], &words[..]].concat());
+        assert_eq!((code, stdout.as_str()), (1, "no flow was read\n"));
+        let told = "edgewatch: empty.jsonl: no flow is in it, so nothing was replayed\n";
+        assert_eq!(stderr, told);
+    }
+}
+
 /// The recordings beside the repository, or beside what it lies in.
 fn shared(name: &str) -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

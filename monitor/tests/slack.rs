@@ -97,7 +97,7 @@ fn finding(kind: Kind, size: &Size, number: usize) -> Value {
         "reasons": (0..8).map(reason).collect::<Vec<_>>(),
         "nearest": format!("{service} -> {service} 65535/tcp with {path}"),
         "attack": ["T1552.005", "T1071"],
-        "process": {"executable": path, "pid": u32::MAX, "uid": u32::MAX, "command": text,
+        "process": {"executable": path, "pid": u32::MAX - 1, "uid": u32::MAX - 1, "command": text,
             "ancestors": (0..8).map(ancestor).collect::<Vec<_>>()},
         "where": {"node": name, "cgroup": text},
         "allow": format!("edgewatch baseline approve '{service} -> {service} 1/tcp with {path}' --ttl 7d"),
@@ -359,6 +359,19 @@ fn an_alert_reads_like_one() {
             "ATT&amp;CK `T1021` · owner `team-shop` · update 1 · `edgewatch alerts show 01J0ABCDEFGHJKMNPQRSTVWXYZ`",
         ]
     );
+}
+
+#[test]
+fn an_id_that_is_not_known_is_not_shown() {
+    let mut alert = alert(Kind::NewPeer, "firing", &Size::small());
+    for (process, shown) in [
+        (json!({"executable": "/usr/bin/java"}), "\nwith `/usr/bin/java`"),
+        (json!({"executable": "/usr/bin/java", "uid": 0}), "\nwith `/usr/bin/java` (uid 0)"),
+    ] {
+        alert.findings[0].process = serde_json::from_value(process).unwrap();
+        let payload = slack_message(&Message::Alert(Box::new(alert.clone())));
+        assert!(texts(&payload).iter().any(|(_, text)| text.ends_with(shown)), "{payload:#}");
+    }
 }
 
 #[test]

@@ -113,6 +113,13 @@ fn answer(query: &Query) -> Result<Value, Refusal> {
             "standing": "allowed",
         }])),
         Query::Alerts => Ok(json!([alert("01JAAA"), alert("01JABB")])),
+        Query::Alert(id) => match id.as_str() {
+            "01JAB" => Ok(alert("01JABB")),
+            "01J" => Err(Refusal::Conflict(format!("2 alerts begin with {id}: write more of it"))),
+            _ => Err(Refusal::Missing(format!(
+                "there is no alert {id}: `edgewatch alerts` lists them"
+            ))),
+        },
         Query::Mutes => Ok(json!([{
             "pattern": "compose:shop/*", "since": "2026-11-21T10:00:00Z",
             "until": "2026-11-21T14:00:00Z", "approver": "anna", "reason": "rollout",
@@ -343,7 +350,7 @@ fn a_file_is_changed_without_an_agent() {
     let file = agent.file("web.yaml", &format!("# ours\n{DOCUMENT}    # theirs\n"));
     let edge = "world -> compose:shop/web 80/tcp with /usr/sbin/nginx";
     let ran = agent.run(&["baseline", "approve", edge, "--file", "web.yaml"]);
-    assert_eq!(ran.stderr, "note: 1 lines of web.yaml had comments, which are lost\n");
+    assert_eq!(ran.stderr, "note: 1 line of web.yaml had comments, which are lost\n");
     let expected = "\
 # ours
 format: edgewatch-baseline/1

@@ -2,6 +2,7 @@
 //! between it and the edges. The YAML text itself is somebody else's; so is every file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,15 @@ pub struct Entry {
     pub forbidden: Vec<Line>,
 }
 
+/// The lists of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    Outbound,
+    Inbound,
+    Listens,
+    Forbidden,
+}
+
 /// One line of a section: the peer (`to` for outbound, `from` for inbound, none for a port that is
 /// opened) and its ports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,13 +96,13 @@ pub enum DocumentError {
     #[error("format: {0:?} is not one this program reads; it reads {FORMAT}")]
     Format(String),
     #[error("services.{service}.{list}: an entry needs {needs:?} and nothing else to say its peer")]
-    Peer { service: ServiceName, list: &'static str, needs: &'static str },
+    Peer { service: ServiceName, list: List, needs: &'static str },
     #[error(
         "services.{service}.{list}: the entry for {peer} has no ports: list them, like [443/tcp]"
     )]
-    NoPorts { service: ServiceName, list: &'static str, peer: Peer },
+    NoPorts { service: ServiceName, list: List, peer: Peer },
     #[error("services.{service}.{list}: an entry without a peer and without ports says nothing")]
-    Empty { service: ServiceName, list: &'static str },
+    Empty { service: ServiceName, list: List },
     #[error(
         "services.{service}.outbound: world cannot be dialled; write a name, an address or a service"
     )]
@@ -126,9 +136,9 @@ impl Document {
                 return Err(DocumentError::Provisional { service: service.clone() });
             }
             let lists = [
-                ("outbound", &entry.outbound),
-                ("inbound", &entry.inbound),
-                ("listens", &entry.listens),
+                (List::Outbound, &entry.outbound),
+                (List::Inbound, &entry.inbound),
+                (List::Listens, &entry.listens),
             ];
             for (list, lines) in lists {
                 for line in lines {
@@ -139,7 +149,7 @@ impl Document {
                 }
             }
             for line in &entry.forbidden {
-                for edge in line.edges(service, "forbidden")? {
+                for edge in line.edges(service, List::Forbidden)? {
                     let prohibition =
                         Prohibition { since: at, lifted_until: None, grounds: line.grounds() };
                     parsed.forbidden.insert(edge, prohibition);
@@ -150,19 +160,72 @@ impl Document {
     }
 }
 
+impl List {
+    /// Where `owner`'s section has what it allows of `edge`, which it is an end of.
+    #[must_use]
+    pub fn of(edge: &Edge, owner: &ServiceName) -> Self {
+        if edge.is_listener() {
+            Self::Listens
+        } else if edge.client.service() == Some(owner) {
+            Self::Outbound
+        } else {
+            Self::Inbound
+        }
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Listens => "listens",
+            Self::Forbidden => "forbidden",
+        })
+    }
+}
+
+impl Entry {
+    pub const fn list_mut(&mut self, list: List) -> &mut Vec<Line> {
+        match list {
+            List::Outbound => &mut self.outbound,
+            List::Inbound => &mut self.inbound,
+            List::Listens => &mut self.listens,
+            List::Forbidden => &mut self.forbidden,
+        }
+    }
+}
+
 impl Line {
-    fn edges(&self, service: &ServiceName, list: &'static str) -> Result<Vec<Edge>, DocumentError> {
+    /// What `owner`'s section says about `edge`, which it is an end of: with every executable.
+    #[must_use]
+    pub fn about(edge: &Edge, owner: &ServiceName, grounds: &Grounds) -> Self {
+        let list = List::of(edge, owner);
+        Self {
+            to: (list == List::Outbound).then(|| edge.server.clone()),
+            from: (list == List::Inbound).then(|| edge.client.clone()),
+            ports: vec![edge.port],
+            by: Vec::new(),
+            attempted_only: false,
+            until: grounds.until,
+            approver: grounds.approver.clone(),
+            reason: grounds.reason.clone(),
+            evidence: None,
+        }
+    }
+
+    fn edges(&self, service: &ServiceName, list: List) -> Result<Vec<Edge>, DocumentError> {
         let needs = match list {
-            "outbound" => "to",
-            "inbound" => "from",
-            "listens" => "ports",
-            _ => "to or from",
+            List::Outbound => "to",
+            List::Inbound => "from",
+            List::Listens => "ports",
+            List::Forbidden => "to or from",
         };
         let wrong = || DocumentError::Peer { service: service.clone(), list, needs };
         let own = || Peer::Service(service.clone());
-        let dials = matches!(list, "outbound" | "forbidden");
-        let accepts = matches!(list, "inbound" | "forbidden");
-        let listens = matches!(list, "listens" | "forbidden");
+        let dials = matches!(list, List::Outbound | List::Forbidden);
+        let accepts = matches!(list, List::Inbound | List::Forbidden);
+        let listens = matches!(list, List::Listens | List::Forbidden);
         let (client, server) = match (&self.to, &self.from) {
             (Some(to), None) if dials => (own(), to.clone()),
             (None, Some(from)) if accepts => (from.clone(), own()),
@@ -261,34 +324,16 @@ pub fn export(
         let Some(entry) = services.get_mut(name) else {
             continue;
         };
-        let outbound = edge.client.service() == Some(name);
-        let inbound = !outbound && !edge.is_listener();
-        let line = |grounds: &Grounds| Line {
-            to: outbound.then(|| edge.server.clone()),
-            from: inbound.then(|| edge.client.clone()),
-            ports: vec![edge.port],
-            by: Vec::new(),
-            attempted_only: false,
-            until: grounds.until,
-            approver: grounds.approver.clone(),
-            reason: grounds.reason.clone(),
-            evidence: None,
-        };
-        let list = match (outbound, inbound) {
-            (true, _) => &mut entry.outbound,
-            (_, true) => &mut entry.inbound,
-            _ => &mut entry.listens,
-        };
         for allowance in joined(baseline.allowances(edge, wall)) {
-            list.push(Line {
+            entry.list_mut(List::of(edge, name)).push(Line {
                 by: allowance.executables.iter().cloned().collect(),
                 attempted_only: allowance.attempted_only,
                 evidence: (figures == Figures::Kept).then(|| evidence(baseline, edge)).flatten(),
-                ..line(&allowance.grounds)
+                ..Line::about(edge, name, &allowance.grounds)
             });
         }
         if let Some(prohibition) = baseline.prohibition(edge, wall) {
-            entry.forbidden.push(line(&prohibition.grounds));
+            entry.forbidden.push(Line::about(edge, name, &prohibition.grounds));
         }
     }
     for entry in services.values_mut() {

@@ -247,7 +247,7 @@ impl Engine {
     }
 
     /// Makes the kernel forget the keys of the edges that `touched` picks: seen again, they are news.
-    /// Said also where no key is known: who stands in for the kernel may know some.
+    /// Asked for also where no key is known: a replay's edges have none, and are to be forgotten too.
     fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
         effects.push(Effect::Rearm(self.attribution.keys_of(touched)));
     }

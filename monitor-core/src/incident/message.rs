@@ -11,7 +11,7 @@ use crate::detect::{Finding, Kind, Severity, Where};
 use crate::edge::{Edge, EdgeWith, Peer, Port};
 use crate::flow::{Outcome, Process};
 use crate::ids::{ServiceName, WallTime};
-use crate::incident::telling::weightiest;
+use crate::incident::telling::{RESOLVED, weightiest};
 use crate::incident::{Incident, State};
 
 /// A message: one JSON object, the same for every receiver.
@@ -83,6 +83,13 @@ pub struct AlertEdge {
     pub port: u16,
 }
 
+impl AlertEdge {
+    #[must_use]
+    pub const fn port(&self) -> Port {
+        Port { number: self.port, protocol: self.protocol }
+    }
+}
+
 impl From<&Edge> for AlertEdge {
     fn from(edge: &Edge) -> Self {
         Self {
@@ -96,11 +103,7 @@ impl From<&Edge> for AlertEdge {
 
 impl From<&AlertEdge> for Edge {
     fn from(edge: &AlertEdge) -> Self {
-        Self {
-            client: edge.client.clone(),
-            server: edge.server.clone(),
-            port: Port { number: edge.port, protocol: edge.protocol },
-        }
+        Self { client: edge.client.clone(), server: edge.server.clone(), port: edge.port() }
     }
 }
 
@@ -145,7 +148,7 @@ impl Incident {
             None => trouble_title(lead, &self.node),
         };
         if self.state == State::Resolved {
-            title.insert_str(0, "resolved: ");
+            title.insert_str(0, RESOLVED);
         }
         let edges: BTreeSet<&Edge> =
             self.findings.iter().filter_map(|it| it.edge.as_ref()).collect();

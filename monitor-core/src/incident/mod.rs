@@ -14,6 +14,7 @@ use crate::ids::{BootTime, Now, ServiceName, WallTime};
 
 use self::message::cause;
 pub use self::message::{Alert, AlertEdge, AlertFinding, dedup_key};
+pub use self::telling::{Others, Subject};
 
 /// Where an incident stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

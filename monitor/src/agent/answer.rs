@@ -3,6 +3,7 @@
 
 use monitor_core::engine::{Command, CommandError, Input, Status};
 use monitor_core::ids::WallTime;
+use monitor_core::incident::Alert;
 
 use crate::agent::{Agent, now, trial};
 use crate::serve::{Query, Refusal, Request};
@@ -23,15 +24,7 @@ impl Agent {
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),
             Query::Services => request.answer(Ok(self.engine.services(now.wall))),
             Query::Alerts => request.answer(Ok(self.engine.alerts(now.wall))),
-            Query::Alert(id) => {
-                let alert = self.engine.alerts(now.wall).into_iter().find(|alert| alert.id == id);
-                let missing = || {
-                    Refusal::Missing(format!(
-                        "no alert has the id {id:?}: `edgewatch alerts` lists them"
-                    ))
-                };
-                request.answer(alert.ok_or_else(missing));
-            }
+            Query::Alert(id) => request.answer(meant(self.engine.alerts(now.wall), &id)),
             Query::Mutes => request.answer(Ok(self.engine.mutes(now.wall))),
             Query::Test { receiver } => self.test(now.wall, receiver.as_deref(), request),
             Query::Baseline => request.answer(Ok(self.engine.baseline_rows(now))),
@@ -73,6 +66,21 @@ impl Agent {
     }
 }
 
+/// The one alert whose id begins with `id`.
+fn meant(mut alerts: Vec<Alert>, id: &str) -> Result<Alert, Refusal> {
+    alerts.retain(|it| it.id.starts_with(id));
+    let count = alerts.len();
+    match alerts.pop() {
+        Some(alert) if count == 1 => Ok(alert),
+        Some(_) => {
+            Err(Refusal::Conflict(format!("{count} alerts begin with {id}: write more of it")))
+        }
+        None => {
+            Err(Refusal::Missing(format!("there is no alert {id}: `edgewatch alerts` lists them")))
+        }
+    }
+}
+
 /// Who must act on a decision that was not carried out.
 fn refused(error: CommandError) -> Refusal {
     let text = error.to_string();
@@ -85,5 +93,35 @@ fn refused(error: CommandError) -> Refusal {
         | CommandError::InFile(_)
         | CommandError::NotGuarded(_)
         | CommandError::TooManyMutes => Refusal::Conflict(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_beginning_of_an_id_is_enough_where_it_means_one() {
+        let alert = |id: &str| -> Alert {
+            serde_json::from_value(json!({
+                "schema": "edgewatch-alert/1", "id": id, "revision": 1, "dedup_key": "sha256:0",
+                "state": "firing", "severity": "high", "score": 7.0, "title": "a dialled b",
+                "node": "n1", "service": "systemd:a.service", "count": 1, "findings": [],
+                "first_seen": "2026-11-21T10:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
+            }))
+            .unwrap()
+        };
+        let meant = |id: &str| meant(vec![alert("01JAAA"), alert("01JABB")], id);
+        assert_eq!(meant("01JAB").unwrap().id, "01JABB");
+        assert_eq!(meant("01JAAA").unwrap().id, "01JAAA");
+        assert_eq!(
+            meant("01J"),
+            Err(Refusal::Conflict("2 alerts begin with 01J: write more of it".to_owned()))
+        );
+        assert_eq!(
+            meant("02"),
+            Err(Refusal::Missing("there is no alert 02: `edgewatch alerts` lists them".to_owned()))
+        );
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Tell, Told};
+use crate::wording::counted;
 
 pub(crate) struct Audience {
     /// None where nobody watches (any more).
@@ -47,7 +48,9 @@ impl Audience {
     pub(crate) fn tell(&mut self, told: Told) {
         let Some(lines) = &self.lines else { return };
         if self.missed > 0 {
-            let missed = format!("{} lines were not shown: the reader is slow", self.missed);
+            let were = if self.missed == 1 { "was" } else { "were" };
+            let missed = counted(self.missed, "line");
+            let missed = format!("{missed} {were} not shown: the reader is slow");
             if lines.try_send(Told::Warning(missed)).is_ok() {
                 self.missed = 0;
             }

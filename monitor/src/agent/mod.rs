@@ -34,6 +34,7 @@ use crate::identity::Namer;
 use crate::notify::Notifier;
 use crate::serve::{self, Feed, Listener, Request, ServeError};
 use crate::store::Store;
+use crate::wording::counted;
 
 use self::audience::Audience;
 use self::files::Files;
@@ -395,11 +396,11 @@ impl Signals {
 /// What is watched, in a line for people.
 fn shown(summary: &Summary) -> String {
     format!(
-        "kernel {} · cgroup v2 at {} ({}) · {} programs attached",
+        "kernel {} · cgroup v2 at {} ({}) · {} attached",
         summary.kernel,
         summary.cgroup.path.display(),
         summary.cgroup.layout,
-        summary.programs
+        counted(summary.programs, "program")
     )
 }
 
@@ -407,7 +408,9 @@ fn shown(summary: &Summary) -> String {
 fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
     let baseline = match (status.guarded, status.services) {
         (_, 0) => "no baseline yet".to_owned(),
-        (guarded, services) => format!("{services} services known, {guarded} guarded"),
+        (guarded, services) => {
+            format!("{} known, {guarded} guarded", counted(services, "service"))
+        }
     };
     format!(
         "{} · mode {} ({baseline})\nsocket {} · state {} · Ctrl-C stops and detaches",

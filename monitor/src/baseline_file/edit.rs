@@ -2,7 +2,7 @@
 //! section with a single edge would guard its service with just that.
 
 use monitor_core::baseline::Grounds;
-use monitor_core::baseline::document::{Document, Entry, Line};
+use monitor_core::baseline::document::{Document, Line, List};
 use monitor_core::edge::{Edge, EdgeWith, Port};
 use monitor_core::ids::ServiceName;
 
@@ -30,6 +30,8 @@ pub enum EditError {
     NoSection(ServiceName),
     #[error("an edge is forbidden with every executable: leave out `with`")]
     ForbidWith,
+    #[error("it stays as it is: nobody could read what it would become: {0}")]
+    Unreadable(String),
 }
 
 impl Edit {
@@ -41,17 +43,10 @@ impl Edit {
             return owner.map_or(Ok(None), |owner| Err(EditError::NoSection(owner.clone())));
         };
         let owner = owner.clone();
-        let outbound = edge.client.service() == Some(&owner);
+        let list = List::of(edge, &owner);
         let line = Line {
-            to: outbound.then(|| edge.server.clone()),
-            from: (!outbound).then(|| edge.client.clone()),
-            ports: vec![edge.port],
             by: self.edge.executable.iter().cloned().collect(),
-            attempted_only: false,
-            until: self.grounds.until,
-            approver: self.grounds.approver.clone(),
-            reason: self.grounds.reason.clone(),
-            evidence: None,
+            ..Line::about(edge, &owner, &self.grounds)
         };
         let Some(entry) = document.services.get_mut(&owner) else {
             return Err(EditError::NoSection(owner));
@@ -61,16 +56,14 @@ impl Edit {
                 let before = entry.forbidden.clone();
                 take_out(&mut entry.forbidden, &line, edge.port);
                 let lifted = (entry.forbidden != before).then(|| edge.clone());
-                let list = if outbound { &mut entry.outbound } else { &mut entry.inbound };
-                put_in(list, line);
+                put_in(entry.list_mut(list), line);
                 Ok(lifted)
             }
             Decision::Forbid if self.edge.executable.is_some() => Err(EditError::ForbidWith),
             Decision::Forbid => {
                 take_out(&mut entry.forbidden, &line, edge.port);
                 if line.until.is_none() {
-                    let Entry { outbound: to, inbound: from, .. } = entry;
-                    take_out(if outbound { to } else { from }, &line, edge.port);
+                    take_out(entry.list_mut(list), &line, edge.port);
                 }
                 put_in(&mut entry.forbidden, line);
                 Ok(None)

@@ -105,9 +105,8 @@ fn check_owner(path: &Path) -> Result<(), FileError> {
 pub fn edit(path: &Path, edit: &Edit) -> Result<Edited, FileError> {
     let text = text_of(path)?;
     let mut document = from_text(&text, &path.to_string_lossy())?;
-    let lifted = edit
-        .apply(&mut document)
-        .map_err(|what| FileError::Edit { path: path.to_owned(), what })?;
+    let refused = |what| FileError::Edit { path: path.to_owned(), what };
+    let lifted = edit.apply(&mut document).map_err(refused)?;
     let head: String = text
         .lines()
         .take_while(|line| line.starts_with('#') || line.trim().is_empty())
@@ -116,6 +115,11 @@ pub fn edit(path: &Path, edit: &Edit) -> Result<Edited, FileError> {
     let kept = head.lines().count();
     let lost = text.lines().skip(kept).filter(|line| yaml::has_comment(line)).count();
     let changed = format!("{head}{}", to_text(&document));
+    // Its lines are not there to be looked at.
+    from_text(&changed, "").map_err(|error| match error {
+        FileError::Content { what, .. } => refused(EditError::Unreadable(what)),
+        other => other,
+    })?;
     replace(path, &changed)?;
     Ok(Edited { comments_lost: lost, lifted })
 }

@@ -200,6 +200,40 @@ fn what_is_forbidden_is_no_longer_allowed() {
 }
 
 #[test]
+fn a_port_that_is_opened_is_written_where_it_is_read_again() {
+    let edge = "compose:shop/web listens 8080/tcp";
+    assert_eq!(
+        edited(Decision::Approve, &format!("{edge} with /usr/bin/app"), Grounds::default()),
+        "+listens:\n+- {ports: [8080/tcp], by: [/usr/bin/app]}"
+    );
+    assert_eq!(edited(Decision::Forbid, edge, Grounds::default()), "+- {ports: [8080/tcp]}");
+    let mut document = from_text(SAMPLE, "web.yaml").unwrap();
+    let decide =
+        |decision| Edit { decision, edge: edge.parse().unwrap(), grounds: Grounds::default() };
+    for (decision, lifted, allowed) in [
+        (Decision::Forbid, None, false),
+        (Decision::Approve, Some(edge.parse().unwrap()), true),
+        (Decision::Forbid, None, false),
+    ] {
+        assert_eq!(decide(decision).apply(&mut document), Ok(lifted));
+        let entry = &document.services[&"compose:shop/web".parse().unwrap()];
+        assert_eq!(
+            (entry.listens.len(), entry.forbidden.len()),
+            (allowed.into(), 2 - usize::from(allowed))
+        );
+    }
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let endless = Grounds { until: Some(WallTime(i64::MAX)), ..Grounds::default() };
+    assert_eq!(
+        edited(Decision::Approve, "world -> compose:shop/web 80/tcp", endless),
+        "it stays as it is: nobody could read what it would become: \"9999-12-31T23:59:59Z\" is not a time: write RFC 3339 in UTC, like 2026-11-21T10:00:00Z"
+    );
+}
+
+#[test]
 fn a_section_is_never_made_for_a_single_edge() {
     assert_eq!(
         edited(Decision::Approve, "systemd:a.service -> dns:x.org 80/tcp", Grounds::default()),

@@ -7,11 +7,12 @@ use monitor_core::incident::Alert;
 use serde_json::Value;
 
 use crate::cli::args::{Alerts, AlertsVerb, Format};
-use crate::cli::asking::ask;
+use crate::cli::asking::{ask, tell};
 use crate::cli::baseline::{COMMANDS, approver};
 use crate::cli::{Ending, Failure, Out, output};
-use crate::client::{Client, ClientError, Lines};
+use crate::client::{Client, Lines};
 use crate::render;
+use crate::wording::counted;
 
 const ALERTS: &str = "/api/v1/alerts";
 const FOLLOW: &str = "/api/v1/alerts/follow";
@@ -37,10 +38,6 @@ pub(crate) async fn carry_out(
         }
         Some(AlertsVerb::Mute { services, duration, reason, approver: named }) => {
             let for_s = duration.get().as_secs();
-            if for_s == 0 {
-                let what = format!("--for {duration} would end at once: write one like 4h");
-                return Err(Failure::Usage(anyhow::anyhow!(what)));
-            }
             let said = format!("muted {services}");
             let command = Command::Mute { services, for_s, approver: approver(named), reason };
             decided(&said, &command, client, out).await?;
@@ -63,34 +60,21 @@ async fn decided(
     client: &Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let answer = client.post(COMMANDS, command).await?;
-    if out.format == Format::Json {
-        return out.json(&answer);
-    }
-    let reply: Reply = client.read(answer)?;
-    if reply.services.is_empty() {
-        out.text(&format!("{said}\n"))?;
-        return out.text(&render::reply(out.screen, "", &reply));
-    }
-    out.text(&render::reply(out.screen, &format!("{said}:"), &reply))
+    let table = |screen, reply: &Reply| {
+        if reply.services.is_empty() {
+            return format!("{said}\n{}", render::reply(screen, "", reply));
+        }
+        render::reply(screen, &format!("{said}:"), reply)
+    };
+    tell(client, COMMANDS, command, out, table).await?;
+    Ok(())
 }
 
-/// Ids are long: their beginning is enough where it means one.
 async fn show(id: &str, client: &Client, out: &mut Out) -> Result<(), Failure> {
-    let alerts: Vec<Alert> = client.read(client.get(ALERTS).await?)?;
-    let wanted = id.to_ascii_uppercase();
-    let meant: Vec<&Alert> = alerts.iter().filter(|it| it.id.starts_with(&wanted)).collect();
-    match meant.as_slice() {
-        [alert] if out.format == Format::Json => out.json(alert),
-        [alert] => out.text(&render::whole_alert(out.screen, alert)),
-        [] => {
-            let what = format!("there is no alert {id}: `edgewatch alerts` lists them");
-            Err(ClientError::Refused { status: 404, what }.into())
-        }
-        _ => {
-            let what = format!("{} alerts begin with {id}: write more of it", meant.len());
-            Err(ClientError::Refused { status: 409, what }.into())
-        }
+    let alert: Alert = client.read(client.get(&format!("{ALERTS}/{id}")).await?)?;
+    match out.format {
+        Format::Json => out.json(&alert),
+        Format::Table => out.text(&render::whole_alert(out.screen, &alert)),
     }
 }
 
@@ -125,9 +109,11 @@ async fn again(client: &Client) -> Lines {
 }
 
 fn heard(client: &Client, out: Out, line: Value) -> Result<(), Failure> {
-    if let Some(missed) = line.get("missed") {
+    if let Some(missed) = line.get("missed").and_then(Value::as_u64) {
+        let were = if missed == 1 { "was" } else { "were" };
         output::say(&format!(
-            "edgewatch: {missed} alerts were not shown, the reader is slow: `edgewatch alerts` lists them"
+            "edgewatch: {} {were} not shown, the reader is slow: `edgewatch alerts` lists them",
+            counted(missed, "alert")
         ));
         return Ok(());
     }

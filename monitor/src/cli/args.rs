@@ -23,7 +23,8 @@ const GLOBAL: &str = "Options of every verb";
 ///
 /// `watch` shows the edges of this machine at once and keeps nothing; `run` is the agent, which
 /// learns what is normal and alerts on what is not. `record` and `replay` try a baseline on what
-/// happened. The other verbs talk to a running agent through its Unix socket.
+/// happened; `check` and `doctor` say whether the agent could run here. Most other verbs talk to a
+/// running agent through its Unix socket.
 ///
 /// Exit codes: 0 done; 1 failed; 2 it found something (`baseline diff` is not empty, `replay` has
 /// alerts, `doctor` found a failure); 64 the command line, the configuration or a named file is
@@ -160,7 +161,7 @@ pub(crate) enum Verb {
     /// nothing of it stays. An ordinary user is told what cannot be seen. Exits 2 where something
     /// keeps the agent from working, 64 where that is in the configuration.
     Doctor(Doctor),
-    /// Who changed what: approvals, prohibitions, phases, imports
+    /// Who changed what: approvals, prohibitions, phases, imports, mutes
     Audit(Audit),
     /// The baseline as policies for those who enforce
     Policy {
@@ -309,6 +310,7 @@ pub(crate) enum AlertsVerb {
     /// One alert in full: every finding, with the command that allows it
     Show {
         /// Its id, or the beginning of it
+        #[arg(value_parser = alert_id)]
         id: String,
     },
     /// Print alerts as they come; Ctrl-C ends
@@ -321,7 +323,7 @@ pub(crate) enum AlertsVerb {
         /// A service or a pattern like compose:shop/*
         services: Pattern,
         /// For how long, like 4h; at most 30d
-        #[arg(long = "for", value_name = "DURATION")]
+        #[arg(long = "for", value_parser = lasting, value_name = "DURATION")]
         duration: Period,
         /// Why
         #[arg(long, value_name = "TEXT")]
@@ -383,7 +385,7 @@ pub(crate) enum Baseline {
         #[command(flatten)]
         which: Which,
         /// Keep them guarded, but for this long let new edges wait for review without an alert
-        #[arg(long = "for", value_name = "DURATION")]
+        #[arg(long = "for", value_parser = lasting, value_name = "DURATION")]
         duration: Option<Period>,
     },
     /// Write the baseline as a file to review and keep in git
@@ -429,10 +431,11 @@ pub(crate) enum Policy {
 
 #[derive(Debug, Args)]
 pub(crate) struct Decide {
-    /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and the map write it
+    /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and `baseline diff` write it; for
+    /// a port that is opened 'SERVICE listens PORT/PROTOCOL [with EXECUTABLE]'
     pub(crate) edge: EdgeWith,
     /// Only for this long, like 7d
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_parser = lasting, value_name = "DURATION")]
     pub(crate) ttl: Option<Period>,
     /// Who decides [default: you]
     #[arg(long, value_name = "NAME")]
@@ -440,8 +443,8 @@ pub(crate) struct Decide {
     /// Why
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Change this baseline file instead of the agent: its order is kept, comments below its head
-    /// are lost
+    /// Change this baseline file instead of the agent: it comes out sorted, and comments below its
+    /// head are lost
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
@@ -459,6 +462,24 @@ pub(crate) struct Which {
 impl Which {
     pub(crate) fn selection(self) -> Selection {
         if self.all { Selection::All } else { Selection::Matching(self.services) }
+    }
+}
+
+/// Ids are long and in capitals: their beginning is enough, in any letters.
+fn alert_id(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Ok(text.to_ascii_uppercase());
+    }
+    Err("an id is letters and digits, as `edgewatch alerts` lists it".to_owned())
+}
+
+/// For a decision that holds for a while, which is told in whole seconds.
+fn lasting(text: &str) -> Result<Period, String> {
+    match text.parse::<Period>() {
+        Ok(period) if period.get().as_secs() == 0 => {
+            Err("it would end at once: write one like 4h or 7d".to_owned())
+        }
+        read => read.map_err(|error| error.to_string()),
     }
 }
 

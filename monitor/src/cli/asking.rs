@@ -1,7 +1,9 @@
-//! The verbs that ask a running agent and change nothing.
+//! How verbs ask a running agent, and those of them that change nothing.
 
 use monitor_core::engine::{AuditEntry, EdgeView, ServiceView, Status};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::cli::args::{Audit, Format, Map};
 use crate::cli::{Ending, Failure, Out};
@@ -17,6 +19,27 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     table: impl FnOnce(Screen, &T) -> String,
 ) -> Result<T, Failure> {
     let answer = client.get(path).await?;
+    print(client, answer, out, table)
+}
+
+/// Tells `path` of `body`, and prints the answer in the same way.
+pub(crate) async fn tell<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    body: &impl Serialize,
+    out: &mut Out,
+    table: impl FnOnce(Screen, &T) -> String,
+) -> Result<T, Failure> {
+    let answer = client.post(path, body).await?;
+    print(client, answer, out, table)
+}
+
+fn print<T: DeserializeOwned>(
+    client: &Client,
+    answer: Value,
+    out: &mut Out,
+    table: impl FnOnce(Screen, &T) -> String,
+) -> Result<T, Failure> {
     if out.format == Format::Json {
         out.json(&answer)?;
         return Ok(client.read(answer)?);

@@ -11,10 +11,11 @@ use monitor_core::pattern::Pattern;
 
 use crate::baseline_file::{self, Decision, Edit};
 use crate::cli::args::{Baseline, Decide, Format};
-use crate::cli::asking::ask;
+use crate::cli::asking::{ask, tell};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::client::Client;
 use crate::render;
+use crate::wording::counted;
 
 pub(crate) const COMMANDS: &str = "/api/v1/commands";
 
@@ -82,12 +83,8 @@ async fn undecided(client: &Client, out: &mut Out) -> Result<Ending, Failure> {
 
 async fn difference(file: &Path, client: &Client, out: &mut Out) -> Result<Ending, Failure> {
     let document = baseline_file::read(file)?;
-    let answer = client.post("/api/v1/baseline/difference", &document).await?;
-    let reply: Reply = client.read(answer.clone())?;
-    match out.format {
-        Format::Json => out.json(&answer)?,
-        Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
-    }
+    let table = |screen, reply: &Reply| render::reply(screen, "", reply);
+    let reply = tell(client, "/api/v1/baseline/difference", &document, out, table).await?;
     let same = reply.added.is_empty()
         && reply.removed.is_empty()
         && reply.forbidden.is_empty()
@@ -112,18 +109,7 @@ async fn export(
     Ok(())
 }
 
-/// A time to live of nothing would end before it began.
-fn check_ttl(decide: &Decide) -> Result<(), Failure> {
-    match decide.ttl {
-        Some(ttl) if ttl.get().as_secs() == 0 => {
-            Err(Failure::Usage(anyhow::anyhow!("--ttl {ttl} would end at once: write one like 7d")))
-        }
-        _ => Ok(()),
-    }
-}
-
 async fn approve(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
-    check_ttl(&decide)?;
     if let Some(file) = &decide.file {
         return edit(file, Decision::Approve, &decide, out);
     }
@@ -133,7 +119,6 @@ async fn approve(decide: Decide, client: &Client, out: &mut Out) -> Result<(), F
 }
 
 async fn forbid(decide: Decide, client: &Client, out: &mut Out) -> Result<(), Failure> {
-    check_ttl(&decide)?;
     if let Some(file) = &decide.file {
         return edit(file, Decision::Forbid, &decide, out);
     }
@@ -176,9 +161,9 @@ fn edit(file: &Path, decision: Decision, decide: &Decide, out: &mut Out) -> Resu
         Format::Table => out.text(&render::reply(out.screen, "", &reply))?,
     }
     if edited.comments_lost > 0 {
-        let lost = edited.comments_lost;
+        let lost = counted(edited.comments_lost, "line");
         let file = file.display();
-        output::say(&format!("note: {lost} lines of {file} had comments, which are lost"));
+        output::say(&format!("note: {lost} of {file} had comments, which are lost"));
     }
     Ok(())
 }
@@ -190,14 +175,9 @@ async fn decided(
     client: &Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let answer = client.post(COMMANDS, command).await?;
-    match out.format {
-        Format::Json => out.json(&answer),
-        Format::Table => {
-            let reply: Reply = client.read(answer)?;
-            out.text(&render::reply(out.screen, verb, &reply))
-        }
-    }
+    let table = |screen, reply: &Reply| render::reply(screen, verb, reply);
+    tell(client, COMMANDS, command, out, table).await?;
+    Ok(())
 }
 
 /// The time, to the second: what is written into files is read by people.

@@ -12,6 +12,7 @@ use crate::cli::{Ending, Failure, Out, block_on};
 use crate::config::Config;
 use crate::doctor::{self, Receivers, Subject, Verdict};
 use crate::render;
+use crate::wording::counted;
 
 /// Everything that can be known without starting anything.
 pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
@@ -42,11 +43,6 @@ pub(crate) fn check(check: &Check, out: &mut Out) -> Result<Ending, Failure> {
         }
     }
     Ok(Ending::Done)
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
 }
 
 pub(crate) fn doctor(

@@ -23,7 +23,7 @@ const EXIT_STATUS: [(&str, &str); 4] = [
     ("1", "Failed: what was asked for was not done, or not all of it."),
     (
         "2",
-        "It found something: `baseline diff` is not empty, `doctor` found what keeps the agent from working.",
+        "It found something: `baseline diff` is not empty, `replay` has alerts, `doctor` found what keeps the agent from working.",
     ),
     (
         "64",
@@ -33,7 +33,10 @@ const EXIT_STATUS: [(&str, &str); 4] = [
 
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("EDGEWATCH_SOCKET", "The agent's Unix socket, where --socket does not name one."),
-    ("EDGEWATCH_LOG", "What `run` and `watch` log on standard error, like info or monitor=debug."),
+    (
+        "EDGEWATCH_LOG",
+        "What `run`, `watch` and `record` log on standard error, like info or monitor=debug.",
+    ),
     ("NO_COLOR", "Set to anything, it turns colours off unless --color asks for them."),
     ("SUDO_USER, USER", "Who decides, where --approver does not say it."),
 ];

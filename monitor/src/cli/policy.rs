@@ -14,7 +14,7 @@ use crate::cli::baseline::now;
 use crate::cli::{Ending, Failure, Out, output};
 use crate::client::Client;
 use crate::policy;
-use crate::render::counted;
+use crate::wording::counted;
 
 /// A policy has to be asked for by the name of who reads it.
 pub(crate) fn check_format(format: Wanted) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub(crate) async fn carry_out(verb: Policy, client: &Client, out: &Out) -> Resul
     }
     out.text(&export.text)?;
     if export.unsaid > 0 {
-        let edges = counted(export.unsaid as u64, "edge");
+        let edges = counted(export.unsaid, "edge");
         output::say(&format!("note: {edges} could not be said: look for `not said` in it"));
     }
     Ok(Ending::Done)

@@ -1,4 +1,4 @@
-//! `record` and `replay`: what happened as a file, and what would have been alerted of it.
+//! `replay`: what would have been alerted of a recording. Judges nothing: the rehearsal does.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::recording::{self, LineError, RecordedFlow};
 use crate::rehearsal::{Learn, LearnEnd, Plan, Rehearsal, Rehearsed, Span, Summary};
 use crate::render;
+use crate::wording::{counted, grouped};
 
 /// Bad lines that are told one by one.
 const TOLD: usize = 20;
@@ -43,6 +44,11 @@ pub(crate) fn replay(replay: &Replay, out: Out) -> Result<Ending, Failure> {
     summary.skipped = bad.count;
     print(&alerts, &summary, replay, out)?;
     bad.tell(&replay.file, summary.flows)?;
+    if summary.flows == 0 {
+        let file = replay.file.display();
+        let what = format!("{file}: no flow is in it, so nothing was replayed");
+        return Err(Failure::Failed(anyhow::anyhow!(what)));
+    }
     check_learned(&summary, &replay.guarded)?;
     Ok(if summary.total.messages > 0 { Ending::Found } else { Ending::Done })
 }
@@ -79,16 +85,24 @@ fn read(
     Ok(())
 }
 
+/// Whether a second reading finds the same. What is not there at all is told by the first.
+fn is_read_again(file: &Path) -> bool {
+    !recording::is_dash(file) && file.metadata().map_or(true, |it| it.is_file())
+}
+
 /// Where learning ends; a part of the span is known once all of it was read.
 fn end_of(learn: Learn, file: &Path) -> Result<LearnEnd, Failure> {
     let part = match learn {
         Learn::Until(end) => return Ok(end),
         Learn::Part(part) => part,
     };
-    if file == Path::new("-") {
-        let what = "a part of standard input is not known before its end: \
-                    give --learn a duration or a time, or replay a file";
-        return Err(Failure::Usage(anyhow::anyhow!(what)));
+    if !is_read_again(file) {
+        let dash = recording::is_dash(file);
+        let name = if dash { "standard input".to_owned() } else { file.display().to_string() };
+        return Err(Failure::Usage(anyhow::anyhow!(
+            "a part of {name} is not known before its end: \
+             give --learn a duration or a time, or replay a regular file"
+        )));
     }
     let mut span = None;
     read(file, |_, flow| {
@@ -146,17 +160,18 @@ impl BadLines {
             return Ok(());
         }
         let file = file.display();
-        let all = render::grouped(flows + count);
+        let all = grouped(flows + count);
         for (index, (line, error)) in (1_u64..).zip(&first) {
-            let index = render::grouped(index);
+            let index = grouped(index);
             output::say(&format!("{file}:{line}: {error}; line skipped ({index} of {all})"));
         }
         let told = first.len() as u64;
         let more =
             if count > told { format!(", the first {told} are told above") } else { String::new() };
         Err(Failure::Failed(anyhow::anyhow!(
-            "{file}: {} of {all} lines skipped{more}",
-            render::grouped(count)
+            "{file}: {} of {} skipped{more}",
+            grouped(count),
+            counted(flows + count, "line")
         )))
     }
 }

@@ -1,10 +1,10 @@
-//! The verbs that become the agent.
+//! The verbs that look at the machine until they are asked to end: `run`, the agent, and those that
+//! keep no state, `watch` and `record`.
 
 use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use monitor_core::edge::Port;
 use monitor_core::engine::EdgeView;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
@@ -15,8 +15,9 @@ use crate::agent::{
 use crate::cli::args::{Format, Record, Run, Watch};
 use crate::cli::{Ending, Failure, Out, output};
 use crate::config::Config;
-use crate::recording::Existing;
+use crate::recording::{self, Existing};
 use crate::render::{self, Colour};
+use crate::wording::{counted, grouped};
 
 pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending, Failure> {
     agent::prepare();
@@ -45,9 +46,10 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
     agent::prepare();
     let config = Config::load(record.config.as_deref())?;
     log("warn", out);
-    let name = match record.file.to_str() {
-        Some("-") => "standard output".to_owned(),
-        _ => record.file.display().to_string(),
+    let name = if recording::is_dash(&record.file) {
+        "standard output".to_owned()
+    } else {
+        record.file.display().to_string()
     };
     let options = RecordOptions {
         file: record.file,
@@ -58,12 +60,12 @@ pub(crate) fn record(record: Record, out: Out) -> Result<Ending, Failure> {
     let Recorded { lines, connections, lost, detached } =
         runtime()?.block_on(agent::record(config, options))?;
     let lost: Vec<String> =
-        lost.iter().map(|(loss, count)| format!("{loss} {}", render::grouped(*count))).collect();
+        lost.iter().map(|(loss, count)| format!("{loss} {}", grouped(*count))).collect();
     let lost = if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") };
     output::say(&format!(
-        "edgewatch: {} lines of {} connections to {name}; lost: {lost}",
-        render::grouped(lines),
-        render::grouped(connections)
+        "edgewatch: {} of {} to {name}; lost: {lost}",
+        counted(lines, "line"),
+        counted(connections, "connection")
     ));
     for program in detached {
         output::say(&format!(
@@ -115,11 +117,13 @@ fn tell_program(out: Out, told: Told) -> Result<(), Failure> {
         Told::Ready(_) => Ok(()),
         Told::Edge(view) => out.json_line(&seen(&view)?),
         Told::Alert(alert) => out.json_line(&alert),
-        Told::Warning(text) => {
-            output::say(&format!("edgewatch: {text}"));
-            Ok(())
-        }
+        Told::Warning(text) => warn(&text),
     }
+}
+
+fn warn(text: &str) -> Result<(), Failure> {
+    output::say(&format!("edgewatch: {text}"));
+    Ok(())
 }
 
 /// What was seen, as a line of JSON: an edge, or what is none.
@@ -133,8 +137,7 @@ fn seen(view: &EdgeView) -> serde_json::Result<Value> {
             for of_edges in ["edge", "outcome", "seen_from"] {
                 fields.remove(of_edges);
             }
-            let port = Port { number: edge.port, protocol: edge.protocol };
-            let socket = json!({"service": edge.server, "listens": port});
+            let socket = json!({"service": edge.server, "listens": edge.port()});
             fields.insert("socket".to_owned(), socket);
         }
     }
@@ -153,9 +156,6 @@ fn tell_person(out: Out, told: Told, headed: &mut bool) -> Result<(), Failure> {
             out.text(&format!("{}\n", render::edge_line(out.screen, &view)))
         }
         Told::Alert(alert) => out.text(&format!("\n{}\n", render::alert(out.screen, &alert))),
-        Told::Warning(text) => {
-            output::say(&format!("edgewatch: {text}"));
-            Ok(())
-        }
+        Told::Warning(text) => warn(&text),
     }
 }

@@ -53,6 +53,7 @@ fn command_lines_are_read_or_refused() {
         "replay flows.jsonl --learn 24",
         "map --format yaml",
         "alerts show",
+        "alerts show ../status",
         "alerts mute compose:shop/*",
         "alerts mute compose:shop/* --for 4h",
         "alerts mute nginx --for 4h --reason x",
@@ -63,6 +64,8 @@ fn command_lines_are_read_or_refused() {
         "baseline import",
         "policy export --selector-label no/label/key",
         "baseline approve",
+        "baseline learn compose:shop/web --for 0s",
+        "alerts mute compose:shop/* --for 500ms --reason x",
     ];
     for line in bad {
         let words = std::iter::once("edgewatch").chain(line.split(' ').filter(|it| !it.is_empty()));
@@ -71,6 +74,10 @@ fn command_lines_are_read_or_refused() {
     let edge = "compose:shop/web -> ip:203.0.113.9 4444/tcp with /usr/bin/bash";
     let words = ["edgewatch", "baseline", "approve", edge, "--ttl", "7d"];
     assert!(Cli::try_parse_from(words).is_ok());
+    for ttl in ["0s", "soon"] {
+        let words = ["edgewatch", "baseline", "forbid", edge, "--ttl", ttl];
+        assert!(Cli::try_parse_from(words).is_err(), "{ttl}");
+    }
     let words = ["edgewatch", "baseline", "approve", "compose:shop/web ip:203.0.113.9"];
     let error = Cli::try_parse_from(words).unwrap_err().to_string();
     assert!(error.contains("is not an edge: write 'CLIENT -> SERVER"), "{error}");

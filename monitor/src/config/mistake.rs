@@ -6,7 +6,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::spelling::hint;
+use crate::spelling::{hint, misspelt};
 
 /// One mistake: `FILE:LINE: WHAT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,15 +165,6 @@ fn element_name(list: &str, index: usize, element: &DeTable<'_>) -> String {
         Some(name) => format!("[[{list}]] {name:?}"),
         None => format!("[[{list}]] number {}", index + 1),
     }
-}
-
-/// The name that serde does not know and those that it does, each in backticks. The first is a
-/// stranger's and may hold anything, backticks too; ours hold none.
-fn misspelt<'m>(message: &'m str, head: &str) -> Option<(&'m str, Vec<&'m str>)> {
-    let rest = message.strip_prefix(head)?;
-    let (unknown, known) =
-        rest.rsplit_once("`, expected ").unwrap_or((rest.trim_end_matches('`'), ""));
-    Some((unknown, known.split('`').skip(1).step_by(2).collect()))
 }
 
 /// Serde's word for a type as a person would say it.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::capture::{self, Layout};
-use crate::doctor::{Check, Finding, counted, told};
+use crate::doctor::{Check, Finding, told};
 use crate::identity::Namer;
+use crate::wording::counted;
 
 pub(super) fn examine() -> Vec<Finding> {
     let root = match capture::cgroup_root() {

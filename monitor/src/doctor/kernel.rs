@@ -3,7 +3,8 @@
 use crate::capture::{
     self, CaptureError, Config, Lockdown, Machine, Neighbours, Privileges, Sharing, Trial,
 };
-use crate::doctor::{Check, Finding, counted, told};
+use crate::doctor::{Check, Finding, told};
+use crate::wording::counted;
 
 /// What can be seen without loading anything.
 pub(super) fn machine(machine: &Machine) -> Vec<Finding> {

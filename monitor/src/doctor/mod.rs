@@ -171,9 +171,3 @@ fn told(error: impl Into<anyhow::Error>) -> String {
     let lines = text.lines().map(|line| line.trim_matches([':', ' ']));
     lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" · ")
 }
-
-/// `1 edge`, `2 edges`
-fn counted(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
-}

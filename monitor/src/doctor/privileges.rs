@@ -3,7 +3,8 @@
 use monitor_core::ids::WallTime;
 
 use crate::capture::{self, Capability, Home, Machine, Privileges, Tracing};
-use crate::doctor::{Check, Finding, counted, told};
+use crate::doctor::{Check, Finding, told};
+use crate::wording::counted;
 
 pub(super) fn examine(machine: &Machine, tracing: &Tracing) -> Vec<Finding> {
     let mut findings = match Privileges::own() {
@@ -38,7 +39,7 @@ fn older_sockets(machine: &Machine) -> Finding {
 fn executables(machine: &Machine) -> Finding {
     let (check, what) = (Check::Executables, "executables");
     let capture::Insight { readable, refused } = machine.executables;
-    let detail = format!("{readable} of {} processes show theirs", readable + refused);
+    let detail = format!("{readable} of {} show theirs", counted(readable + refused, "process"));
     if refused <= readable / 4 {
         return Finding::ok(check, what, detail);
     }

@@ -8,7 +8,8 @@ use monitor_core::flow::Loss;
 use serde_json::Value;
 
 use crate::client::{Client, ClientError};
-use crate::doctor::{Check, Finding, counted, told};
+use crate::doctor::{Check, Finding, told};
+use crate::wording::counted;
 
 /// An agent that takes longer has something else to do, and that is worth telling.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::client::Client;
-use crate::doctor::{Check, Finding, counted};
+use crate::doctor::{Check, Finding};
+use crate::wording::counted;
 
 /// What is spoken at a runtime's socket.
 #[derive(Clone, Copy, PartialEq, Eq)]

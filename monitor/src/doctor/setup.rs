@@ -8,9 +8,10 @@ use monitor_core::ids::WallTime;
 use rustix::fs::{Access, AtFlags, CWD, accessat, statvfs};
 
 use crate::baseline_file;
-use crate::doctor::{Check, Finding, Receivers, Subject, Verdict, counted, told};
+use crate::doctor::{Check, Finding, Receivers, Subject, Verdict, told};
 use crate::notify::{Notifier, SinkConfig};
 use crate::store::{Look, Store};
+use crate::wording::counted;
 
 pub(super) fn configuration(subject: &Subject) -> Vec<Finding> {
     let check = Check::Configuration;

@@ -25,11 +25,9 @@ pub(super) struct Post {
 impl Post {
     pub(super) fn build(config: &SinkConfig, env: Environment<'_>) -> Result<Self, Problem> {
         let url = read_url(config, env)?;
-        let door = match &config.proxy {
-            Some(text) => proxy_url(text)?,
-            None => url.clone(),
-        };
-        Ok(Self { client: client(config, &url)?, url, door, timeout: config.timeout })
+        let proxy = config.proxy.as_deref().map(proxy_url).transpose()?;
+        let door = proxy.as_ref().unwrap_or(&url).clone();
+        Ok(Self { client: client(config, &url, proxy)?, url, door, timeout: config.timeout })
     }
 
     /// Resolves and connects, no further.
@@ -64,15 +62,15 @@ impl Post {
         sent.map_err(|error| Outcome::Retry { after: None, why: self.why(&error) })
     }
 
-    /// The outcome of an answer that is no acceptance; `hint` says what it means, where that is known.
-    pub(super) fn refused(&self, response: &Response, hint: Option<&str>) -> Outcome {
+    /// The outcome of an answer that is no acceptance.
+    pub(super) fn refused(&self, response: &Response) -> Outcome {
         let status = response.status();
         let after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| retry_after(value, SystemTime::now()));
-        let usual = match status {
+        let hint = match status {
             status if status.is_redirection() => {
                 Some("redirects are not followed: configure the final address")
             }
@@ -82,7 +80,7 @@ impl Post {
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => Some("the proxy asks for a password"),
             _ => None,
         };
-        let hint = hint.or(usual).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         let origin = origin(&self.url);
         Outcome::Retry { after, why: format!("{origin} answered {status}{hint}") }
     }
@@ -162,7 +160,7 @@ fn read_url(config: &SinkConfig, env: Environment<'_>) -> Result<Url, Problem> {
     }
 }
 
-fn client(config: &SinkConfig, url: &Url) -> Result<Client, Problem> {
+fn client(config: &SinkConfig, url: &Url, proxy: Option<Url>) -> Result<Client, Problem> {
     install_cryptography();
     let mut builder = Client::builder()
         .user_agent(concat!("edgewatch/", env!("CARGO_PKG_VERSION")))
@@ -181,8 +179,11 @@ fn client(config: &SinkConfig, url: &Url) -> Result<Client, Problem> {
     if let Some(path) = &config.ca_file {
         builder = believe(builder, path)?;
     }
-    if let Some(text) = &config.proxy {
-        builder = builder.proxy(proxy(text, url)?);
+    if let Some(proxy) = proxy {
+        if url.scheme() == "http" {
+            return Err(Problem::ProxyForLoopback);
+        }
+        builder = builder.proxy(Proxy::all(proxy).map_err(Problem::Client)?);
     }
     builder.build().map_err(Problem::Client)
 }
@@ -206,14 +207,6 @@ fn proxy_url(text: &str) -> Result<Url, Problem> {
         return Err(Problem::ProxyPassword);
     }
     Ok(url)
-}
-
-fn proxy(text: &str, receiver: &Url) -> Result<Proxy, Problem> {
-    let url = proxy_url(text)?;
-    if receiver.scheme() == "http" {
-        return Err(Problem::ProxyForLoopback);
-    }
-    Proxy::all(url).map_err(Problem::Client)
 }
 
 /// TLS asks for one implementation a process; whoever comes first chooses it.

@@ -53,7 +53,7 @@ impl Webhook {
         }
         match self.post.send(headers, body).await {
             Ok(response) if response.status().is_success() => Outcome::Accepted,
-            Ok(response) => self.post.refused(&response, None),
+            Ok(response) => self.post.refused(&response),
             Err(outcome) => outcome,
         }
     }

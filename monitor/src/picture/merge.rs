@@ -50,15 +50,15 @@ pub(crate) struct Merged<'a> {
     pub(crate) called: BTreeMap<Spot<'a>, BTreeSet<&'a Peer>>,
 }
 
-/// The scheme of a service's name.
-pub(crate) fn scheme_of(name: &str) -> &str {
-    name.split(':').next().unwrap_or(name)
+/// The scheme of a group's services.
+fn scheme_of(group: &str) -> &str {
+    group.split(':').next().unwrap_or(group)
 }
 
 /// The group a service belongs to: `compose:shop`, `k8s:prod`, `user:1000`, `systemd`.
 pub(crate) fn group_of(service: &ServiceName) -> &str {
     let name = service.as_str();
-    let scheme = scheme_of(name);
+    let scheme = service.scheme();
     match (scheme, name.find('/')) {
         ("compose" | "k8s" | "nomad" | "user", Some(slash)) => &name[..slash],
         _ => scheme,

@@ -46,23 +46,21 @@ pub fn draw(
     language: Language,
     expand: &[Pattern],
 ) -> Result<String, PictureError> {
-    let scene = Scene::new(views, expand);
-    let drawn = match language {
-        Language::Dot => return Ok(dot::text(&scene)),
-        Language::Mermaid => mermaid::text(&scene).ok_or(PictureError::TooLarge),
-        Language::Svg => svg::text(&scene),
-    };
-    match drawn {
+    match write(&Scene::new(views, expand), language) {
         Err(PictureError::TooLarge) if !expand.is_empty() => {
             let mut scene = Scene::new(views, &[]);
             scene.notes.insert(0, "too much to draw: --expand was not followed".to_owned());
-            match language {
-                Language::Dot => Ok(dot::text(&scene)),
-                Language::Mermaid => mermaid::text(&scene).ok_or(PictureError::TooLarge),
-                Language::Svg => svg::text(&scene),
-            }
+            write(&scene, language)
         }
         drawn => drawn,
+    }
+}
+
+fn write(scene: &Scene, language: Language) -> Result<String, PictureError> {
+    match language {
+        Language::Dot => Ok(dot::text(scene)),
+        Language::Mermaid => mermaid::text(scene).ok_or(PictureError::TooLarge),
+        Language::Svg => svg::text(scene),
     }
 }
 

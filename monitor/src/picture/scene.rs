@@ -9,8 +9,8 @@ use monitor_core::flow::Outcome;
 use monitor_core::ids::ServiceName;
 use monitor_core::pattern::Pattern;
 
-use crate::picture::merge::{self, Merged, Spot, group_of, is_urgent, pattern_of, scheme_of};
-use crate::render::{counted, safe, shortened};
+use crate::picture::merge::{self, Merged, Spot, group_of, is_urgent, pattern_of};
+use crate::wording::{counted, safe, shortened};
 
 /// Longer names are shortened in the middle.
 const NAME: usize = 34;
@@ -132,8 +132,8 @@ impl Scene {
 fn title(views: &[&EdgeView]) -> String {
     let ends = views.iter().flat_map(|view| [&view.edge.client, &view.edge.server]);
     let services: BTreeSet<&ServiceName> = ends.filter_map(Peer::service).collect();
-    let services = counted(services.len() as u64, "service");
-    format!("{services} · {}", counted(views.len() as u64, "edge"))
+    let services = counted(services.len(), "service");
+    format!("{services} · {}", counted(views.len(), "edge"))
 }
 
 /// The group in whose frame a node may stand.
@@ -156,7 +156,7 @@ fn frames<'a>(merged: &Merged<'a>) -> BTreeSet<&'a str> {
 }
 
 fn node(spot: &Spot<'_>, peers: &BTreeSet<&Peer>, frame: Option<usize>) -> Node {
-    let size = peers.len() as u64;
+    let size = peers.len();
     let of = |kind, above: Option<String>, label: String, below: Option<String>| {
         let below = below.into_iter().map(|text| (Standing::Allowed, text)).collect();
         let short = |text: String| shortened(&safe(&text), NAME);
@@ -178,7 +178,7 @@ fn node(spot: &Spot<'_>, peers: &BTreeSet<&Peer>, frame: Option<usize>) -> Node 
         Spot::More(scheme) => {
             let groups: BTreeSet<&str> =
                 peers.iter().filter_map(|peer| peer.service()).map(group_of).collect();
-            let more = counted(groups.len() as u64, &format!("more {}", kind_of_group(scheme)));
+            let more = counted(groups.len(), &format!("more {}", kind_of_group(scheme)));
             of(Kind::Services, Some((*scheme).to_owned()), more, Some(counted(size, "service")))
         }
         Spot::Caller(peer) | Spot::Called(peer) => {
@@ -202,7 +202,7 @@ fn service_lines(service: &ServiceName, frame: Option<usize>) -> (Option<String>
     let rest = name.get(group.len() + 1..).unwrap_or_default();
     let mut above: Vec<&str> = if frame.is_none() { vec![group] } else { Vec::new() };
     let label = match rest.split_once('/') {
-        Some((kind, label)) if scheme_of(name) == "k8s" => {
+        Some((kind, label)) if service.scheme() == "k8s" => {
             above.push(kind);
             label
         }
@@ -224,12 +224,11 @@ fn kind_of_group(scheme: &str) -> &'static str {
 
 /// `3 names · 12 addresses`
 fn outsiders(peers: &BTreeSet<&Peer>) -> String {
-    let count = |of: fn(&Peer) -> bool| peers.iter().filter(|peer| of(peer)).count() as u64;
-    let addresses = count(|peer| matches!(peer, Peer::Address(_)));
+    let count = |of: fn(&Peer) -> bool| peers.iter().filter(|peer| of(peer)).count();
     let parts = [
-        (count(|peer| matches!(peer, Peer::Name(_))), "name".to_owned()),
-        (count(|peer| matches!(peer, Peer::Network(_))), "network".to_owned()),
-        (addresses, if addresses == 1 { "address" } else { "addresse" }.to_owned()),
+        (count(|peer| matches!(peer, Peer::Name(_))), "name"),
+        (count(|peer| matches!(peer, Peer::Network(_))), "network"),
+        (count(|peer| matches!(peer, Peer::Address(_))), "address"),
     ];
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     parts.map(|(count, what)| counted(*count, what)).collect::<Vec<_>>().join(" · ")
@@ -247,7 +246,7 @@ fn full(peers: &BTreeSet<&Peer>) -> String {
 fn edges(views: &[&EdgeView], standing: Standing) -> String {
     let what =
         if is_urgent(standing) { format!("{} edge", word(standing)) } else { "edge".to_owned() };
-    counted(views.len() as u64, &what)
+    counted(views.len(), &what)
 }
 
 /// The ports of servers that are called on the same ones by all: said once, at the server, they need
@@ -268,8 +267,7 @@ fn common_ports<'a>(merged: &Merged<'a>) -> BTreeMap<Spot<'a>, BTreeSet<Port>> {
 }
 
 fn ports(views: &[&EdgeView]) -> BTreeSet<Port> {
-    let port = |view: &&EdgeView| Port { number: view.edge.port, protocol: view.edge.protocol };
-    views.iter().map(port).collect()
+    views.iter().map(|view| view.edge.port()).collect()
 }
 
 fn list(ports: &BTreeSet<Port>) -> String {
@@ -285,7 +283,7 @@ fn label(views: &[&EdgeView], standing: Standing, said: Option<&BTreeSet<Port>>)
         parts.push(list(&ports));
     }
     if ports.len() > FEW_PORTS || ports.len() < views.len() {
-        parts.push(counted(views.len() as u64, "edge"));
+        parts.push(counted(views.len(), "edge"));
     }
     let mut words = vec![parts.join(" · ")];
     if is_urgent(standing) {

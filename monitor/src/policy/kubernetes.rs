@@ -13,7 +13,7 @@ use monitor_core::ids::ServiceName;
 
 use crate::policy::workload::Workload;
 use crate::policy::{Export, LabelKey, Wanted};
-use crate::render::{counted, safe};
+use crate::wording::{counted, safe};
 
 /// Where the cluster's own DNS runs.
 const DNS_NAMESPACE: &str = "kube-system";
@@ -198,7 +198,7 @@ fn head(label: &LabelKey, policies: usize, unsaid: usize) -> String {
         1 => "1 NetworkPolicy".to_owned(),
         count => format!("{count} NetworkPolicies"),
     };
-    let unsaid = counted(unsaid as u64, "edge");
+    let unsaid = counted(unsaid, "edge");
     format!(
         "# {policies} from an Edgewatch baseline. {unsaid} could not be said, and would be denied: see `not said` below.\n\
          #\n\
@@ -314,12 +314,11 @@ fn write_left_out(text: &mut String, left_out: &BTreeMap<&ServiceName, &'static 
     }
     let mut schemes: BTreeMap<&str, u64> = BTreeMap::new();
     for service in left_out.keys() {
-        let scheme = service.as_str().split(':').next().unwrap_or_default();
-        *schemes.entry(scheme).or_default() += 1;
+        *schemes.entry(service.scheme()).or_default() += 1;
     }
     let schemes: Vec<String> =
         schemes.into_iter().map(|(scheme, count)| format!("{scheme} {count}")).collect();
-    let count = counted(left_out.len() as u64, "service");
+    let count = counted(left_out.len(), "service");
     let _infallible = writeln!(text, "# Left out: {count} ({})", schemes.join(", "));
     for (service, reason) in left_out.iter().filter(|(it, _)| it.as_str().starts_with("k8s:")) {
         let _infallible = writeln!(text, "# {}: {reason}", comment(service));

@@ -81,7 +81,9 @@ fn on_a_new_line(mut file: File) -> io::Result<File> {
     Ok(file)
 }
 
-fn is_dash(path: &Path) -> bool {
+/// Whether standard input or output is meant.
+#[must_use]
+pub fn is_dash(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 

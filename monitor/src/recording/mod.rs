@@ -27,12 +27,15 @@ use monitor_core::attribute::Workload;
 use monitor_core::edge::{Edge, Peer, Port};
 use monitor_core::flow::{Outcome, Protocol};
 use monitor_core::ids::{ServiceName, WallTime};
+use serde::Serialize;
 
-pub use self::file::{Existing, Numbered, Reader, RecordingError, create, open};
+use self::write::{is_one, is_zero};
+
+pub use self::file::{Existing, Numbered, Reader, RecordingError, create, is_dash, open};
 pub use self::read::{LineError, read_line};
 
-/// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One line; its fields are written in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordedFlow {
     pub at: WallTime,
     pub node: String,
@@ -44,21 +47,31 @@ pub struct RecordedFlow {
     pub port: u16,
     pub outcome: Outcome,
     /// Exchanges that this line stands for; 0 where earlier lines counted them.
+    #[serde(skip_serializing_if = "is_one")]
     pub connections: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub bytes_sent: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     pub bytes_received: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub executable: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
 }
 
 /// The local end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Source {
     pub service: ServiceName,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
 }
 
@@ -71,7 +84,8 @@ pub struct FarEnd {
 }
 
 /// Who dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// The source.
     Outbound,

@@ -11,7 +11,7 @@ use serde_json::error::Category;
 use crate::recording::{
     DIRECTIONS, Direction, FarEnd, OUTCOMES, PROTOCOLS, RecordedFlow, Source, WORLD,
 };
-use crate::spelling::hint;
+use crate::spelling::{hint, misspelt};
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -220,11 +220,8 @@ fn unfit(error: &serde_json::Error) -> LineError {
     match error.classify() {
         Category::Io | Category::Syntax => LineError::Json(brief(what)),
         Category::Eof => LineError::Json("it ends too early".to_owned()),
-        Category::Data => match what.strip_prefix("unknown field `") {
-            Some(rest) => {
-                // The key is a stranger's and may hold anything; what follows its end is ours.
-                let (key, known) = rest.rsplit_once("`, expected ").unwrap_or((rest, ""));
-                let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        Category::Data => match misspelt(what, "unknown field `") {
+            Some((key, known)) => {
                 let key = brief(key);
                 LineError::UnknownKey { hint: hint(&key, &known), key }
             }

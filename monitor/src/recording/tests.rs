@@ -28,6 +28,22 @@ fn the_documented_line_is_read() {
 }
 
 #[test]
+fn what_is_not_known_is_left_out() {
+    let head = r#"{"at":"2026-11-21T10:00:00Z","node":"n1","source":{"service":"compose:shop/web","pod":"web-1","cgroup":"/web"},"peer":"#;
+    for tail in [
+        r#"{"network":"world"},"direction":"inbound","protocol":"udp","port":53,"outcome":"sent"}"#,
+        r#"{"name":"x.org","address":"::1"},"direction":"outbound","protocol":"tcp","port":1,"outcome":"timed-out","connections":0,"uid":0}"#,
+        r#"{"address":"192.0.2.7"},"direction":"outbound","protocol":"tcp","port":1,"outcome":"refused","connections":2,"bytes_received":1}"#,
+        r#"{"network":"office"},"direction":"inbound","protocol":"tcp","port":1,"outcome":"denied","connections":2,"bytes_sent":3,"bytes_received":1,"executable":"/x","pid":4,"uid":5}"#,
+        r#"{"service":"host:n2","address":"192.0.2.7"},"direction":"inbound","protocol":"tcp","port":1,"outcome":"attempted"}"#,
+    ] {
+        let line = format!("{head}{tail}\n");
+        let flow = read_line(line.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(written(&flow)).unwrap(), line);
+    }
+}
+
+#[test]
 fn every_peer_is_an_end_of_an_edge() {
     for (peer, direction, edge) in [
         (r#"{"name":"api.stripe.com"}"#, "outbound", "compose:shop/web -> dns:api.stripe.com"),

@@ -1,47 +1,20 @@
-//! From a flow to its line. What is not known is left out, never null.
+//! From a flow to its line: what the types in `recording` do not say of themselves. What is not
+//! known is left out, never null.
 
 use std::net::IpAddr;
 
 use monitor_core::edge::Peer;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::recording::{Direction, FarEnd, RecordedFlow, Source, WORLD};
+use crate::recording::{FarEnd, RecordedFlow, WORLD};
 
-#[derive(Serialize)]
-struct Line<'a> {
-    at: &'a monitor_core::ids::WallTime,
-    node: &'a str,
-    source: LineSource<'a>,
-    peer: LinePeer<'a>,
-    direction: &'static str,
-    protocol: monitor_core::flow::Protocol,
-    port: u16,
-    outcome: monitor_core::flow::Outcome,
-    #[serde(skip_serializing_if = "is_one")]
-    connections: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    bytes_sent: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    bytes_received: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    executable: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct LineSource<'a> {
-    service: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pod: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<&'a str>,
+impl RecordedFlow {
+    /// Appends the line, newline included. Its texts are to be safe text, as all that the core
+    /// holds is: then it is read back as it was.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *out, self).expect("memory takes whatever is written");
+        out.push(b'\n');
+    }
 }
 
 #[derive(Default, Serialize)]
@@ -56,67 +29,28 @@ struct LinePeer<'a> {
     address: Option<IpAddr>,
 }
 
-impl RecordedFlow {
-    /// Appends the line, newline included. Its texts are to be safe text, as all that the core
-    /// holds is: then it is read back as it was.
-    pub fn write_line(&self, out: &mut Vec<u8>) {
-        let line = Line {
-            at: &self.at,
-            node: &self.node,
-            source: LineSource::from(&self.source),
-            peer: LinePeer::from(&self.peer),
-            direction: match self.direction {
-                Direction::Outbound => "outbound",
-                Direction::Inbound => "inbound",
-            },
-            protocol: self.protocol,
-            port: self.port,
-            outcome: self.outcome,
-            connections: self.connections,
-            bytes_sent: self.bytes_sent,
-            bytes_received: self.bytes_received,
-            executable: self.executable.as_deref(),
-            pid: self.pid,
-            uid: self.uid,
-        };
-        serde_json::to_writer(&mut *out, &line).expect("memory takes whatever is written");
-        out.push(b'\n');
-    }
-}
-
-impl<'a> From<&'a Source> for LineSource<'a> {
-    fn from(source: &'a Source) -> Self {
-        Self {
-            service: source.service.as_str(),
-            container: source.container.as_deref(),
-            pod: source.pod.as_deref(),
-            image: source.image.as_deref(),
-            cgroup: source.cgroup.as_deref(),
-        }
-    }
-}
-
-impl<'a> From<&'a FarEnd> for LinePeer<'a> {
-    fn from(far: &'a FarEnd) -> Self {
-        let peer = Self { address: far.address, ..Self::default() };
-        match &far.peer {
-            Peer::Service(name) => Self { service: Some(name.as_str()), ..peer },
-            Peer::Name(name) => Self { name: Some(name), ..peer },
-            Peer::Network(name) => Self { network: Some(name), ..peer },
-            Peer::World => Self { network: Some(WORLD), ..peer },
-            Peer::Address(address) => Self { address: Some(*address), ..peer },
+impl Serialize for FarEnd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let line = LinePeer { address: self.address, ..LinePeer::default() };
+        let line = match &self.peer {
+            Peer::Service(name) => LinePeer { service: Some(name.as_str()), ..line },
+            Peer::Name(name) => LinePeer { name: Some(name), ..line },
+            Peer::Network(name) => LinePeer { network: Some(name), ..line },
+            Peer::World => LinePeer { network: Some(WORLD), ..line },
+            Peer::Address(address) => LinePeer { address: Some(*address), ..line },
             // A port that was opened: no flow, and not to be written.
-            Peer::Nobody => peer,
-        }
+            Peer::Nobody => line,
+        };
+        line.serialize(serializer)
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-const fn is_one(count: &u64) -> bool {
+pub(crate) const fn is_one(count: &u64) -> bool {
     *count == 1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-const fn is_zero(count: &u64) -> bool {
+pub(crate) const fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use monitor_core::attribute::{SeenFrom, Sighting, Workload};
-use monitor_core::baseline::document::{Document, DocumentError, written};
+use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
 use monitor_core::engine::{Actor, Command, Effect, Engine, Input, Selection, Settings, Snapshot};
@@ -53,6 +53,8 @@ pub struct Rehearsed {
 pub struct Rehearsal {
     engine: Engine,
     plan: Plan,
+    /// The plan's documents, taken apart; until the first flow says when they begin to hold.
+    parsed: Vec<Parsed>,
     now: Now,
     next_round: BootTime,
     /// When learning ends; None where it has ended, or never began.
@@ -86,16 +88,16 @@ impl Rehearsal {
             sinks: Vec::new(),
             seed: Self::SEED,
         };
-        for document in &plan.baseline {
-            document.parse(Provenance::File, WallTime::default())?;
-        }
+        let documents = plan.baseline.iter();
+        let parsed = documents.map(|it| it.parse(Provenance::File, WallTime::default()));
         Ok(Self {
             engine: Engine::restore(settings, Snapshot::default()),
+            parsed: parsed.collect::<Result<_, _>>()?,
             plan,
             now: Now::default(),
             next_round: BootTime(0),
             learning_until: None,
-            stand_in: StandIn::default(),
+            stand_in: StandIn::new(StandIn::BOUND),
             alerts: BTreeMap::new(),
             summary: Summary::default(),
         })
@@ -111,6 +113,9 @@ impl Rehearsal {
         self.summary.flow(flow);
         if self.learning_until.is_none() {
             self.summary.judged += 1;
+        }
+        if self.stand_in.is_full() {
+            self.sweep();
         }
         let key = self.key_of(flow);
         if self.stand_in.is_news(&key, flow) {
@@ -145,13 +150,10 @@ impl Rehearsal {
         self.now = Now { boot: BootTime(0), wall: at };
         self.next_round = BootTime(0).plus_millis(Self::ROUND_MS);
         self.learning_until = self.plan.learn.map(|it| it.of(at));
-        let parsed: Vec<_> = self
-            .plan
-            .baseline
-            .iter()
-            .filter_map(|document| document.parse(Provenance::File, at).ok())
-            .collect();
-        self.step(Input::Files(written(&parsed)));
+        let mut files = written(&std::mem::take(&mut self.parsed));
+        files.allowed.values_mut().flatten().for_each(|it| it.since = at);
+        files.forbidden.values_mut().for_each(|it| it.since = at);
+        self.step(Input::Files(files));
     }
 
     /// Lets time pass until `wall`, learning's end included.
@@ -201,6 +203,8 @@ impl Rehearsal {
             self.step(Input::Tick);
         }
         self.now = Now { boot: end, wall };
+        // The long rounds were the silence's.
+        self.next_round = self.next_round.min(end.plus_millis(Self::ROUND_MS));
     }
 
     /// Hands over what known flows did.

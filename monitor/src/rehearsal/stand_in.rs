@@ -20,8 +20,10 @@ pub(crate) struct Key {
 }
 
 /// The known keys, and what they did since they were last swept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct StandIn {
+    /// Keys held at most.
+    bound: usize,
     places: HashMap<Key, usize>,
     known: Vec<Known>,
     /// Keys that did something since the last sweep, in the order in which they did.
@@ -50,8 +52,22 @@ struct Did {
 }
 
 impl StandIn {
-    /// Keys held at most; then it begins anew, which tells again and hides nothing.
-    const BOUND: usize = 1 << 20;
+    /// As many as a rehearsal holds.
+    pub(crate) const BOUND: usize = 1 << 20;
+
+    pub(crate) fn new(bound: usize) -> Self {
+        Self { bound, places: HashMap::new(), known: Vec::new(), busy: Vec::new(), generation: 0 }
+    }
+
+    /// Whether it is to be swept before it takes another flow.
+    pub(crate) fn is_full(&self) -> bool {
+        self.known.len() >= self.bound
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn held(&self) -> usize {
+        self.known.len()
+    }
 
     /// Counts a flow; returns whether it is news.
     pub(crate) fn is_news(&mut self, key: &Key, flow: &RecordedFlow) -> bool {
@@ -80,11 +96,6 @@ impl StandIn {
     }
 
     fn enter(&mut self, key: &Key) -> usize {
-        // What is busy keeps its place until it is swept.
-        if self.places.len() >= Self::BOUND && self.busy.is_empty() {
-            self.places.clear();
-            self.known.clear();
-        }
         let place = self.known.len();
         self.known.push(Known {
             edge: key.edge.clone(),
@@ -102,7 +113,8 @@ impl StandIn {
         self.generation += 1;
     }
 
-    /// What the known did since the last sweep.
+    /// What the known did since the last sweep. Where it was full it then begins anew, which tells
+    /// again and hides nothing.
     pub(crate) fn sweep(&mut self) -> Vec<(Edge, Count)> {
         let busy = std::mem::take(&mut self.busy);
         let counts = busy.into_iter().filter_map(|place| {
@@ -122,6 +134,11 @@ impl StandIn {
             };
             Some((known.edge.clone(), count))
         });
-        counts.collect()
+        let counts = counts.collect();
+        if self.is_full() {
+            self.places.clear();
+            self.known.clear();
+        }
+        counts
     }
 }

@@ -253,6 +253,31 @@ fn any_times_are_crossed_in_few_steps() {
 }
 
 #[test]
+fn a_full_stand_in_is_swept_and_begins_anew() {
+    let mut rehearsal = Rehearsal::new(Plan { baseline: vec![web()], ..plan() }).unwrap();
+    rehearsal.stand_in = StandIn::new(3);
+    // All at once, so that no round passes.
+    for index in 0..40 {
+        rehearsal.take(&flow(&format!("0 systemd:web -> ip:10.0.0.{} 1/tcp", index % 8)));
+        assert!(rehearsal.stand_in.held() <= 3, "{}", rehearsal.stand_in.held());
+    }
+    let alerts = rehearsal.finish().alerts;
+    let told: Vec<(usize, u64)> = alerts.iter().map(|it| (it.findings.len(), it.count)).collect();
+    assert_eq!(told, [(8, 40)], "one incident, and nothing of it lost or told twice");
+}
+
+#[test]
+fn after_a_long_silence_rounds_are_as_short_as_before_it() {
+    let mut rehearsal = Rehearsal::new(Plan { baseline: vec![web()], ..plan() }).unwrap();
+    for year in 0..3_i64 {
+        let at = year * (365 * 86_400 + 15);
+        rehearsal.take(&flow(&format!("{at} systemd:web -> systemd:api 80/tcp")));
+        let round = rehearsal.now.boot.plus_millis(Rehearsal::ROUND_MS);
+        assert!(rehearsal.next_round <= round, "{:?}", (rehearsal.now, rehearsal.next_round));
+    }
+}
+
+#[test]
 fn how_much_to_learn_is_said_in_one_of_three_ways() {
     let time = START.parse().unwrap();
     for (text, learn) in [

@@ -1,12 +1,12 @@
 //! An alert as a chat would show it, and the list of them.
 
 use monitor_core::detect::Severity;
-use monitor_core::flow::Process;
-use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
+use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State, Subject};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, counted, date, program, safe};
+use crate::render::text::{clock, date, program};
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, grouped, safe};
 
 /// Characters of an id that are shown: its time to the millisecond, and more.
 const ID: usize = 13;
@@ -24,10 +24,8 @@ pub fn alert(screen: Screen, alert: &Alert) -> String {
     };
     let of = if alert.is_about_several() { " in this incident" } else { "" };
     let edge = lead.edge.as_ref().map(AlertEdge::sentence);
-    let times = lead
-        .outcome
-        .filter(|_| !lead.is_listener())
-        .map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
+    let times =
+        lead.went().map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
     let place = format!("node {} · {} UTC", safe(&alert.node), clock(alert.last_seen));
     let facts: Vec<String> = edge.into_iter().chain(times).chain([place]).collect();
     lines.push(facts.join(" · "));
@@ -63,38 +61,33 @@ pub(crate) fn muted(alert: &Alert) -> Option<String> {
 
 pub(crate) fn with(finding: &AlertFinding) -> Option<String> {
     let process = finding.process.as_ref()?;
-    let name = process.executable.as_deref().unwrap_or(&process.command);
-    let id = |what, id| (id != Process::UNKNOWN).then(|| format!("{what} {id}"));
-    let ids: Vec<String> =
-        [id("pid", process.pid), id("uid", process.uid)].into_iter().flatten().collect();
-    let ids = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+    let ids = process.ids().join(", ");
+    let ids = if ids.is_empty() { String::new() } else { format!(" ({ids})") };
     let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
     let ancestors: String = ancestors.map(|path| format!(" ← {}", program(path))).collect();
-    Some(format!("{}{ids}{ancestors}", safe(name)).trim_start().to_owned())
+    Some(format!("{}{ids}{ancestors}", safe(process.name())).trim_start().to_owned())
 }
 
 /// The other findings of the incident, each with the command that allows it.
 fn also(alert: &Alert) -> Vec<String> {
-    let others = alert.others();
-    let total = others.len() as u64 + alert.more;
-    if total == 0 {
+    let others = alert.others(ALSO);
+    if others.total() == 0 {
         return Vec::new();
     }
-    let mut lines = vec![format!("{} in this incident:", counted(total, "more finding"))];
-    for finding in others.iter().take(ALSO) {
-        let with = finding.process.as_ref().and_then(|it| it.executable.as_deref());
-        let with = with.map(|path| format!(" with {}", safe(path))).unwrap_or_default();
-        let what = match (&finding.edge, finding.reasons.first()) {
-            (Some(edge), _) => edge.sentence(),
-            (None, reason) => safe(reason.map_or("", |reason| reason.text.as_str())),
+    let total = counted(others.total(), "more finding");
+    let mut lines = vec![format!("{total} in this incident:")];
+    for finding in &others.shown {
+        let with =
+            finding.executable().map(|path| format!(" with {}", safe(path))).unwrap_or_default();
+        let what = match finding.subject() {
+            Subject::Edge(edge) => edge,
+            Subject::Trouble(why) => safe(why),
         };
-        let outcome = finding.outcome.filter(|_| !finding.is_listener());
-        let outcome = outcome.map(|it| format!(" · {it}")).unwrap_or_default();
+        let outcome = finding.went().map(|it| format!(" · {it}")).unwrap_or_default();
         lines.push(format!("  {}: {what}{with}{outcome}", finding.kind));
     }
-    let hidden = total.saturating_sub(others.len().min(ALSO) as u64);
-    if hidden > 0 {
-        lines.push(format!("  … and {hidden} more"));
+    if others.left > 0 {
+        lines.push(format!("  … and {} more", grouped(others.left)));
     }
     lines
 }
@@ -134,7 +127,7 @@ pub fn alerts(screen: Screen, alerts: &[Alert]) -> String {
                 (alert.count.to_string(), Tone::Plain),
                 // `alerts show` takes the beginning; the whole is in the JSON.
                 (alert.id.chars().take(ID).collect(), Tone::Plain),
-                (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
+                (safe(alert.what()), Tone::Plain),
             ]
         })
         .collect();
@@ -186,7 +179,7 @@ pub fn alert_line(screen: Screen, alert: &Alert) -> String {
         (alert.severity.to_string(), tone_of(alert.severity, alert.state)),
         (state.to_owned(), Tone::Plain),
         (alert.id.chars().take(ID).collect(), Tone::Plain),
-        (safe(alert.title.trim_start_matches("resolved: ")), Tone::Plain),
+        (safe(alert.what()), Tone::Plain),
     ];
     table::line(screen, &LIVE, &live_widths(screen), &row)
 }

@@ -6,8 +6,9 @@ use monitor_core::engine::{BaselineRow, Difference, Reply};
 
 use crate::render::overview::{named, phase};
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, counted, safe, span};
+use crate::render::text::{clock, span};
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, safe};
 
 const ROWS: [Column; 5] = [
     Column { title: "service", kind: Kind::Gives },

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use monitor_core::edge::{Peer, Port};
+use monitor_core::edge::Peer;
 use monitor_core::engine::{EdgeView, Standing};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{clock, day, grouped, micros, outcome, program, safe};
+use crate::render::text::{clock, day, micros, outcome, program};
 use crate::render::{Screen, Tone};
+use crate::wording::{grouped, safe};
 
 const LIVE: [Column; 6] = [
     Column { title: "  first seen", kind: Kind::Left },
@@ -51,15 +52,11 @@ pub fn edge_line(screen: Screen, view: &EdgeView) -> String {
         (format!("  {}", clock(view.at)), Tone::Faint),
         (view.edge.client.to_string(), Tone::Plain),
         (format!("→ {}", view.edge.server), tone_of(view.standing)),
-        (port(view), Tone::Plain),
+        (view.edge.port().to_string(), Tone::Plain),
         (with, Tone::Plain),
         outcome(view.outcome),
     ];
     table::line(screen, &LIVE, &live_widths(screen), &row)
-}
-
-fn port(view: &EdgeView) -> String {
-    Port { number: view.edge.port, protocol: view.edge.protocol }.to_string()
 }
 
 const fn tone_of(standing: Standing) -> Tone {
@@ -122,7 +119,7 @@ fn row(view: &EdgeView, client: String) -> [Cell; 9] {
     [
         (client, Tone::Plain),
         (format!("→ {}", view.edge.server), Tone::Plain),
-        (port(view), Tone::Plain),
+        (view.edge.port().to_string(), Tone::Plain),
         (with, Tone::Plain),
         outcome(view.outcome),
         (times.map(|times| format!("×{}", grouped(times))).unwrap_or_default(), Tone::Plain),

@@ -18,8 +18,6 @@ pub use self::edges::{edge_head, edge_line, map};
 pub use self::overview::{audit, mutes, services, status, tested};
 pub use self::rehearsal::rehearsal;
 pub use self::report::report;
-pub use self::text::grouped;
-pub(crate) use self::text::{counted, safe, shortened};
 pub use self::whole::whole_alert;
 
 /// What is written to.

@@ -7,8 +7,9 @@ use monitor_core::delivery::Tested;
 use monitor_core::engine::{AuditEntry, MuteView, ServiceView, SinkView, Status};
 
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{counted, date, grouped, safe};
+use crate::render::text::date;
 use crate::render::{Colour, Screen, Tone};
+use crate::wording::{counted, grouped, safe};
 
 /// The agent at a glance.
 #[must_use]
@@ -37,7 +38,7 @@ pub fn status(screen: Screen, status: &Status) -> String {
             colour.paint(Tone::Doubtful, &text)
         }
     };
-    lines.push(figure("edges", format!("{}, {pending}", grouped(status.edges as u64))));
+    lines.push(figure("edges", format!("{}, {pending}", grouped(status.edges))));
     lines.push(figure(
         "incidents",
         match status.open_incidents {
@@ -78,7 +79,7 @@ fn muted(mute: &MuteView) -> String {
         mute.pattern,
         date(mute.until),
         safe(&mute.reason),
-        counted(mute.incidents as u64, "open incident"),
+        counted(mute.incidents, "open incident"),
         counted(mute.messages, "message")
     )
 }
@@ -228,5 +229,5 @@ pub(crate) fn named(names: &[impl std::fmt::Display]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{}: {}{more}", counted(names.len() as u64, "service"), shown.join(", "))
+    format!("{}: {}{more}", counted(names.len(), "service"), shown.join(", "))
 }

@@ -2,8 +2,9 @@
 
 use crate::rehearsal::{Rate, Summary};
 use crate::render::table::{self, Cell, Column, Kind};
-use crate::render::text::{counted, date, grouped, span};
+use crate::render::text::{date, span};
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, grouped};
 
 /// The summary below the alerts.
 #[must_use]
@@ -14,7 +15,7 @@ pub fn rehearsal(screen: Screen, summary: &Summary) -> String {
     let mut text = format!(
         "{} of {}, {} to {} UTC ({})\n",
         counted(summary.flows, "flow"),
-        counted(summary.nodes.len() as u64, "node"),
+        counted(summary.nodes.len(), "node"),
         date(whole.first_seen),
         date(whole.last_seen),
         span(whole.seconds()),
@@ -24,8 +25,8 @@ pub fn rehearsal(screen: Screen, summary: &Summary) -> String {
             "learned until {}: {}, {}, {}; judged {} ({})\n",
             date(learned.until),
             counted(learned.flows, "flow"),
-            counted(learned.services as u64, "service"),
-            counted(learned.edges as u64, "edge"),
+            counted(learned.services, "service"),
+            counted(learned.edges, "edge"),
             counted(summary.judged, "flow"),
             span(summary.judged_s()),
         ));

@@ -1,8 +1,8 @@
 //! What `doctor` found: a line for each check, wrapped below itself where the screen is narrow.
 
 use crate::doctor::{Finding, Report, Verdict};
-use crate::render::text::safe;
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, safe};
 
 /// `ok`, `warn` or `fail`, and two blanks.
 const MARGIN: usize = 6;
@@ -20,10 +20,6 @@ pub fn report(screen: Screen, report: &Report) -> String {
     let mut text: String =
         report.findings.iter().map(|finding| lines(screen, left, finding)).collect();
     let (failures, warnings) = (report.count(Verdict::Fail), report.count(Verdict::Warn));
-    let counted = |count: usize, what: &str| match count {
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
-    };
     let (tone, end) = match (failures, warnings) {
         (0, 0) => (Tone::Good, "everything edgewatch needs is here".to_owned()),
         (0, some) => {

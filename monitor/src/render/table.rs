@@ -1,8 +1,8 @@
 //! Columns that fit: widths are what the cells need, and where that is more than the screen has, the
 //! columns that may give give.
 
-use crate::render::text::shortened;
 use crate::render::{Screen, Tone};
+use crate::wording::shortened;
 
 /// A column's title and manners.
 pub(crate) struct Column {

@@ -1,43 +1,10 @@
-//! Small pieces: times, counts, and texts that others wrote.
+//! Small pieces: times, outcomes, programs.
 
 use monitor_core::flow::Outcome;
-use monitor_core::ids::{WallTime, is_unprintable};
+use monitor_core::ids::WallTime;
 
 use crate::render::Tone;
-
-/// A text that may hold anything, as one that cannot move the cursor.
-pub(crate) fn safe(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_unprintable(character) {
-            safe.extend(character.escape_unicode());
-        } else {
-            safe.push(character);
-        }
-    }
-    safe
-}
-
-/// Shortened in the middle, where names differ least, to at most `width` characters. A unit's suffix
-/// goes first: it tells nothing.
-pub(crate) fn shortened(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    if length <= width {
-        return text.to_owned();
-    }
-    if let Some(stem) = text.strip_suffix(".service").filter(|_| width > 1) {
-        let fits = stem.chars().count() < width;
-        let stem = if fits { stem.to_owned() } else { shortened(stem, width - 1) };
-        return format!("{stem}…");
-    }
-    let kept = width.saturating_sub(1);
-    let head = kept / 2;
-    let tail = kept - head;
-    let mut short: String = text.chars().take(head).collect();
-    short.push('…');
-    short.extend(text.chars().skip(length - tail));
-    short
-}
+use crate::wording::safe;
 
 /// `10:41:07`
 pub(crate) fn clock(time: WallTime) -> String {
@@ -63,25 +30,6 @@ pub(crate) fn span(seconds: u64) -> String {
         _ => (86_400, "d"),
     };
     format!("{} {name}", seconds.div_ceil(unit))
-}
-
-/// `1 edge`, `2 edges`
-pub(crate) fn counted(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
-}
-
-/// `88,211`
-#[must_use]
-pub fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// `950 µs`, `1.2 ms`, `3 s`

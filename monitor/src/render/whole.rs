@@ -4,8 +4,9 @@
 use monitor_core::incident::{Alert, AlertFinding, State};
 
 use crate::render::alert::{muted, tone_of};
-use crate::render::text::{counted, date, safe};
+use crate::render::text::date;
 use crate::render::{Screen, Tone};
+use crate::wording::{counted, safe};
 
 /// Everything about one alert.
 #[must_use]
@@ -51,7 +52,7 @@ pub fn whole_alert(screen: Screen, alert: &Alert) -> String {
 
 fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String> {
     let what = finding.edge.as_ref().map(|edge| format!(" · {}", edge.sentence()));
-    let outcome = finding.outcome.filter(|_| !finding.is_listener());
+    let outcome = finding.went();
     let head = format!(
         "{number}. {}{}{} · {} UTC · {}, score {}",
         finding.kind,
@@ -64,12 +65,12 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
     let mut lines = vec![screen.colour.paint(Tone::Strong, &head)];
     let mut say = |label: &str, text: &str| lines.push(format!("   {label:<10} {}", safe(text)));
     if let Some(process) = &finding.process {
-        let name = process.executable.as_deref().unwrap_or(&process.command);
-        let command = match process.command.as_str() {
-            "" => String::new(),
-            command => format!(", called {command}"),
-        };
-        say("with", &format!("{name} (pid {}, uid {}{command})", process.pid, process.uid));
+        let called = Some(&process.command).filter(|it| !it.is_empty());
+        let called = called.map(|command| format!("called {command}"));
+        let known: Vec<String> = process.ids().into_iter().chain(called).collect();
+        let known =
+            if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
+        say("with", &format!("{}{known}", process.name()));
         for ancestor in &process.ancestors {
             let path = ancestor.executable.as_deref().unwrap_or("?");
             say("", &format!("← {path} (pid {})", ancestor.pid));

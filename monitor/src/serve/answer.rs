@@ -27,7 +27,7 @@ pub enum Query {
     Services,
     /// `[Alert]`
     Alerts,
-    /// `Alert`, by its id
+    /// `Alert`, by the beginning of its id
     Alert(String),
     /// `[MuteView]`
     Mutes,

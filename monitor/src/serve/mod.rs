@@ -9,7 +9,7 @@
 //! | `GET /api/v1/map` | every edge, with evidence |
 //! | `GET /api/v1/services` | every service |
 //! | `GET /api/v1/alerts` | the incidents as messages, open ones first |
-//! | `GET /api/v1/alerts/{id}` | one of them |
+//! | `GET /api/v1/alerts/{id}` | one of them; the beginning of its id is enough |
 //! | `GET /api/v1/alerts/follow` | messages as they come, one line of JSON each, until somebody ends |
 //! | `GET /api/v1/mutes` | the mutes that hold |
 //! | `POST /api/v1/notify/test` | sends `{"receiver": NAME}`, or all, a test message: what became of it |

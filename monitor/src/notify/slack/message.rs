@@ -3,10 +3,11 @@
 //! fit is counted with where to find it.
 
 use monitor_core::delivery::{Digest, Message, Test};
-use monitor_core::incident::{Alert, AlertEdge, AlertFinding, State};
+use monitor_core::incident::{Alert, AlertFinding, State, Subject};
 use serde_json::{Value, json};
 
 use crate::notify::slack::text::{code, command, escaped, sentence};
+use crate::wording::{counted, grouped};
 
 /// Slack's own limits, of a header, a section and a whole message.
 const HEADER: usize = 150;
@@ -71,7 +72,7 @@ fn foot(parts: &[String]) -> Option<Value> {
 }
 
 fn alert(alert: &Alert) -> Value {
-    let title = alert.title.trim_start_matches("resolved: ");
+    let title = alert.what();
     let severity = alert.severity.capitalised();
     let headline = match alert.state {
         State::Firing => format!("{severity} · {title}"),
@@ -95,17 +96,17 @@ fn alert(alert: &Alert) -> Value {
 fn facts(alert: &Alert, lead: &AlertFinding) -> String {
     let of = if alert.is_about_several() { " in this incident" } else { "" };
     let edge = lead.edge.as_ref().map(|edge| code(&edge.sentence(), NAME));
-    let times = lead.outcome.filter(|_| !lead.is_listener()).map(|outcome| {
-        let connections = if alert.count == 1 { "connection" } else { "connections" };
-        format!("{} {connections}{of}, {outcome}", alert.count)
-    });
+    let times =
+        lead.went().map(|outcome| format!("{}{of}, {outcome}", counted(alert.count, "connection")));
     let node = format!("node {}", code(&alert.node, SHORT));
     let parts = [edge, times, Some(node), Some(clock(alert.last_seen))];
     let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
     if let Some(process) = &lead.process {
-        let name = process.executable.as_deref().unwrap_or(&process.command);
-        let (pid, uid) = (process.pid, process.uid);
-        text.push_str(&format!("\nwith {} (pid {pid}, uid {uid})", code(name, NAME)));
+        text.push_str(&format!("\nwith {}", code(process.name(), NAME)));
+        let ids = process.ids().join(", ");
+        if !ids.is_empty() {
+            text.push_str(&format!(" ({ids})"));
+        }
         let ancestors = process.ancestors.iter().filter_map(|it| it.executable.as_deref());
         for path in ancestors.take(ANCESTORS) {
             let program = path.rsplit('/').next().unwrap_or(path);
@@ -123,7 +124,7 @@ fn why(lead: &AlertFinding) -> String {
         .map(|it| format!("• {}", sentence(&it.text, LINE)))
         .collect();
     if let Some(left) = lead.reasons.len().checked_sub(LIST).filter(|left| *left > 0) {
-        lines.push(format!("• and {left} more reasons"));
+        lines.push(format!("• and {}", counted(left, "more reason")));
     }
     let nearest = lead.nearest.as_ref();
     lines.extend(nearest.map(|edge| format!("• nearest known edge: {}", code(edge, LINE - 24))));
@@ -159,31 +160,27 @@ fn commands(alert: &Alert) -> String {
 
 /// The other findings, as many as a person reads.
 fn more(alert: &Alert) -> String {
-    let others = alert.others();
-    let total = others.len() as u64 + alert.more;
-    if total == 0 {
+    let others = alert.others(LIST);
+    if others.total() == 0 {
         return String::new();
     }
-    let findings = if total == 1 { "finding" } else { "findings" };
-    let mut lines = vec![format!("*{total} more {findings} in this incident*")];
-    lines.extend(others.iter().take(LIST).map(|finding| format!("• {}", beside(finding))));
-    let left = total.saturating_sub(others.len().min(LIST) as u64);
-    if left > 0 {
-        lines.push(format!("… and {left} more: {}", show(&alert.id)));
+    let total = counted(others.total(), "more finding");
+    let mut lines = vec![format!("*{total} in this incident*")];
+    lines.extend(others.shown.iter().map(|finding| format!("• {}", beside(finding))));
+    if others.left > 0 {
+        lines.push(format!("… and {} more: {}", grouped(others.left), show(&alert.id)));
     }
     lines.join("\n")
 }
 
 fn beside(finding: &AlertFinding) -> String {
-    let what = match (&finding.edge, finding.reasons.first()) {
-        (Some(edge), _) => code(&AlertEdge::sentence(edge), SHORT),
-        (None, Some(reason)) => sentence(&reason.text, SHORT),
-        (None, None) => String::new(),
+    let what = match finding.subject() {
+        Subject::Edge(edge) => code(&edge, SHORT),
+        Subject::Trouble(why) => sentence(why, SHORT),
     };
-    let executable = finding.process.as_ref().and_then(|it| it.executable.as_deref());
-    let with = executable.map(|path| format!(" with {}", code(path, SHORT))).unwrap_or_default();
-    let outcome = finding.outcome.filter(|_| !finding.is_listener());
-    let outcome = outcome.map(|it| format!(" · {it}")).unwrap_or_default();
+    let with = finding.executable().map(|path| format!(" with {}", code(path, SHORT)));
+    let with = with.unwrap_or_default();
+    let outcome = finding.went().map(|it| format!(" · {it}")).unwrap_or_default();
     format!("{}: {what}{with}{outcome}", finding.kind)
 }
 

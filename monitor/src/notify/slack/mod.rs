@@ -36,7 +36,7 @@ impl Slack {
             Err(outcome) => return outcome,
         };
         let status = response.status();
-        let refused = self.post.refused(&response, None);
+        let refused = self.post.refused(&response);
         let words = Post::words(response).await;
         match refused {
             _ if status == StatusCode::OK && words == "ok" => Outcome::Accepted,
