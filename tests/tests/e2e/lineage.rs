@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::agent::{SOON, Setup};
+use tests::agent::{SOON, Setup, verb};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::{Lab, Service, Wire};

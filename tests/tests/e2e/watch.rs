@@ -105,7 +105,7 @@ fn who_watches_is_told_what_is_not_seen_any_more() {
     let lab = lab();
     let path = lab.path("watch.log");
     let log = File::create(&path).expect("the place is ours");
-    let watch = Running::logged(&mut verb(&["watch"]), log);
+    let watch = Running::logged(&mut lab.looks(&["watch"]), log);
     let says = |what: &str| {
         eventually(4 * SOON, what, || {
             let said = fs::read_to_string(&path).expect("it is there");
