@@ -1,7 +1,7 @@
 //! A webhook's other end: a real HTTP server that records what it is sent, answers as it is told,
 //! and can be away. Signatures are checked by its own arithmetic.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -291,14 +291,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
+    let line = whole_line(&mut reader)?;
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut headers = Vec::new();
     loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
+        let line = whole_line(&mut reader)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
@@ -340,6 +338,14 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         words.len()
     );
     (&stream).write_all(response.as_bytes())
+}
+
+/// The next line. Who is killed half-way through one has not said it: an end in the middle of the
+/// headers must not pass for the empty line after them.
+fn whole_line(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    if line.ends_with('\n') { Ok(line) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Slack's word for each status.
@@ -406,6 +412,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_request_that_breaks_off_was_not_made() {
+        let whole = b"POST /hook HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+        for cut in (0..whole.len()).chain([whole.len()]) {
+            let receiver = Receiver::start();
+            let mut stream = TcpStream::connect(receiver.address).expect("it listens");
+            stream.write_all(&whole[..cut]).expect("it reads");
+            stream.shutdown(std::net::Shutdown::Write).expect("it is ours");
+            // It answers, or hangs up: then it has made up its mind.
+            drop(stream.read_to_end(&mut Vec::new()));
+            assert_eq!(receiver.requests().len(), usize::from(cut == whole.len()), "{cut}");
+        }
+    }
+
+    #[test]
     fn the_arithmetic_is_that_of_the_standard() {
         // RFC 4231, test cases 2 and 6.
         assert_eq!(
@@ -448,8 +468,8 @@ mod tests {
             said.push(status);
         }
         let status = |status: &str| Ok(format!("HTTP/1.1 {status}"));
-        let reset = Err(std::io::ErrorKind::ConnectionReset);
-        let silence = Err(std::io::ErrorKind::WouldBlock);
+        let reset = Err(ErrorKind::ConnectionReset);
+        let silence = Err(ErrorKind::WouldBlock);
         let expected =
             [status("204"), Ok(String::new()), reset, status("307"), status("200"), silence];
         assert_eq!(said, expected);
