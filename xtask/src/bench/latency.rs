@@ -37,9 +37,10 @@ pub(crate) fn measure(
     world.args(["-e", include_str!("../demo/world.pl"), &format!("{STRANGER}:4444")]);
     house.start(world, "world.log")?;
 
+    // Each dial's own way is measured, not how fast one receiver may be spoken to.
     let lines = format!(
         "mode = \"learn\"\n[[notify]]\nname = \"bench\"\nkind = \"webhook\"\n\
-         url = \"http://127.0.0.1:{port}/\"\n"
+         rate = \"1000/s\"\nurl = \"http://127.0.0.1:{port}/\"\n"
     );
     let mut agent = Agent::new(program, house, "latency", &lines)?;
     agent.start(interrupt)?;
