@@ -41,6 +41,8 @@ pub mod global {
     pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
+    /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
+    pub const FULL: &str = "FULL";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }

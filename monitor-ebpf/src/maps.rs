@@ -108,4 +108,6 @@ pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
+pub(crate) static FULL: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);

@@ -139,7 +139,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
     let mut audience = Audience::new(Some(options.tell));
     let ground = capture::preflight()?;
-    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
+    let capture = config.capture.in_full();
+    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());

@@ -49,7 +49,8 @@ pub struct Recorded {
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
-    let mut capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
+    let capture = config.capture.in_full();
+    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));

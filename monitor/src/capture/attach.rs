@@ -12,7 +12,7 @@ use monitor_common::{global, map};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
-use crate::capture::config::Config;
+use crate::capture::config::{Config, Detail};
 use crate::capture::preflight::Ground;
 use crate::capture::tracefs;
 
@@ -125,6 +125,7 @@ pub(super) fn load(
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
+    let full = u8::from(config.detail == Detail::Full);
     let connections = config.connections.get();
     let mut loader = EbpfLoader::new();
     // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
@@ -133,6 +134,7 @@ pub(super) fn load(
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
+        .override_global(global::FULL, &full, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
         .map_max_entries(map::SOCKETS, connections)

@@ -15,6 +15,8 @@ pub struct Config {
     /// The part of the version-2 hierarchy to watch, as a directory; else all of it. What runs
     /// outside it counts as another machine.
     pub cgroup: Option<PathBuf>,
+    /// How much is noted of connections on edges that are known.
+    pub detail: Detail,
     /// Flow keys held (about 270 bytes each). More are told again when seen again.
     pub seen: Entries,
     /// TCP connections followed at once (about 150 bytes each, and as many again to pair both ends
@@ -34,6 +36,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cgroup: None,
+            detail: Detail::Normal,
             seen: Entries(32_768),
             connections: Entries(16_384),
             listeners: Entries(8192),
@@ -42,6 +45,25 @@ impl Default for Config {
             ring: RingSize(1 << 20),
         }
     }
+}
+
+impl Config {
+    /// The same, with all that can be noted.
+    #[must_use]
+    pub fn in_full(&self) -> Self {
+        Self { detail: Detail::Full, ..self.clone() }
+    }
+}
+
+/// How much the kernel notes of what is known already. What is new is noted the same in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Detail {
+    /// As much as costs next to nothing.
+    #[default]
+    Normal,
+    /// Bytes, round-trip time and outcome of every connection.
+    Full,
 }
 
 /// How many entries a kernel map has.

@@ -60,7 +60,7 @@ use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Entries, Network, RingSize};
+pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
