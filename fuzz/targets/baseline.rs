@@ -26,8 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     // Every edge of it is an edge that a person can name, with every executable.
     let parsed = document.parse(Provenance::Imported, WallTime(0)).expect("it was read");
     for (edge, allowances) in &parsed.allowed {
-        for executable in allowances.iter().flat_map(|it| &it.executables) {
-            let with = EdgeWith { edge: edge.clone(), executable: Some(executable.clone()) };
+        for executable in allowances.iter().flat_map(|it| it.executables.iter()) {
+            let with = EdgeWith { edge: edge.clone(), executable: Some(executable.to_owned()) };
             let named = with.to_string().parse();
             assert!(named.as_ref() == Ok(&with) || !executable.contains('/'), "{with}");
         }

@@ -15,7 +15,8 @@ use monitor_core::flow::{
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
 const ROUNDS: usize = 15;
-/// Services on the node; each edge is one of them accepting from another.
+/// Services on the node that are guarded, each edge being one of them accepting from another; and so
+/// many that learn.
 const SERVICES: u64 = 200;
 
 fn main() {
@@ -34,11 +35,11 @@ fn main() {
             }
         });
         let mut address = u32::from(Ipv4Addr::new(198, 18, 0, 0));
-        measure(&name("engine, a new edge judged odd and told"), "steps/s", 2_000, || {
+        let mut dial = |stage: &mut Stage, from: u64| {
             for _ in 0..2_000 {
                 address += 1;
                 let remote = Remote::Address(IpAddr::V4(address.into()));
-                let cgroup = CgroupId(1 + u64::from(address) % SERVICES);
+                let cgroup = CgroupId(from + u64::from(address) % SERVICES);
                 let key = FlowKey {
                     direction: Direction::Outbound,
                     remote,
@@ -50,6 +51,12 @@ fn main() {
                 black_box(stage.step(Input::Flow(flow(key))));
                 black_box(stage.step(Input::Tick));
             }
+        };
+        measure(&name("engine, a new edge learned"), "steps/s", 2_000, || {
+            dial(&mut stage, 1 + SERVICES);
+        });
+        measure(&name("engine, a new edge judged odd and told"), "steps/s", 2_000, || {
+            dial(&mut stage, 1);
         });
     }
 }
@@ -61,7 +68,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// A guarded node with so many edges.
+    /// A guarded node with so many edges, and as many services that have none.
     fn with(edges: u64) -> Self {
         let settings = Settings {
             node: "bench".to_owned(),
@@ -74,13 +81,7 @@ impl Stage {
         let engine = Engine::restore(settings, Snapshot::default());
         let now = Now { boot: BootTime(0), wall: WallTime(1_790_000_000_000_000) };
         let mut stage = Self { engine, now, keys: Vec::new() };
-        for id in 1..=SERVICES {
-            let service = ServiceName::new("systemd", &format!("service-{id}.service"));
-            let cgroup = format!("/system.slice/service-{id}.service");
-            let workload =
-                Workload { service, container: None, pod: None, cgroup, image: None, node: None };
-            stage.step(Input::Workload { cgroup: CgroupId(id), workload });
-        }
+        (1..=SERVICES).for_each(|id| stage.service(id));
         for edge in 0..edges {
             let client = CgroupId(1 + edge % SERVICES);
             let server = CgroupId(1 + (edge / SERVICES) % SERVICES);
@@ -91,7 +92,16 @@ impl Stage {
         }
         let actor = Actor::agent();
         stage.step(Input::Command { actor, command: Command::Guard { services: Selection::All } });
+        (SERVICES + 1..=2 * SERVICES).for_each(|id| stage.service(id));
         stage
+    }
+
+    fn service(&mut self, id: u64) {
+        let service = ServiceName::new("systemd", &format!("service-{id}.service"));
+        let cgroup = format!("/system.slice/service-{id}.service");
+        let workload =
+            Workload { service, container: None, pod: None, cgroup, image: None, node: None };
+        self.step(Input::Workload { cgroup: CgroupId(id), workload });
     }
 
     fn step(&mut self, input: Input) -> Vec<monitor_core::engine::Effect> {

@@ -1,11 +1,11 @@
 //! The map: every edge seen, with its evidence. Says what happened, never whether it is right.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::attribute::{SeenFrom, Sighting};
+use crate::executables::{Executables, Names};
 use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
 use crate::ids::WallTime;
 
@@ -20,11 +20,12 @@ pub struct Evidence {
     /// Connections as each end counted them: two views of the same connections, never a sum.
     pub from_client: Tally,
     pub from_server: Tally,
-    #[serde(default)]
-    pub rtt: RttHistogram,
+    /// None where nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "measured")]
+    pub rtt: Option<Box<RttHistogram>>,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
     #[serde(default)]
-    pub executables: BTreeSet<String>,
+    pub executables: Executables,
     /// What was dialled to reach a server on this machine, the last at most
     /// [`Evidence::DIALLED`] of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -75,39 +76,40 @@ impl Evidence {
     pub const EXECUTABLES: usize = 32;
     pub const DIALLED: usize = 8;
 
+    /// What a first sighting is entered into.
     #[must_use]
     pub fn of(sighting: &Sighting) -> Self {
-        let mut evidence = Self {
+        Self {
             first_seen: sighting.at,
             last_seen: sighting.at,
             outcome: sighting.outcome,
             seen_from: sighting.seen_from,
             from_client: Tally::default(),
             from_server: Tally::default(),
-            rtt: RttHistogram::default(),
-            executables: BTreeSet::new(),
+            rtt: None,
+            executables: Executables::default(),
             dialled: Vec::new(),
-        };
-        evidence.see(sighting);
-        evidence
+        }
     }
 
-    /// Takes a further sighting in. Its connection is counted by [`Evidence::count`] alone.
-    pub fn see(&mut self, sighting: &Sighting) {
+    /// Takes a sighting in. Its connection is counted by [`Evidence::count`] alone.
+    pub fn see(&mut self, sighting: &Sighting, names: &mut Names) {
         self.last_seen = self.last_seen.max(sighting.at);
         self.seen_from = self.seen_from.and(sighting.seen_from);
         self.outcome = self.outcome.max(sighting.outcome);
-        let executable = sighting.process.as_ref().and_then(|process| process.executable.as_ref());
-        if let Some(executable) = executable
+        if let Some(executable) = sighting.executable()
             && self.executables.len() < Self::EXECUTABLES
+            && !self.executables.contains(executable)
         {
-            self.executables.insert(executable.clone());
+            self.executables.insert(names.share(executable));
         }
         if let Some(dialled) = sighting.dialled {
             self.dialled.retain(|it| *it != dialled);
             if self.dialled.len() >= Self::DIALLED {
                 self.dialled.remove(0);
             }
+            // Most edges are reached at one address.
+            self.dialled.reserve_exact(1);
             self.dialled.push(dialled);
         }
     }
@@ -130,8 +132,9 @@ impl Evidence {
         tally.to_server += to_server;
         tally.to_client += to_client;
         // Both ends measure the same path: one of them is enough.
-        if outbound || self.seen_from == SeenFrom::Server {
-            self.rtt.add(&count.rtt);
+        let measures = outbound || self.seen_from == SeenFrom::Server;
+        if measures && count.rtt != RttHistogram::default() {
+            self.rtt.get_or_insert_default().add(&count.rtt);
         }
     }
 
@@ -146,4 +149,13 @@ impl Evidence {
             to_client: a.to_client.max(b.to_client),
         }
     }
+}
+
+/// What an older version stored of an edge without a measurement is no measurement.
+fn measured<'de, D>(deserializer: D) -> Result<Option<Box<RttHistogram>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let rtt = Option::<Box<RttHistogram>>::deserialize(deserializer)?;
+    Ok(rtt.filter(|it| **it != RttHistogram::default()))
 }

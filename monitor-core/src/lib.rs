@@ -7,6 +7,7 @@ pub mod ids;
 pub mod pattern;
 pub mod flow;
 pub mod edge;
+pub mod executables;
 pub mod attribute;
 pub mod graph;
 pub mod baseline;

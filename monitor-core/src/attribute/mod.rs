@@ -9,7 +9,6 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
@@ -73,6 +72,8 @@ pub struct Sighting {
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
+    /// The kernel's keys that stand for this edge from now on; none out of a recording.
+    pub keys: Vec<FlowKey>,
 }
 
 impl Sighting {
@@ -92,7 +93,6 @@ pub struct Attribution {
     waiting: WaitingRoom,
     namespaces: Namespaces,
     history: History,
-    edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
 }
 
 impl Attribution {
@@ -110,10 +110,9 @@ impl Attribution {
         Self {
             workloads: BTreeMap::new(),
             vanished: std::collections::VecDeque::new(),
-            waiting: WaitingRoom::new(hasher.clone()),
+            waiting: WaitingRoom::new(hasher),
             namespaces: Namespaces::default(),
             history: History::default(),
-            edges: HashMap::with_hasher(hasher),
         }
     }
 
@@ -182,29 +181,11 @@ impl Attribution {
         self.waiting.next_due()
     }
 
-    /// The edge that `key` was last attributed to.
-    #[must_use]
-    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
-        self.edges.get(key)
-    }
-
-    /// The kernel forgot `key`.
+    /// The kernel forgot `key`: what waits must not bring it back, for nobody would forget it again.
     pub fn forgotten(&mut self, key: &FlowKey) {
-        self.edges.remove(key);
-        // What waits must not bring it back: nobody would forget it again.
         if let Some((_, waiting)) = self.waiting.of_dial(key) {
             waiting.keys.retain(|it| it != key);
         }
-    }
-
-    /// Every kernel key of an edge that `touched` picks: what must be re-armed when its judgement
-    /// changes. Ordered, so that the same inputs give the same outputs.
-    #[must_use]
-    pub fn keys_of(&self, touched: impl Fn(&Edge) -> bool) -> Vec<FlowKey> {
-        let mut keys: Vec<FlowKey> =
-            self.edges.iter().filter(|(_, edge)| touched(edge)).map(|(key, _)| *key).collect();
-        keys.sort_unstable();
-        keys
     }
 
     #[must_use]
@@ -250,7 +231,7 @@ impl Attribution {
             server: self.peer_of(flow.key.cgroup),
             port: Port { number: flow.key.port, protocol: flow.key.protocol },
         };
-        self.edges.insert(flow.key, edge.clone());
+        let mut keys = vec![flow.key];
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         // Without address translation this is what was dialled, and the next dial like it.
         if let Some(local) = flow.key.local {
@@ -261,9 +242,7 @@ impl Attribution {
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
-            for key in dial.keys {
-                self.edges.insert(key, edge.clone());
-            }
+            keys.extend(dial.keys);
             dial.flow.process
         });
         if let Some(dialled) = dialled {
@@ -277,6 +256,7 @@ impl Attribution {
             at: flow.at,
             process: process.flatten().map(safe_process),
             dialled,
+            keys,
         })
     }
 
@@ -292,7 +272,6 @@ impl Attribution {
             server: self.peer_of(flow.key.cgroup),
             port: Port { number: flow.key.port, protocol: flow.key.protocol },
         };
-        self.edges.insert(flow.key, edge.clone());
         Sighting {
             workload: self.workloads.get(&flow.key.cgroup).cloned(),
             edge,
@@ -301,6 +280,7 @@ impl Attribution {
             at: flow.at,
             process: None,
             dialled: None,
+            keys: vec![flow.key],
         }
     }
 
@@ -323,9 +303,6 @@ impl Attribution {
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
         }
-        for key in keys {
-            self.edges.insert(key, edge.clone());
-        }
         Some(Sighting {
             workload: self.workloads.get(&flow.key.cgroup).cloned(),
             edge,
@@ -338,6 +315,7 @@ impl Attribution {
             at: flow.at,
             process: flow.process.map(safe_process),
             dialled,
+            keys,
         })
     }
 

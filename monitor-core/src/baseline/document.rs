@@ -326,7 +326,7 @@ pub fn export(
         };
         for allowance in joined(baseline.allowances(edge, wall)) {
             entry.list_mut(List::of(edge, name)).push(Line {
-                by: allowance.executables.iter().cloned().collect(),
+                by: allowance.executables.iter().map(ToString::to_string).collect(),
                 attempted_only: allowance.attempted_only,
                 evidence: (figures == Figures::Kept).then(|| evidence(baseline, edge)).flatten(),
                 ..Line::about(edge, name, &allowance.grounds)
@@ -356,7 +356,7 @@ fn joined<'a>(allowances: impl Iterator<Item = &'a Allowance>) -> Vec<Allowance>
             Some(known) if known.executables.is_empty() || allowance.executables.is_empty() => {
                 known.executables.clear();
             }
-            Some(known) => known.executables.extend(allowance.executables.iter().cloned()),
+            Some(known) => known.executables.extend(allowance.executables.shared().cloned()),
             None => joined.push(allowance.clone()),
         }
     }
@@ -372,7 +372,7 @@ fn header(baseline: &Baseline, name: &ServiceName) -> Entry {
 }
 
 fn evidence(baseline: &Baseline, edge: &Edge) -> Option<LineEvidence> {
-    let evidence: &Evidence = baseline.edges.get(edge)?.evidence.as_ref()?;
+    let evidence: &Evidence = baseline.edges.get(edge)?.evidence.as_deref()?;
     Some(LineEvidence {
         first_seen: evidence.first_seen,
         last_seen: evidence.last_seen,

@@ -3,22 +3,23 @@
 
 pub mod document;
 mod known;
-mod marks;
 mod pending;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::attribute::Sighting;
-use crate::edge::Edge;
-use crate::graph::Evidence;
+use crate::edge::{Edge, Peer};
+use crate::executables::{Executables, Names};
+use crate::graph::{Count, Evidence};
 use crate::ids::{ServiceName, WallTime};
 
 use self::known::Known;
-pub use self::marks::Dirty;
-use self::marks::Marks;
+pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
+pub use self::table::{Place, Table};
 
 /// How far a service's baseline has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -116,8 +117,8 @@ pub struct Allowance {
     pub provenance: Provenance,
     pub since: WallTime,
     /// With which executables; empty means with any.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub executables: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Executables::is_empty")]
+    pub executables: Executables,
     /// Only dialled, never answered, while it was learned: an answer would be news.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attempted_only: bool,
@@ -133,7 +134,7 @@ impl Allowance {
     /// of a process older than the agent it is not known what started it.
     #[must_use]
     pub fn permits_executable(&self, executable: &str) -> bool {
-        let under_shell = |known: &String| {
+        let under_shell = |known: &str| {
             known.strip_suffix(executable).is_some_and(|shell| shell.ends_with(':'))
         };
         self.executables.is_empty()
@@ -158,14 +159,36 @@ pub struct Prohibition {
 pub struct EdgeRecord {
     /// None for an edge that was written down and never seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<Box<Evidence>>,
     /// What was learned or imported, and each approval with its own end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<Allowance>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forbidden: Option<Prohibition>,
+    pub forbidden: Option<Box<Prohibition>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Pending>,
+    pub pending: Option<Box<Pending>>,
+}
+
+impl EdgeRecord {
+    /// Whether nothing is known.
+    const fn is_empty(&self) -> bool {
+        self.evidence.is_none()
+            && self.allowed.is_empty()
+            && self.forbidden.is_none()
+            && self.pending.is_none()
+    }
+
+    /// Takes no more room than it needs, and shares the names it holds.
+    fn settle(&mut self, names: &mut Names) {
+        self.allowed.shrink_to_fit();
+        for allowance in &mut self.allowed {
+            allowance.executables.share(names);
+        }
+        if let Some(evidence) = &mut self.evidence {
+            evidence.executables.share(names);
+            evidence.dialled.shrink_to_fit();
+        }
+    }
 }
 
 /// Everything known about one service: stored as one value, under its name.
@@ -224,17 +247,34 @@ impl ServiceRecord {
 /// The baseline and the map in one table, plus what the baseline files say, which always holds.
 #[derive(Debug)]
 pub struct Baseline {
-    pub services: BTreeMap<ServiceName, ServiceRecord>,
-    pub edges: BTreeMap<Edge, EdgeRecord>,
+    pub services: Table<ServiceName, ServiceRecord>,
+    pub edges: Table<Edge, EdgeRecord>,
     /// From the baseline files: as written, never stored, above all else.
     pub files: Written,
+    /// What the files allow, once more: by its edges' services.
+    written: Table<Edge, Vec<Allowance>>,
     /// Of `edges`, as of when their changes were last taken, and of `files`. Whatever changes an
     /// allowance is taken before anything else is judged.
     known: Known,
     known_by_files: Known,
-    /// Changed since they were last stored.
-    dirty_services: Marks<ServiceName>,
-    dirty_edges: Marks<Edge>,
+    names: Names,
+    seed: u64,
+}
+
+/// What [`Baseline::count`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Exchanges that nobody counted before.
+    pub exchanges: u64,
+    /// When the edge was last told, where it waits for a decision.
+    pub last_told: Option<WallTime>,
+}
+
+/// What changed in a [`Baseline`].
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub edges: Vec<(Edge, Option<EdgeRecord>)>,
+    pub services: Vec<(ServiceName, ServiceRecord)>,
 }
 
 /// The content of the baseline files, joined.
@@ -257,22 +297,35 @@ impl Baseline {
         edges: Vec<(Edge, EdgeRecord)>,
         seed: u64,
     ) -> Self {
-        let edges: BTreeMap<Edge, EdgeRecord> = edges.into_iter().collect();
-        let allowed = edges.iter().filter(|(_, record)| !record.allowed.is_empty());
-        Self {
-            known: Known::of(allowed.map(|(edge, _)| edge)),
-            services: services.into_iter().collect(),
-            edges,
+        let mut baseline = Self {
+            services: Table::new(seed, services.len()),
+            edges: Table::new(seed, edges.len()),
             files: Written::default(),
-            known_by_files: Known::default(),
-            dirty_services: Marks::new(seed),
-            dirty_edges: Marks::new(seed),
+            written: Table::new(seed, 0),
+            known: Known::new(seed),
+            known_by_files: Known::new(seed),
+            names: Names::new(seed),
+            seed,
+        };
+        for service in services {
+            baseline.services.add(service);
         }
+        for (edge, mut record) in edges {
+            record.settle(&mut baseline.names);
+            let edge = shared(&baseline.services, &edge);
+            baseline.edges.add((edge, record));
+        }
+        baseline.known = Known::of(&baseline.edges, seed);
+        baseline
     }
 
     /// What the baseline files say now; returns what they said before.
     pub fn set_files(&mut self, written: Written) -> Written {
-        self.known_by_files = Known::of(written.allowed.keys());
+        self.written = Table::new(self.seed, written.allowed.len());
+        for (edge, allowed) in &written.allowed {
+            self.written.add((edge.clone(), allowed.clone()));
+        }
+        self.known_by_files = Known::of(&self.written, self.seed);
         std::mem::replace(&mut self.files, written)
     }
 
@@ -293,13 +346,13 @@ impl Baseline {
     /// The allowances of `edge` that hold at `wall`: the files' and the stored one.
     pub fn allowances(&self, edge: &Edge, wall: WallTime) -> impl Iterator<Item = &Allowance> {
         let stored = self.edges.get(edge).map(|record| &record.allowed);
-        let written = self.files.allowed.get(edge);
+        let written = self.written.get(edge);
         written.into_iter().chain(stored).flatten().filter(move |it| !it.grounds.expired(wall))
     }
 
     #[must_use]
     pub fn prohibition(&self, edge: &Edge, wall: WallTime) -> Option<&Prohibition> {
-        let stored = self.edges.get(edge).and_then(|record| record.forbidden.as_ref());
+        let stored = self.edges.get(edge).and_then(|record| record.forbidden.as_deref());
         let written = self.files.forbidden.get(edge);
         written.into_iter().chain(stored).find(|it| {
             !it.grounds.expired(wall) && it.lifted_until.is_none_or(|until| until <= wall)
@@ -307,23 +360,9 @@ impl Baseline {
     }
 
     /// The edges of `service` that are allowed at `wall`.
-    pub fn allowed_edges<'a>(
-        &'a self,
-        service: &'a ServiceName,
-        wall: WallTime,
-    ) -> impl Iterator<Item = (&'a Edge, &'a Allowance)> {
-        let stored = self
-            .known
-            .edges_of(service)
-            .filter_map(|edge| self.edges.get(edge).map(|record| (edge, &record.allowed)));
-        let written = self
-            .known_by_files
-            .edges_of(service)
-            .filter_map(|edge| self.files.allowed.get(edge).map(|allowed| (edge, allowed)));
-        written
-            .chain(stored)
-            .flat_map(|(edge, allowed)| allowed.iter().map(move |it| (edge, it)))
-            .filter(move |(_, it)| !it.grounds.expired(wall))
+    #[must_use]
+    pub fn circle(&self, service: &ServiceName, wall: WallTime) -> Circle<'_> {
+        Circle::new(self, service, wall)
     }
 
     /// Whether there is no room for this edge.
@@ -332,31 +371,48 @@ impl Baseline {
         self.edges.len() >= Self::EDGES && !self.edges.contains_key(edge)
     }
 
-    /// Records that an edge was seen. Returns whether it is new to the map.
-    pub fn see(&mut self, sighting: &Sighting) -> bool {
+    /// Records that an edge was seen. Returns whether it is new to the map, and where it is kept; no
+    /// place where there is no room for it.
+    pub fn see(&mut self, sighting: &Sighting) -> (bool, Option<Place>) {
         for service in sighting.edge.services() {
             let record = self.service_mut(service, sighting.at);
             record.last_seen = record.last_seen.max(sighting.at);
         }
         if self.is_full_for(&sighting.edge) {
-            return true;
+            return (true, None);
         }
-        match &mut self.edge_mut(&sighting.edge).evidence {
-            Some(evidence) => {
-                evidence.see(sighting);
-                false
-            }
-            evidence => {
-                *evidence = Some(Evidence::of(sighting));
-                true
-            }
+        let new = || (shared(&self.services, &sighting.edge), EdgeRecord::default());
+        let (place, record) = self.edges.touch_or(&sighting.edge, new);
+        let appeared = record.evidence.is_none();
+        let evidence = record.evidence.get_or_insert_with(|| Box::new(Evidence::of(sighting)));
+        evidence.see(sighting, &mut self.names);
+        (appeared, Some(place))
+    }
+
+    /// Adds what an edge did to its evidence; None where it was never seen.
+    pub fn count(&mut self, place: Place, count: &Count) -> Option<Counted> {
+        let (edge, record) = self.edges.touch_at(place)?;
+        let evidence = record.evidence.as_mut()?;
+        // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
+        let before = evidence.totals();
+        evidence.count(count);
+        let after = evidence.totals();
+        let exchanges = (after.connections + after.failures)
+            .saturating_sub(before.connections + before.failures);
+        for service in edge.services() {
+            let new = || (service.clone(), ServiceRecord::new(count.last_seen));
+            let (_, record) = self.services.touch_or(service, new);
+            record.last_seen = record.last_seen.max(count.last_seen);
+            record.observations += exchanges;
         }
+        Some(Counted { exchanges, last_told: record.pending.as_ref().map(|it| it.last_told) })
     }
 
     /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
     /// person's decision is never learned. Returns whether that was something new.
     pub fn learn(&mut self, sighting: &Sighting) -> bool {
-        let Some(record) = self.edges.get_mut(&sighting.edge) else {
+        // It was seen: it is touched already.
+        let Some(record) = self.edges.touch(&sighting.edge) else {
             return false;
         };
         if record.pending.is_some() {
@@ -384,18 +440,20 @@ impl Baseline {
                 }
                 allowance.attempted_only &= !reached;
                 if allowance.executables.len() < Allowance::EXECUTABLES {
-                    allowance.executables.extend(executable.map(str::to_owned));
+                    allowance.executables.extend(executable.map(|it| self.names.share(it)));
                 }
             }
-            None => record.allowed.push(Allowance {
-                provenance: Provenance::Learned,
-                since: sighting.at,
-                executables: executable.map(str::to_owned).into_iter().collect(),
-                attempted_only: !reached,
-                grounds: Grounds::default(),
-            }),
+            None => {
+                record.allowed.reserve_exact(1);
+                record.allowed.push(Allowance {
+                    provenance: Provenance::Learned,
+                    since: sighting.at,
+                    executables: executable.map(|it| self.names.share(it)).into_iter().collect(),
+                    attempted_only: !reached,
+                    grounds: Grounds::default(),
+                });
+            }
         }
-        self.dirty_edges.mark(&sighting.edge);
         for service in sighting.edge.services() {
             self.return_to_learning(service, sighting.at);
         }
@@ -404,7 +462,7 @@ impl Baseline {
 
     /// A new edge: whatever was proposed no longer is.
     fn return_to_learning(&mut self, service: &ServiceName, at: WallTime) {
-        let Some(record) = self.services.get_mut(service) else {
+        let Some(record) = self.services.touch(service) else {
             return;
         };
         record.last_new_edge = record.last_new_edge.max(at);
@@ -412,49 +470,59 @@ impl Baseline {
             record.phase = Phase::Learning;
             record.since = at;
         }
-        self.dirty_services.mark(service);
     }
 
     /// The record of `edge`, if there is one, to be changed: it will be stored.
     pub fn known_edge_mut(&mut self, edge: &Edge) -> Option<&mut EdgeRecord> {
-        let record = self.edges.get_mut(edge)?;
-        self.dirty_edges.mark(edge);
-        Some(record)
+        self.edges.touch(edge)
     }
 
     /// The record of `edge`, a new one where there is none, to be changed: it will be stored.
     pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
-        self.dirty_edges.mark(edge);
-        self.edges.entry(edge.clone()).or_default()
+        let new = || (shared(&self.services, edge), EdgeRecord::default());
+        self.edges.touch_or(edge, new).1
     }
 
     /// The record of `service`, to be changed: it will be stored.
     pub fn service_mut(&mut self, service: &ServiceName, at: WallTime) -> &mut ServiceRecord {
-        self.dirty_services.mark(service);
-        self.services.entry(service.clone()).or_insert_with(|| ServiceRecord::new(at))
+        self.services.touch_or(service, || (service.clone(), ServiceRecord::new(at))).1
     }
 
     /// What changed since the last call. An edge about which nothing is known any more is taken out
     /// of the table, and told as None.
     pub fn take_dirty(&mut self) -> Dirty {
         let mut dirty = Dirty::default();
-        for edge in self.dirty_edges.take() {
-            let empty = EdgeRecord::default();
-            let record = self.edges.get(&edge).filter(|record| **record != empty).cloned();
-            match &record {
-                Some(record) if !record.allowed.is_empty() => self.known.add(&edge),
-                _ => self.known.remove(&edge),
+        for place in self.edges.take_touched() {
+            let Some((edge, record)) = self.edges.at(place) else {
+                continue;
+            };
+            if record.allowed.is_empty() {
+                self.known.leave(edge, place);
+            } else {
+                self.known.enter(edge, place);
             }
-            if record.is_none() {
-                self.edges.remove(&edge);
+            let record = (!record.is_empty()).then(|| record.clone());
+            let gone = record.is_none();
+            dirty.edges.push((edge.clone(), record));
+            if gone {
+                self.edges.remove(place);
             }
-            dirty.edges.push((edge, record));
         }
-        for service in self.dirty_services.take() {
-            if let Some(record) = self.services.get(&service) {
-                dirty.services.push((service, record.clone()));
+        for place in self.services.take_touched() {
+            if let Some((service, record)) = self.services.at(place) {
+                dirty.services.push((service.clone(), record.clone()));
             }
         }
         dirty
     }
+}
+
+/// The same edge, its services by the copies of their names that `services` keeps.
+fn shared(services: &Table<ServiceName, ServiceRecord>, edge: &Edge) -> Edge {
+    let shared = |peer: &Peer| {
+        let place = peer.service().and_then(|it| services.place_of(it));
+        let name = place.and_then(|it| services.at(it)).map(|(name, _)| name);
+        name.map_or_else(|| peer.clone(), |name| Peer::Service(name.clone()))
+    };
+    Edge { client: shared(&edge.client), server: shared(&edge.server), port: edge.port }
 }

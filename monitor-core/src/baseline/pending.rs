@@ -58,12 +58,15 @@ impl Pending {
 
     /// What still waits once `allowed` holds: what executables did that none of it permits.
     #[must_use]
-    pub fn left_by<'a>(self, allowed: impl IntoIterator<Item = &'a Allowance>) -> Option<Self> {
+    pub fn left_by<'a>(
+        self: Box<Self>,
+        allowed: impl IntoIterator<Item = &'a Allowance>,
+    ) -> Option<Box<Self>> {
         // That it was dialled and never answered says nothing of an answer.
         allowed.into_iter().filter(|it| !it.attempted_only).try_fold(self, Self::without)
     }
 
-    fn without(mut self, allowed: &Allowance) -> Option<Self> {
+    fn without(mut self: Box<Self>, allowed: &Allowance) -> Option<Box<Self>> {
         // What was told without an executable is the allowed one, seen from the far end.
         let waits = |it: &str| !allowed.permits_executable(it);
         self.told.retain(|told| told.executable.as_deref().is_some_and(waits));

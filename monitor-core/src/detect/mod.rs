@@ -275,17 +275,14 @@ fn listens_as_known(
     let Some(service) = edge.server.service() else {
         return true;
     };
-    baseline.allowed_edges(service, wall).any(|(known, allowance)| {
-        if known.server != edge.server || known.port.protocol != edge.port.protocol {
-            return false;
-        }
-        let ephemeral = known.port.number >= EPHEMERAL && edge.port.number >= EPHEMERAL;
-        if known.is_listener() {
-            ephemeral && permit(&[allowance], sighting)
-        } else {
-            known.port == edge.port
-        }
-    })
+    let circle = baseline.circle(service, wall);
+    let served = || circle.served_at(edge.port).iter().next().is_some();
+    let ephemeral = |(known, allowance): (&Edge, &Allowance)| {
+        known.port.protocol == edge.port.protocol
+            && known.port.number >= EPHEMERAL
+            && permit(&[allowance], sighting)
+    };
+    served() || (edge.port.number >= EPHEMERAL && circle.listens().iter().any(ephemeral))
 }
 
 /// A guarded client's unknown edge: what a hard rule names, a new port of a known peer, somebody new
@@ -298,44 +295,26 @@ fn unknown_to_client(baseline: &Baseline, sighting: &Sighting, wall: WallTime) -
     let Some(client) = edge.client.service() else {
         return Kind::NewPeer;
     };
-    let mut history = History::default();
-    for (known, allowance) in baseline.allowed_edges(client, wall) {
-        if known.is_listener() || allowance.attempted_only {
-            continue;
-        }
-        if known.client == edge.client {
-            history.knows_server |= known.server == edge.server && known.port != edge.port;
-            history.dials |= known.port.number != DNS;
-        } else {
-            history.accepts = true;
-            history.serves_it |= known.client == edge.server;
-        }
+    let circle = baseline.circle(client, wall);
+    let answered = |(_, allowance): &(&Edge, &Allowance)| !allowance.attempted_only;
+    let another_port = |(known, _): (&Edge, &Allowance)| known.port != edge.port;
+    // Asking for names is what everybody does: it does not count.
+    let dials = |(known, _): (&Edge, &Allowance)| known.port.number != DNS;
+    if circle.dialled_to(&edge.server).iter().filter(answered).any(another_port) {
+        return Kind::NewPort;
     }
-    history.verdict(edge)
+    let serves_it = circle.served_to(&edge.server).iter().filter(answered).any(is_served);
+    let only_accepts = || {
+        edge.port.number != DNS
+            && circle.served().iter().filter(answered).any(is_served)
+            && !circle.dialled().iter().filter(answered).any(dials)
+    };
+    if serves_it || only_accepts() { Kind::RoleInversion } else { Kind::NewPeer }
 }
 
-/// What a client's known edges say about a new one of it.
-#[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts, gathered in one walk")]
-struct History {
-    knows_server: bool,
-    /// Asking for names is what everybody does: it does not count.
-    dials: bool,
-    accepts: bool,
-    serves_it: bool,
-}
-
-impl History {
-    const fn verdict(&self, edge: &Edge) -> Kind {
-        let only_accepts = self.accepts && !self.dials && edge.port.number != DNS;
-        if self.knows_server {
-            Kind::NewPort
-        } else if self.serves_it || only_accepts {
-            Kind::RoleInversion
-        } else {
-            Kind::NewPeer
-        }
-    }
+/// Who dials himself is no client of his.
+fn is_served((known, _): (&Edge, &Allowance)) -> bool {
+    known.client != known.server
 }
 
 const DNS: u16 = 53;

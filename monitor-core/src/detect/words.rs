@@ -4,6 +4,7 @@ use crate::attribute::{Sighting, Workload};
 use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
 use crate::edge::{Edge, EdgeWith, Peer};
+use crate::executables::Executables;
 use crate::flow::{Image, Process};
 use crate::ids::{ServiceName, WallTime};
 
@@ -104,7 +105,7 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         Kind::NewExecutable => {
             let known = known_executables(context, edge);
             let with = sighting.executable().unwrap_or_default();
-            format!("{with} never dialled this edge; known: {}", list(&known))
+            format!("{with} never dialled this edge; known: {}", list(known.iter()))
         }
         Kind::Unbaselined => {
             "it has no guarded baseline, and the agent is in mode guard: nothing is learned"
@@ -125,17 +126,17 @@ fn inversion_text(context: &Context<'_>, edge: &Edge) -> String {
     let Some(client) = edge.client.service() else {
         return format!("{} is dialled by others and never dialled it", edge.client);
     };
-    let serves = |known: &&Edge| {
-        known.server == edge.client && !known.is_listener() && known.client != edge.client
-    };
-    let known = || context.baseline.allowed_edges(client, context.wall).map(|(known, _)| known);
-    match known().filter(serves).find(|known| known.client == edge.server) {
+    let circle = context.baseline.circle(client, context.wall);
+    let others = |known: &&Edge| known.client != edge.client;
+    match circle.served_to(&edge.server).first().filter(others) {
         Some(known) => format!(
             "{} is a client of {client} ({}), and {client} never dialled it",
             edge.server, known.port
         ),
         None => {
-            let clients = known().filter(serves).collect::<std::collections::BTreeSet<_>>().len();
+            let clients: std::collections::BTreeSet<&Edge> =
+                circle.served().iter().map(|(known, _)| known).filter(others).collect();
+            let clients = clients.len();
             let edges = if clients == 1 { "edge" } else { "edges" };
             format!(
                 "{client} only ever accepted ({clients} known {edges}) and never dialled anybody"
@@ -150,20 +151,20 @@ fn listener_text(context: &Context<'_>, sighting: &Sighting) -> String {
     let known = known_executables(context, edge);
     if !known.is_empty() {
         let with = sighting.executable().unwrap_or("another executable");
-        return format!("{with} never listened at {}; known: {}", edge.port, list(&known));
+        return format!("{with} never listened at {}; known: {}", edge.port, list(known.iter()));
     }
     let Some(server) = edge.server.service() else {
         return format!("nobody is known to listen at {}", edge.port);
     };
-    let serves = context.baseline.allowed_edges(server, context.wall);
-    let serves = serves.filter(|(known, _)| known.server == edge.server);
+    let circle = context.baseline.circle(server, context.wall);
+    let (served, listens) = (circle.served(), circle.listens());
     let ports: std::collections::BTreeSet<String> =
-        serves.map(|(known, _)| known.port.to_string()).collect();
-    let ports: Vec<String> = ports.into_iter().collect();
-    match ports.as_slice() {
-        [] => format!("{server} never listened at any port"),
-        ports => format!("{server} never listened at {}; it does at {}", edge.port, list(ports)),
+        served.iter().chain(listens.iter()).map(|(known, _)| known.port.to_string()).collect();
+    if ports.is_empty() {
+        return format!("{server} never listened at any port");
     }
+    let ports = list(ports.iter().map(String::as_str));
+    format!("{server} never listened at {}; it does at {ports}", edge.port)
 }
 
 /// "no edge to X; web has 3 known edges, watched for 6 d".
@@ -172,10 +173,7 @@ fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: 
     if context.baseline.allowances(edge, context.wall).any(|it| it.attempted_only) {
         return format!("{peer} was dialled before but never answered; now it did");
     }
-    let known = context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge);
-    let known: std::collections::BTreeSet<&Edge> =
-        known.filter(|edge| !edge.is_listener()).collect();
-    let known = known.len();
+    let known = context.baseline.circle(service, context.wall).edges();
     let edges = if known == 1 { "edge" } else { "edges" };
     let watched = context.baseline.services.get(service).map_or_else(String::new, |record| {
         format!(", watched for {}", span(context.wall.seconds_since(record.first_seen)))
@@ -195,35 +193,21 @@ pub(crate) fn span(seconds: u64) -> String {
 
 /// "bash never dialled from web; nginx did", unless it did.
 fn never_dialled(context: &Context<'_>, client: &ServiceName, path: &str) -> Option<String> {
-    let mut known: Vec<String> = Vec::new();
-    for (edge, allowance) in context.baseline.allowed_edges(client, context.wall) {
-        if edge.client.service() != Some(client) {
-            continue;
-        }
-        if allowance.executables.contains(path) {
-            return None;
-        }
-        known.extend(allowance.executables.iter().cloned());
-    }
-    known.sort_unstable();
-    known.dedup();
-    (!known.is_empty())
-        .then(|| format!("{path} never dialled from {client}; known: {}", list(&known)))
+    let known = context.baseline.circle(client, context.wall).executables();
+    (!known.is_empty() && !known.contains(path))
+        .then(|| format!("{path} never dialled from {client}; known: {}", list(known.iter())))
 }
 
-fn known_executables(context: &Context<'_>, edge: &Edge) -> Vec<String> {
+fn known_executables(context: &Context<'_>, edge: &Edge) -> Executables {
     let allowances = context.baseline.allowances(edge, context.wall);
-    let mut known: Vec<String> =
-        allowances.flat_map(|allowance| allowance.executables.iter().cloned()).collect();
-    known.sort_unstable();
-    known.dedup();
-    known
+    allowances.flat_map(|allowance| allowance.executables.shared().cloned()).collect()
 }
 
 /// At most three of them: a sentence, not a dump.
-fn list(names: &[String]) -> String {
-    let shown = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len() {
+fn list<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let count = names.len();
+    let shown = names.take(3).collect::<Vec<_>>().join(", ");
+    match count {
         0 => "none".to_owned(),
         1..=3 => shown,
         more => format!("{shown} and {} more", more - 3),
@@ -312,16 +296,22 @@ fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
 /// else the same client.
 fn nearest(context: &Context<'_>, sighting: &Sighting) -> Option<EdgeWith> {
     let edge = &sighting.edge;
-    let likeness = |known: &Edge| -> u32 {
-        u32::from(known.server == edge.server) * 4
-            + u32::from(known.client == edge.client) * 2
-            + u32::from(known.port == edge.port)
+    let circle = |peer: &Peer| Some(context.baseline.circle(peer.service()?, context.wall));
+    let (client, server) = (circle(&edge.client), circle(&edge.server));
+    let allowed = |edge: &Edge| context.baseline.allowances(edge, context.wall).last();
+    let same_client = || match (&client, &server) {
+        (Some(client), _) => client.dialled_to(&edge.server).first(),
+        (None, Some(server)) if edge.is_listener() => server.listens().first(),
+        (None, Some(server)) => server.served_to(&edge.client).first(),
+        (None, None) => None,
     };
-    let (near, allowance) = edge
-        .services()
-        .flat_map(|service| context.baseline.allowed_edges(service, context.wall))
-        .filter(|(known, _)| known.client == edge.client || known.server == edge.server)
-        .filter(|(known, _)| !known.is_listener() || edge.is_listener())
-        .max_by_key(|(known, _)| (likeness(known), std::cmp::Reverse((*known).clone())))?;
-    Some(EdgeWith { edge: near.clone(), executable: allowance.executables.first().cloned() })
+    let itself = || allowed(edge).map(|_| edge);
+    let near = itself()
+        .or_else(same_client)
+        .or_else(|| server.as_ref()?.served_at(edge.port).first())
+        .or_else(|| server.as_ref()?.served().first())
+        .or_else(|| client.as_ref()?.dialled_at(edge.port).first())
+        .or_else(|| client.as_ref()?.dialled().first())?;
+    let executable = allowed(near).and_then(|it| it.executables.iter().next());
+    Some(EdgeWith { edge: near.clone(), executable: executable.map(ToString::to_string) })
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::document::Document;
 use crate::baseline::{Allowance, Grounds, Phase, Prohibition, Provenance};
 use crate::edge::{Edge, EdgeWith};
+use crate::executables::Executables;
 use crate::engine::quiet::Wish;
 use crate::engine::{Change, Effect, Engine};
 use crate::ids::{Now, ServiceName};
@@ -187,7 +188,7 @@ impl Engine {
         }
         let mut reply = Reply { added: vec![approved.clone()], ..Reply::default() };
         let record = self.baseline.edge_mut(edge);
-        let executables: BTreeSet<String> = approved.executable.iter().cloned().collect();
+        let executables: Executables = approved.executable.iter().cloned().collect();
         // A newer approval of the same thing replaces the older one.
         record
             .allowed
@@ -259,7 +260,8 @@ impl Engine {
         // For good means for good; for a while, what was allowed before is allowed again after.
         let removed =
             if grounds.until.is_none() { std::mem::take(&mut record.allowed) } else { Vec::new() };
-        record.forbidden = Some(Prohibition { since: now.wall, lifted_until: None, grounds });
+        let forbidden = Prohibition { since: now.wall, lifted_until: None, grounds };
+        record.forbidden = Some(Box::new(forbidden));
         // What was told of it as merely new is told again as forbidden.
         record.pending = None;
         let with = |executable| EdgeWith { edge: edge.clone(), executable };
@@ -269,7 +271,7 @@ impl Engine {
                 if it.executables.is_empty() {
                     vec![with(None)]
                 } else {
-                    it.executables.into_iter().map(|path| with(Some(path))).collect()
+                    it.executables.iter().map(|path| with(Some(path.to_owned()))).collect::<Vec<_>>()
                 }
             })
             .collect();
@@ -422,7 +424,7 @@ impl Engine {
         }
         for (edge, prohibition) in parsed.forbidden {
             let record = self.baseline.edge_mut(&edge);
-            record.forbidden = Some(prohibition);
+            record.forbidden = Some(Box::new(prohibition));
             record.pending = None;
         }
         let phase = match guarding {

@@ -2,9 +2,8 @@
 //! incident's, the verdict is detection's; here they are put in order.
 
 use crate::attribute::Sighting;
-use crate::baseline::{Class, Phase, Told};
+use crate::baseline::{Class, Counted, Phase, Place, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
-use crate::edge::Edge;
 use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::graph::Count;
@@ -17,7 +16,8 @@ impl Engine {
         if self.baseline.is_full_for(&sighting.edge) {
             self.losses.add(Loss::TableFull, 1);
         }
-        let appeared = self.baseline.see(sighting);
+        let (appeared, place) = self.baseline.see(sighting);
+        self.keys.stand_for(&sighting.keys, &sighting.edge, place);
         match self.judgement(now, sighting) {
             Judgement::Normal => {}
             Judgement::Learnable => {
@@ -185,29 +185,20 @@ impl Engine {
     pub(crate) fn counted(
         &mut self,
         now: Now,
-        edge: &Edge,
+        place: Place,
         count: &Count,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(record) = self.baseline.known_edge_mut(edge) else { return };
-        let Some(evidence) = &mut record.evidence else { return };
-        // Both ends, and each outcome, count the same exchanges: what is new is what the sum gained.
-        let before = evidence.totals();
-        evidence.count(count);
-        let after = evidence.totals();
-        let exchanges = (after.connections + after.failures)
-            .saturating_sub(before.connections + before.failures);
-        let last_told = record.pending.as_ref().map(|it| it.last_told);
-        for service in edge.services() {
-            let record = self.baseline.service_mut(service, count.last_seen);
-            record.last_seen = record.last_seen.max(count.last_seen);
-            record.observations += exchanges;
-        }
+        let Some(Counted { exchanges, last_told }) = self.baseline.count(place, count) else {
+            return;
+        };
         let Some(last_told) = last_told else { return };
-        let forbidden = self.baseline.prohibition(edge, now.wall).is_some();
+        let Some((edge, _)) = self.baseline.edges.at(place) else { return };
+        let edge = edge.clone();
+        let forbidden = self.baseline.prohibition(&edge, now.wall).is_some();
         let repeat = forbidden && now.wall.seconds_apart(last_told) >= Self::FORBIDDEN_REPEAT_S;
-        let said = self.incidents.update_about(edge, |incident| {
-            if incident.counts(edge) {
+        let said = self.incidents.update_about(&edge, |incident| {
+            if incident.counts(&edge) {
                 incident.count += exchanges;
                 incident.last_seen = incident.last_seen.max(count.last_seen);
             }
@@ -217,10 +208,10 @@ impl Engine {
             }
         });
         if repeat && said {
-            self.baseline.edge_mut(edge).pending.get_or_insert_default().last_told = now.wall;
+            self.baseline.edge_mut(&edge).pending.get_or_insert_default().last_told = now.wall;
         } else if repeat {
             // No open incident holds it (any more): its next connection is to be judged anew.
-            self.rearm(|it| it == edge, effects);
+            self.rearm(|it| *it == edge, effects);
         }
     }
 }

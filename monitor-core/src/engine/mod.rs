@@ -3,6 +3,7 @@
 
 mod command;
 mod judging;
+mod keys;
 mod quiet;
 mod record;
 mod trouble;
@@ -23,6 +24,7 @@ use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
+use self::keys::Keys;
 use self::trouble::{Gap, Losses};
 
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
@@ -112,6 +114,7 @@ pub enum Effect {
 pub struct Engine {
     settings: Settings,
     attribution: Attribution,
+    keys: Keys,
     baseline: Baseline,
     incidents: Incidents,
     queue: Queue,
@@ -153,13 +156,14 @@ impl Engine {
         }
         let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
         let mut attribution = Attribution::new(settings.seed);
-        for (edge, record) in &baseline.edges {
+        for (edge, record) in baseline.edges.iter() {
             for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
                 attribution.remember(edge, *dialled);
             }
         }
         Self {
             attribution,
+            keys: Keys::new(settings.seed),
             random: settings.seed,
             settings,
             baseline,
@@ -198,12 +202,19 @@ impl Engine {
             }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => {
-                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
-                    self.counted(now, &edge, &Count::from(&traffic), &mut effects);
+                if let Some(place) = self.keys.place_of(&traffic.key) {
+                    self.counted(now, place, &Count::from(&traffic), &mut effects);
                 }
             }
-            Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
-            Input::Forgotten(key) => self.attribution.forgotten(&key),
+            Input::Counted { edge, count } => {
+                if let Some(place) = self.baseline.edges.place_of(&edge) {
+                    self.counted(now, place, &count, &mut effects);
+                }
+            }
+            Input::Forgotten(key) => {
+                self.attribution.forgotten(&key);
+                self.keys.forget(&key);
+            }
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
             Input::Files(written) => self.files(now, written, &mut effects),
@@ -249,7 +260,7 @@ impl Engine {
     /// Makes the kernel forget the keys of the edges that `touched` picks: seen again, they are news.
     /// Asked for also where no key is known: a replay's edges have none, and are to be forgotten too.
     fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Rearm(self.attribution.keys_of(touched)));
+        effects.push(Effect::Rearm(self.keys.of(&self.baseline.edges, touched)));
     }
 
     /// Everything not yet stored.

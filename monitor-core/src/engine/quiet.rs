@@ -75,7 +75,9 @@ impl Engine {
             effects,
         );
         let known = self.baseline.services.keys();
-        let services: Vec<_> = known.filter(|it| pattern.matches(it.as_str())).cloned().collect();
+        let mut services: Vec<_> =
+            known.filter(|it| pattern.matches(it.as_str())).cloned().collect();
+        services.sort_unstable();
         let mut notes = vec![format!(
             "until {}; what is critical is muted too, and everything is listed by `edgewatch alerts`",
             until.to_second()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::baseline::{Mode, Pending, Phase, Promote, Written};
+use crate::baseline::{Mode, Phase, Promote, Written};
 use crate::edge::Edge;
 use crate::engine::{Actor, Effect, Engine};
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -21,7 +21,7 @@ impl Engine {
                 // What was told before is told again after it, and is still not learned.
                 let waits = record.pending.take().and_then(|it| it.left_by(&holding)).is_some();
                 let undecided = record.evidence.is_some() && (holding.is_empty() || waits);
-                record.pending = undecided.then(Pending::default);
+                record.pending = undecided.then(Box::default);
             }
             let what = format!("expired: {edge}");
             let audit = self.audit(now.wall, &Actor::agent(), what);
@@ -86,7 +86,7 @@ impl Engine {
             return touched;
         }
         let mut next = WallTime(i64::MAX);
-        for (edge, record) in &self.baseline.edges {
+        for (edge, record) in self.baseline.edges.iter() {
             let allowed = record.allowed.iter().map(|it| &it.grounds);
             let forbidden = record.forbidden.iter().map(|it| &it.grounds);
             let ends = allowed.chain(forbidden).filter_map(|it| it.until);
@@ -112,6 +112,7 @@ impl Engine {
                 touched.push(edge.clone());
             }
         }
+        touched.sort_unstable();
         // What runs out now is taken away now, and with it nothing that ends later is hidden: the
         // edges that were touched are looked at again.
         self.next_end = touched.is_empty().then_some(next);

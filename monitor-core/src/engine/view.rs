@@ -186,7 +186,8 @@ impl Engine {
     /// Every edge seen, with its evidence.
     #[must_use]
     pub fn map(&self, wall: WallTime) -> Vec<EdgeView> {
-        let edges = self.baseline.edges.keys().filter(|edge| !edge.is_listener());
+        let edges = self.baseline.edges.in_order().into_iter().map(|(edge, _)| edge);
+        let edges = edges.filter(|edge| !edge.is_listener());
         edges.filter_map(|edge| self.edge_view(edge, wall)).collect()
     }
 
@@ -206,7 +207,7 @@ impl Engine {
 
     fn evidence_view(&self, evidence: &Evidence) -> EvidenceView {
         let totals = evidence.totals();
-        let quantile = |q| evidence.rtt.quantile_us(q);
+        let quantile = |q| evidence.rtt.as_ref()?.quantile_us(q);
         EvidenceView {
             first_seen: evidence.first_seen,
             last_seen: evidence.last_seen,
@@ -215,7 +216,7 @@ impl Engine {
             bytes_to_server: totals.to_server,
             bytes_to_client: totals.to_client,
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
-            executables: evidence.executables.iter().cloned().collect(),
+            executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
         }
     }
@@ -248,7 +249,7 @@ impl Engine {
                 last_seen: record.last_seen,
             }
         };
-        self.baseline.services.iter().map(row).collect()
+        self.baseline.services.in_order().into_iter().map(row).collect()
     }
 
     /// What each service has of every kind of edge, in one walk over all of them.
@@ -381,7 +382,7 @@ impl Engine {
     #[must_use]
     pub fn undecided(&self) -> Vec<Difference> {
         let mut differences = Vec::new();
-        for (edge, record) in &self.baseline.edges {
+        for (edge, record) in self.baseline.edges.in_order() {
             let Some(pending) = &record.pending else {
                 continue;
             };
@@ -453,6 +454,6 @@ fn pairs(edge: &Edge, allowance: &Allowance) -> Vec<EdgeWith> {
     let with = |executable| EdgeWith { edge: edge.clone(), executable };
     match &allowance.executables {
         any if any.is_empty() => vec![with(None)],
-        some => some.iter().map(|path| with(Some(path.clone()))).collect(),
+        some => some.iter().map(|path| with(Some(path.to_owned()))).collect(),
     }
 }

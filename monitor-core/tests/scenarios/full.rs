@@ -6,10 +6,11 @@ use monitor_core::baseline::{
 };
 use monitor_core::edge::{Edge, Peer, Port};
 use monitor_core::engine::{Change, Engine, Input, Snapshot};
+use monitor_core::executables::Executables;
 use monitor_core::flow::{Direction, Loss, Outcome, Protocol, Remote};
 use monitor_core::ids::{BootTime, ServiceName, WallTime};
 use monitor_core::incident::Incidents;
-use std::collections::BTreeSet;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::stage::{Stage, key, settings, traffic};
@@ -33,7 +34,7 @@ fn full() -> Stage {
     let allowed = Allowance {
         provenance: Provenance::Learned,
         since: at,
-        executables: BTreeSet::new(),
+        executables: Executables::default(),
         attempted_only: false,
         grounds: Grounds::default(),
     };

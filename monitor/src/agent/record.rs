@@ -149,6 +149,8 @@ struct Scribe {
     namer: Namer,
     node: String,
     attribution: Attribution,
+    /// Which edge each key stands for.
+    edges: HashMap<FlowKey, Edge>,
     /// What each key's dialler runs, by which the kernel tells keys apart.
     executables: HashMap<FlowKey, String>,
     /// First sightings whose exchange the kernel's counters will tell once more.
@@ -163,6 +165,7 @@ impl Scribe {
             namer: Namer::new(node),
             node: node.to_owned(),
             attribution: Attribution::new(seed),
+            edges: HashMap::new(),
             executables: HashMap::new(),
             told: HashMap::new(),
             lines: Vec::new(),
@@ -192,6 +195,7 @@ impl Scribe {
             Observation::Traffic(traffic) => self.counted(&traffic),
             Observation::Forgotten(key) => {
                 self.attribution.forgotten(&key);
+                self.edges.remove(&key);
                 self.executables.remove(&key);
             }
             Observation::Lost { loss, count } => {
@@ -214,6 +218,9 @@ impl Scribe {
 
     /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
     fn sighted(&mut self, sighting: &Sighting) {
+        for key in &sighting.keys {
+            self.edges.insert(*key, sighting.edge.clone());
+        }
         if sighting.edge.is_listener() {
             return;
         }
@@ -247,7 +254,7 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };
+        let Some(edge) = self.edges.get(&traffic.key).cloned() else { return };
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);

@@ -157,8 +157,9 @@ fn written(edge: &Edge, allowances: &[&Allowance]) -> Vec<EdgeWith> {
     if allowances.iter().any(|it| it.executables.is_empty()) {
         return vec![with(None)];
     }
-    let executables: BTreeSet<&String> = allowances.iter().flat_map(|it| &it.executables).collect();
-    executables.into_iter().map(|it| with(Some(it.clone()))).collect()
+    let executables: BTreeSet<&str> =
+        allowances.iter().flat_map(|it| it.executables.iter()).collect();
+    executables.into_iter().map(|it| with(Some(it.to_owned()))).collect()
 }
 
 /// How an edge's server is named, or why it cannot be.

@@ -265,6 +265,7 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         process,
         workload: Some(workload(&key.edge, flow)),
         dialled: None,
+        keys: Vec::new(),
     }
 }
 

@@ -67,6 +67,7 @@ const CORE: &[&str] = &[
     "pattern",
     "flow",
     "edge",
+    "executables",
     "attribute",
     "graph",
     "baseline",
