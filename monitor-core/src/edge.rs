@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +18,9 @@ use crate::ids::{NameError, ServiceName, percent_encode_into};
 pub enum Peer {
     Service(ServiceName),
     /// A DNS name, safe text: `dns:api.stripe.com`.
-    Name(String),
+    Name(Arc<str>),
     /// A network that the configuration names, safe text: `net:office`.
-    Network(String),
+    Network(Arc<str>),
     /// `ip:203.0.113.9`
     Address(IpAddr),
     /// The Internet as a whole; a client only.
@@ -79,7 +80,8 @@ impl FromStr for Peer {
                 if rest.is_empty() || encoded != rest {
                     return Err(wrong());
                 }
-                Ok(if scheme == "dns" { Self::Name(encoded) } else { Self::Network(encoded) })
+                let name = encoded.into();
+                Ok(if scheme == "dns" { Self::Name(name) } else { Self::Network(name) })
             }
             "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
             _ => text.parse().map(Self::Service).map_err(|_error| wrong()),

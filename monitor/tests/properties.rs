@@ -70,8 +70,8 @@ fn time() -> impl Strategy<Value = WallTime> {
 fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
         service().prop_map(Peer::Service),
-        "[a-z.-]{1,12}".prop_map(Peer::Name),
-        "[a-z.-]{1,12}".prop_map(Peer::Network),
+        "[a-z.-]{1,12}".prop_map(|it| Peer::Name(it.into())),
+        "[a-z.-]{1,12}".prop_map(|it| Peer::Network(it.into())),
         any::<std::net::IpAddr>().prop_map(Peer::Address),
     ]
 }

@@ -35,7 +35,7 @@ fn is_metadata(server: &Peer) -> bool {
             matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200])
         }
         Peer::Address(IpAddr::V6(v6)) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
-        Peer::Name(name) => name == "metadata.google.internal" || name == "instance-data",
+        Peer::Name(name) => matches!(&**name, "metadata.google.internal" | "instance-data"),
         Peer::Service(_) | Peer::Network(_) | Peer::World | Peer::Nobody => false,
     }
 }

@@ -77,7 +77,7 @@ impl Engine {
     /// The baseline files can be read: incidents that said otherwise, and nothing else, are over.
     pub(crate) fn files_mended(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let about_files = |it: &Incident| {
-            it.about == About::Agent && it.findings.iter().all(Trouble::is_about_files)
+            it.about == About::Agent && it.findings.iter().all(|it| Trouble::is_about_files(it))
         };
         let open = self.incidents.open.values();
         let over: Vec<String> = open.filter(|it| about_files(it)).map(|it| it.id.clone()).collect();

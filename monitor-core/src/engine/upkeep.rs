@@ -62,7 +62,7 @@ impl Engine {
         for id in forgotten {
             let findings = self.incidents.open.get(&id).map(|it| it.findings.clone());
             // Whoever comes back after that is told again: stored together with its end.
-            for edge in findings.into_iter().flatten().filter_map(|finding| finding.edge) {
+            for edge in findings.into_iter().flatten().filter_map(|finding| finding.edge.clone()) {
                 let record = self.baseline.known_edge_mut(&edge);
                 if let Some(pending) = record.and_then(|record| record.pending.as_mut()) {
                     pending.told.clear();

@@ -117,7 +117,7 @@ impl Incident {
     #[must_use]
     pub fn alert(&self) -> Alert {
         let score = self.findings.iter().map(|it| it.score).fold(0.0, f64::max);
-        let lead = weightiest(&self.findings, |it| (it.severity, it.score));
+        let lead = weightiest(&self.findings, |it| (it.severity, it.score)).map(|it| &**it);
         Alert {
             schema: "edgewatch-alert/1".to_owned(),
             id: self.id.clone(),
@@ -134,7 +134,7 @@ impl Incident {
             last_seen: self.last_seen,
             // Something happened, though it may not be counted yet.
             count: self.count.max(1),
-            findings: self.findings.iter().map(sent).collect(),
+            findings: self.findings.iter().map(|it| sent(it)).collect(),
             more: self.more,
             inspect: lead.and_then(inspect),
             allow: lead.map_or_else(String::new, allow),

@@ -1,10 +1,12 @@
 //! Findings of one cause, grouped: what becomes one message. Decides when an incident has something
 //! new to say; how it reads is `message`'s, and who hears it is decided elsewhere.
 
+mod found;
 mod message;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,7 @@ use crate::detect::{Finding, Kind, Severity};
 use crate::edge::Edge;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
 
+use self::found::Found;
 use self::message::cause;
 pub use self::message::{Alert, AlertEdge, AlertFinding, dedup_key};
 pub use self::telling::{Others, Subject};
@@ -66,7 +69,7 @@ pub struct Incident {
     /// It has something to say that it has not said yet.
     #[serde(default)]
     pub unspoken: bool,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Arc<Finding>>,
     /// Findings beyond [`Incident::FINDINGS`].
     #[serde(default)]
     pub more: u64,
@@ -99,7 +102,7 @@ impl Incident {
                 && (known.executable() == finding.executable() || finding.process.is_none())
         });
         if let Some(index) = same {
-            let known = &mut self.findings[index];
+            let known = Arc::make_mut(&mut self.findings[index]);
             known.outcome = known.outcome.max(finding.outcome);
             known.process = finding.process.or_else(|| known.process.take());
             if known.edge.is_none() {
@@ -107,7 +110,7 @@ impl Incident {
             }
         } else if self.findings.len() < Self::FINDINGS {
             self.count += u64::from(finding.kind == Kind::NewExecutable);
-            self.findings.push(finding);
+            self.findings.push(Arc::new(finding));
         } else {
             self.more += 1;
         }
@@ -144,6 +147,7 @@ pub struct Incidents {
     pub open: BTreeMap<String, Incident>,
     /// Resolved ones, the newest [`Incidents::CLOSED`] of them.
     pub closed: BTreeMap<String, Incident>,
+    found: Found,
     pace: BTreeMap<String, Pace>,
     /// Before this no further message about unguarded services.
     next_unguarded: BootTime,
@@ -177,18 +181,26 @@ impl Incidents {
         about: About,
         at: WallTime,
     ) -> Option<&mut Incident> {
-        let joined = self.open.values_mut().find(|incident| {
+        let joins = |incident: &Incident| {
             incident.about == about
                 && match about {
                     About::Unguarded(_) => incident.revision == 0,
                     About::Service | About::Agent => {
-                        incident.service == *service
-                            && at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
+                        at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
                     }
                 }
-        })?;
-        self.dirty.insert(joined.id.clone());
-        Some(joined)
+        };
+        let is_joined = |id: &&String| self.open.get(*id).is_some_and(joins);
+        let id = match about {
+            // What was not told yet has something to say.
+            About::Unguarded(_) => self.found.speakers().find(is_joined),
+            About::Service | About::Agent => self.found.of_service(service).find(is_joined),
+        };
+        let id = id?.clone();
+        self.found.handed_out(&id);
+        let joined = self.open.get_mut(&id);
+        self.dirty.insert(id);
+        joined
     }
 
     /// Adds a new incident.
@@ -198,14 +210,14 @@ impl Incidents {
             self.pace.insert(incident.id.clone(), Pace { sent: 0, next });
         }
         self.dirty.insert(incident.id.clone());
+        self.found.open(&incident);
         self.open.insert(incident.id.clone(), incident);
     }
 
     /// When a new incident about unguarded services is told: with those that wait already, if any.
     fn next_batch(&mut self, now: Now) -> BootTime {
-        let mut waiting = self
-            .open
-            .values()
+        let speakers = self.found.speakers().filter_map(|id| self.open.get(id));
+        let mut waiting = speakers
             .filter(|it| matches!(it.about, About::Unguarded(_)) && it.revision == 0);
         if let Some(pace) = waiting.find_map(|it| self.pace.get(&it.id)) {
             return pace.next;
@@ -217,21 +229,28 @@ impl Incidents {
 
     /// Puts back a stored incident.
     pub fn restore(&mut self, incident: Incident) {
-        let resolved = incident.state == State::Resolved;
-        let list = if resolved { &mut self.closed } else { &mut self.open };
-        list.insert(incident.id.clone(), incident);
+        if incident.state == State::Resolved {
+            self.closed.insert(incident.id.clone(), incident);
+        } else {
+            self.found.open(&incident);
+            self.open.insert(incident.id.clone(), incident);
+        }
     }
 
     /// Hands `change` every open incident that holds a finding about `edge`; tells whether there was
     /// one.
     pub fn update_about(&mut self, edge: &Edge, mut change: impl FnMut(&mut Incident)) -> bool {
         let mut found = false;
-        for incident in self.open.values_mut().filter(|incident| incident.touches(edge)) {
+        for id in self.found.of_edge(&self.open, edge) {
+            let Some(incident) = self.open.get_mut(&id) else {
+                continue;
+            };
             found = true;
             let before = (incident.count, incident.last_seen, incident.unspoken);
             change(incident);
             if before != (incident.count, incident.last_seen, incident.unspoken) {
-                self.dirty.insert(incident.id.clone());
+                self.found.handed_out(&id);
+                self.dirty.insert(id);
             }
         }
         found
@@ -240,10 +259,12 @@ impl Incidents {
     /// The incidents that say something now: each gets its next revision.
     pub fn speaking(&mut self, now: Now) -> Vec<Incident> {
         let mut speaking = Vec::new();
-        for (id, incident) in &mut self.open {
-            if !incident.unspoken {
+        let speakers: Vec<String> = self.found.speakers().cloned().collect();
+        for id in speakers {
+            let Some(incident) = self.open.get_mut(&id).filter(|it| it.unspoken) else {
+                self.found.has_nothing_to_say(&id);
                 continue;
-            }
+            };
             let pace = self.pace.entry(id.clone()).or_default();
             if pace.next > now.boot {
                 continue;
@@ -254,8 +275,9 @@ impl Incidents {
             }
             incident.revision += 1;
             incident.unspoken = false;
-            self.dirty.insert(id.clone());
             speaking.push(incident.clone());
+            self.found.has_nothing_to_say(&id);
+            self.dirty.insert(id);
         }
         speaking
     }
@@ -263,13 +285,15 @@ impl Incidents {
     /// When [`Incidents::speaking`] has something to say next.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        let unspoken = self.open.values().filter(|it| it.unspoken);
+        let speakers = self.found.speakers().filter_map(|id| self.open.get(id));
+        let unspoken = speakers.filter(|it| it.unspoken);
         unspoken.map(|it| self.pace.get(&it.id).map_or(BootTime(0), |pace| pace.next)).min()
     }
 
     /// Resolves an incident: its last revision, moved to the closed ones.
     pub fn resolve(&mut self, id: &str) -> Option<Incident> {
         let mut incident = self.open.remove(id)?;
+        self.found.close(&incident);
         self.pace.remove(id);
         incident.state = State::Resolved;
         incident.unspoken = false;

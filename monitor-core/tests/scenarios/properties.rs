@@ -50,8 +50,8 @@ fn label() -> impl Strategy<Value = String> {
 fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
         4 => service().prop_map(Peer::Service),
-        1 => label().prop_map(Peer::Name),
-        1 => label().prop_map(Peer::Network),
+        1 => label().prop_map(|it| Peer::Name(it.into())),
+        1 => label().prop_map(|it| Peer::Network(it.into())),
         2 => any::<std::net::IpAddr>().prop_map(Peer::Address),
         1 => Just(Peer::World),
         1 => Just(Peer::Nobody),

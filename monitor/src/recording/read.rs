@@ -138,10 +138,10 @@ impl LinePeer {
                 let name = service.parse::<ServiceName>();
                 Peer::Service(name.map_err(|error| value("peer.service", &error))?)
             }
-            (1, _, Some(name), ..) => Peer::Name(name_of("peer.name", "dns:", &name)?),
+            (1, _, Some(name), ..) => Peer::Name(name_of("peer.name", "dns:", &name)?.into()),
             (1, _, _, Some(network), _) => match name_of("peer.network", "net:", &network)? {
                 world if world == WORLD => Peer::World,
-                network => Peer::Network(network),
+                network => Peer::Network(network.into()),
             },
             (0, .., Some(address)) => {
                 return Ok(FarEnd { peer: Peer::Address(address), address: None });

@@ -152,8 +152,8 @@ fn peer() -> impl Strategy<Value = FarEnd> {
     let plain = || "[a-z0-9.-]{1,30}".prop_filter("it means something else", |it| it != WORLD);
     let named = prop_oneof![
         service().prop_map(Peer::Service),
-        plain().prop_map(Peer::Name),
-        plain().prop_map(Peer::Network),
+        plain().prop_map(|it| Peer::Name(it.into())),
+        plain().prop_map(|it| Peer::Network(it.into())),
     ];
     prop_oneof![
         (named, option::of(address())).prop_map(|(peer, address)| FarEnd { peer, address }),
