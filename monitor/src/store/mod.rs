@@ -64,8 +64,9 @@ impl Store {
     pub const AUDIT: u64 = 100_000;
     const FILE: &str = "state.redb";
     const LOCK: &str = "state.lock";
-    /// Pages kept in memory: what is read often lives in the engine anyway.
-    const CACHE_BYTES: usize = 8 << 20;
+    /// Pages kept in memory: what is read often lives in the engine anyway, and the kernel keeps the
+    /// file's pages.
+    const CACHE_BYTES: usize = 1 << 20;
 
     /// Opens the state in `dir`, creating both where there is none, and reads all of it.
     ///
