@@ -58,6 +58,8 @@ struct Sorted {
     served: Vec<Place>,
     served_by_port: Vec<Place>,
     listens: Vec<Place>,
+    /// Unusual sockets that it made.
+    opens: Vec<Place>,
     /// It dials itself: those stand in both lists.
     own: usize,
 }
@@ -158,6 +160,10 @@ impl Sorted {
                 self.listens.push(*place);
                 continue;
             }
+            if edge.opens().is_some() {
+                self.opens.push(*place);
+                continue;
+            }
             let dials = edge.client.service() == Some(service);
             let serves = edge.server.service() == Some(service);
             if dials {
@@ -177,6 +183,7 @@ impl Sorted {
         self.dialled.sort_by_key(edge);
         self.served.sort_by_key(served);
         self.listens.sort_by_key(edge);
+        self.opens.sort_by_key(edge);
         self.dialled_by_port.sort_by_key(by_port);
         self.served_by_port.sort_by_key(by_port);
     }
@@ -189,6 +196,7 @@ impl Sorted {
             &mut self.served,
             &mut self.served_by_port,
             &mut self.listens,
+            &mut self.opens,
         ];
         for list in lists {
             list.retain(|it| *it != place);
@@ -300,6 +308,12 @@ impl<'a> Circle<'a> {
         self.all(|it| &it.listens)
     }
 
+    /// The unusual sockets that it made.
+    #[must_use]
+    pub fn opens(&self) -> Listed<'_, 'a> {
+        self.all(|it| &it.opens)
+    }
+
     /// Those by which it dials `server`.
     #[must_use]
     pub fn dialled_to<'s>(&'s self, server: &'s Peer) -> Listed<'s, 'a> {
@@ -332,7 +346,7 @@ impl<'a> Circle<'a> {
         written.chain(self.executables.iter()).cloned().collect()
     }
 
-    /// How many edges it has; ports that it opened are none.
+    /// How many edges it has; ports that it opened and sockets that it made are none.
     #[must_use]
     pub fn edges(&self) -> usize {
         let stored = |place: &&Place| {
