@@ -88,6 +88,7 @@ fn line(peer: impl Strategy<Value = (Option<Peer>, Option<Peer>)>) -> impl Strat
             to,
             from,
             ports,
+            sockets: Vec::new(),
             by,
             attempted_only,
             until,
@@ -113,6 +114,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             outbound,
             inbound,
             listens,
+            opens: Vec::new(),
             forbidden,
         },
     )

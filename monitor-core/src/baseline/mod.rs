@@ -134,9 +134,8 @@ impl Allowance {
     /// of a process older than the agent it is not known what started it.
     #[must_use]
     pub fn permits_executable(&self, executable: &str) -> bool {
-        let under_shell = |known: &str| {
-            known.strip_suffix(executable).is_some_and(|shell| shell.ends_with(':'))
-        };
+        let under_shell =
+            |known: &str| known.strip_suffix(executable).is_some_and(|shell| shell.ends_with(':'));
         self.executables.is_empty()
             || self.executables.contains(executable)
             || self.executables.iter().any(under_shell)

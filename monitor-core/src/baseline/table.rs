@@ -32,9 +32,22 @@ pub struct Table<K, V> {
 struct Row<K, V> {
     name: K,
     value: V,
-    touched: bool,
-    /// False where it was taken out and its place is free.
-    there: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// As it was when what was touched was last taken.
+    Settled,
+    Touched,
+    /// Taken out: its place is free.
+    Left,
+}
+
+impl<K, V> Row<K, V> {
+    fn is_there(&self) -> bool {
+        self.state != State::Left
+    }
 }
 
 impl<K: Hash + Ord + Clone, V> Table<K, V> {
@@ -77,13 +90,13 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     /// The row that stands there.
     #[must_use]
     pub fn at(&self, place: Place) -> Option<(&K, &V)> {
-        let row = self.rows.get(place.index()).filter(|row| row.there)?;
+        let row = self.rows.get(place.index()).filter(|row| row.is_there())?;
         Some((&row.name, &row.value))
     }
 
     /// In the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.rows.iter().filter(|row| row.there).map(|row| (&row.name, &row.value))
+        self.rows.iter().filter(|row| row.is_there()).map(|row| (&row.name, &row.value))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &K> {
@@ -104,8 +117,8 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
 
     /// The row that stands there, to be changed: it is touched.
     pub(super) fn touch_at(&mut self, place: Place) -> Option<(&K, &mut V)> {
-        let row = self.rows.get_mut(place.index()).filter(|row| row.there)?;
-        if !std::mem::replace(&mut row.touched, true) {
+        let row = self.rows.get_mut(place.index()).filter(|row| row.is_there())?;
+        if std::mem::replace(&mut row.state, State::Touched) != State::Touched {
             self.touched.push(place);
         }
         Some((&row.name, &mut row.value))
@@ -122,7 +135,7 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     pub(super) fn touch_or(&mut self, name: &K, new: impl FnOnce() -> (K, V)) -> (Place, &mut V) {
         let place = self.place_of(name).unwrap_or_else(|| self.add(new()));
         let row = &mut self.rows[place.index()];
-        if !std::mem::replace(&mut row.touched, true) {
+        if std::mem::replace(&mut row.state, State::Touched) != State::Touched {
             self.touched.push(place);
         }
         (place, &mut row.value)
@@ -131,7 +144,7 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     /// Adds a row that is not there, untouched.
     pub(super) fn add(&mut self, (name, value): (K, V)) -> Place {
         let hash = self.hasher.hash_one(&name);
-        let row = Row { name, value, touched: false, there: true };
+        let row = Row { name, value, state: State::Settled };
         let place = match self.free.pop() {
             Some(place) => {
                 self.rows[place.index()] = row;
@@ -143,8 +156,7 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
             }
         };
         let Self { rows, hasher, .. } = self;
-        self.places
-            .insert_unique(hash, place, |it| hasher.hash_one(&rows[it.index()].name));
+        self.places.insert_unique(hash, place, |it| hasher.hash_one(&rows[it.index()].name));
         place
     }
 
@@ -153,10 +165,10 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     where
         V: Default,
     {
-        let Some(row) = self.rows.get_mut(place.index()).filter(|row| row.there) else {
+        let Some(row) = self.rows.get_mut(place.index()).filter(|row| row.is_there()) else {
             return;
         };
-        row.there = false;
+        row.state = State::Left;
         row.value = V::default();
         let hash = self.hasher.hash_one(&row.name);
         if let Ok(entry) = self.places.find_entry(hash, |it| *it == place) {
@@ -170,11 +182,12 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     pub(super) fn take_touched(&mut self) -> Vec<Place> {
         let mut touched = std::mem::take(&mut self.touched);
         for place in &touched {
-            self.rows[place.index()].touched = false;
+            let row = &mut self.rows[place.index()];
+            if row.is_there() {
+                row.state = State::Settled;
+            }
         }
-        touched.sort_unstable_by(|a, b| {
-            self.rows[a.index()].name.cmp(&self.rows[b.index()].name)
-        });
+        touched.sort_unstable_by(|a, b| self.rows[a.index()].name.cmp(&self.rows[b.index()].name));
         touched
     }
 

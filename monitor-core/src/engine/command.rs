@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::document::Document;
 use crate::baseline::{Allowance, Grounds, Phase, Prohibition, Provenance};
 use crate::edge::{Edge, EdgeWith};
-use crate::executables::Executables;
 use crate::engine::quiet::Wish;
 use crate::engine::{Change, Effect, Engine};
+use crate::executables::Executables;
 use crate::ids::{Now, ServiceName};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
@@ -271,7 +271,10 @@ impl Engine {
                 if it.executables.is_empty() {
                     vec![with(None)]
                 } else {
-                    it.executables.iter().map(|path| with(Some(path.to_owned()))).collect::<Vec<_>>()
+                    it.executables
+                        .iter()
+                        .map(|path| with(Some(path.to_owned())))
+                        .collect::<Vec<_>>()
                 }
             })
             .collect();

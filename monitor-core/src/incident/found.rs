@@ -60,7 +60,11 @@ impl Found {
         self.by_service.get(service).into_iter().flatten()
     }
 
-    pub(super) fn of_edge(&mut self, open: &BTreeMap<String, Incident>, edge: &Edge) -> Vec<String> {
+    pub(super) fn of_edge(
+        &mut self,
+        open: &BTreeMap<String, Incident>,
+        edge: &Edge,
+    ) -> Vec<String> {
         for id in std::mem::take(&mut self.changed) {
             let Some(incident) = open.get(&id) else {
                 continue;

@@ -217,8 +217,8 @@ impl Incidents {
     /// When a new incident about unguarded services is told: with those that wait already, if any.
     fn next_batch(&mut self, now: Now) -> BootTime {
         let speakers = self.found.speakers().filter_map(|id| self.open.get(id));
-        let mut waiting = speakers
-            .filter(|it| matches!(it.about, About::Unguarded(_)) && it.revision == 0);
+        let mut waiting =
+            speakers.filter(|it| matches!(it.about, About::Unguarded(_)) && it.revision == 0);
         if let Some(pace) = waiting.find_map(|it| self.pace.get(&it.id)) {
             return pace.next;
         }
