@@ -4,6 +4,7 @@
 pub mod document;
 mod known;
 mod pending;
+mod record;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use crate::ids::{ServiceName, WallTime};
 use self::known::Known;
 pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
+pub use self::record::{EdgeRecord, ServiceRecord};
 pub use self::table::{Place, Table};
 
 /// How far a service's baseline has come.
@@ -151,96 +153,6 @@ pub struct Prohibition {
     pub lifted_until: Option<WallTime>,
     #[serde(flatten)]
     pub grounds: Grounds,
-}
-
-/// Everything known about one edge: stored as one value, under the edge's text.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct EdgeRecord {
-    /// None for an edge that was written down and never seen.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evidence: Option<Box<Evidence>>,
-    /// What was learned or imported, and each approval with its own end.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed: Vec<Allowance>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forbidden: Option<Box<Prohibition>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Box<Pending>>,
-}
-
-impl EdgeRecord {
-    /// Whether nothing is known.
-    const fn is_empty(&self) -> bool {
-        self.evidence.is_none()
-            && self.allowed.is_empty()
-            && self.forbidden.is_none()
-            && self.pending.is_none()
-    }
-
-    /// Takes no more room than it needs, and shares the names it holds.
-    fn settle(&mut self, names: &mut Names) {
-        self.allowed.shrink_to_fit();
-        for allowance in &mut self.allowed {
-            allowance.executables.share(names);
-        }
-        if let Some(evidence) = &mut self.evidence {
-            evidence.executables.share(names);
-            evidence.dialled.shrink_to_fit();
-        }
-    }
-}
-
-/// Everything known about one service: stored as one value, under its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRecord {
-    pub phase: Phase,
-    pub first_seen: WallTime,
-    pub last_seen: WallTime,
-    /// When its phase last changed.
-    pub since: WallTime,
-    pub last_new_edge: WallTime,
-    /// Exchanges counted so far.
-    pub observations: u64,
-    /// A guarded service opened for a rollout: new edges until then stay pending, unalerted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub open_until: Option<WallTime>,
-    /// That it has no baseline was told.
-    #[serde(default)]
-    pub unbaselined_told: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub about: Option<String>,
-}
-
-impl ServiceRecord {
-    #[must_use]
-    pub const fn new(at: WallTime) -> Self {
-        Self {
-            phase: Phase::Learning,
-            first_seen: at,
-            last_seen: at,
-            since: at,
-            last_new_edge: at,
-            observations: 0,
-            open_until: None,
-            unbaselined_told: false,
-            owner: None,
-            about: None,
-        }
-    }
-
-    /// Whether learning has what it needs.
-    #[must_use]
-    pub fn is_complete(&self, rule: &LearnRule, wall: WallTime) -> bool {
-        self.observations >= rule.observations
-            && wall.seconds_since(self.last_new_edge) >= rule.quiet_s
-    }
-
-    #[must_use]
-    pub fn is_open(&self, wall: WallTime) -> bool {
-        self.open_until.is_some_and(|until| wall < until)
-    }
 }
 
 /// The baseline and the map in one table, plus what the baseline files say, which always holds.
