@@ -14,5 +14,6 @@ pub mod lab;
 pub mod manifest;
 pub mod receiver;
 pub mod traffic;
+pub mod ways;
 
 pub use waiting::eventually;

@@ -3,19 +3,22 @@
 //! test that was killed leaves one behind.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tests::ways::{self, PATIENCE, answer};
 
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
+peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, …, udp-many, udp-deaf, …
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
-peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
+peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
+                 a WAY of `tests::ways`: fast-open-send, ring, from-port=123, …
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
@@ -43,6 +46,14 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["serve", "tcp", address] => serve_tcp(address.parse()?, 1),
         ["serve", "tcp", address, "--ports", ports] => serve_tcp(address.parse()?, ports.parse()?),
         ["serve", "udp", address] => serve_udp(address.parse()?),
+        ["serve", way, address] if way.starts_with("udp-") => {
+            ways::serve_datagrams(way, address.parse()?, serving)
+        }
+        ["serve", way, address] => {
+            let listener = ways::listen(ways::Listening::parse(way)?, address.parse()?)?;
+            serving(listener.local_addr()?)?;
+            accept(&listener)
+        }
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
         ["orphaned", parent, "dial", rest @ ..] => {
             outlive(parent.parse()?);
@@ -119,8 +130,7 @@ fn serve_tcp(address: SocketAddr, ports: u16) -> anyhow::Result<()> {
         let listener = listen(at.port() + port)?;
         thread::spawn(move || accept(&listener));
     }
-    say(&format!("listening {at}"))?;
-    end_with_input();
+    serving(at)?;
     accept(&first)
 }
 
@@ -144,8 +154,7 @@ fn accept(listener: &TcpListener) -> anyhow::Result<()> {
 /// Answers each datagram with how long it was.
 fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
     let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
-    say(&format!("listening {}", socket.local_addr()?))?;
-    end_with_input();
+    serving(socket.local_addr()?)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let (count, client) = socket.recv_from(&mut buffer).context("receive")?;
@@ -153,9 +162,11 @@ fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// What a server answers to so many bytes.
-fn answer(bytes: usize) -> String {
-    format!("got {bytes}\n")
+/// Says where, and serves there until standard input ends.
+fn serving(at: SocketAddr) -> anyhow::Result<()> {
+    say(&format!("listening {at}"))?;
+    end_with_input();
+    Ok(())
 }
 
 fn end_with_input() {
@@ -242,6 +253,7 @@ enum Way {
     ConnectedUdp,
     /// Sent, and no answer waited for.
     Datagram,
+    Other(ways::Way),
 }
 
 /// One order to dial.
@@ -265,7 +277,7 @@ impl Dial {
             "udp" => Way::Udp,
             "udp-connected" => Way::ConnectedUdp,
             "datagram" => Way::Datagram,
-            other => bail!("dial: {other:?} is no protocol"),
+            other => Way::Other(ways::Way::parse(other)?),
         };
         let mut dial = Self { way, address: address.parse()?, count: 1, ports: 1, send: 0 };
         for option in options.chunks(2) {
@@ -290,6 +302,13 @@ impl Dial {
                 Way::Tcp => dial.tcp(),
                 Way::Udp | Way::ConnectedUdp => dial.udp(),
                 Way::Datagram => dial.datagram(),
+                Way::Other(way) if way.is_stream() => {
+                    ways::dial_stream(way, dial.address, dial.send).map(|()| ESTABLISHED.to_owned())
+                }
+                Way::Other(way) => {
+                    let sent = ways::exchange_datagrams(way, dial.address, dial.send);
+                    sent.map(|()| "sent".to_owned())
+                }
             };
             if last.is_err() {
                 break;
@@ -306,21 +325,8 @@ impl Dial {
     }
 
     fn tcp(&self) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let chunk = [b'x'; 16 << 10];
-        let mut left = self.send;
-        while left > 0 {
-            left -= stream.write(&chunk[..left.min(chunk.len())])?;
-        }
-        stream.shutdown(Shutdown::Write)?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        if said == answer(self.send) {
-            Ok("established".to_owned())
-        } else {
-            Err(anyhow!("{} bytes sent, {said:?} answered", self.send))
-        }
+        ways::converse(TcpStream::connect(self.address)?, 0, self.send)?;
+        Ok(ESTABLISHED.to_owned())
     }
 
     fn datagram(&self) -> anyhow::Result<String> {
@@ -355,8 +361,7 @@ impl Dial {
     }
 }
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ESTABLISHED: &str = "established";
 
 fn say(line: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

@@ -22,6 +22,7 @@ mod oddities;
 mod restart;
 mod state;
 mod watch;
+mod ways;
 
 use tests::lab::Lab;
 
