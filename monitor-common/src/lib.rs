@@ -26,6 +26,7 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
     pub const TUPLES: &str = "TUPLES";
+    pub const ASKED: &str = "ASKED";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
@@ -247,7 +248,7 @@ pub struct Tracked {
     pub key: FlowKey,
     pub netns_cookie: u64,
     pub process: Process,
-    /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
+    /// [`Tracked::ESTABLISHED`], [`Tracked::TIMED_OUT`] and [`Tracked::EARLY`].
     pub flags: u32,
     /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
     /// after it tells whether the far end's did.
@@ -258,6 +259,8 @@ const _: () = assert!(size_of::<Tracked>() == 96);
 impl Tracked {
     pub const ESTABLISHED: u32 = 1;
     pub const TIMED_OUT: u32 = 2;
+    /// Accepted before its dialler could know (Fast Open): not told yet.
+    pub const EARLY: u32 = 4;
 }
 
 /// Key of `LISTENERS`: a TCP address being listened at.
@@ -319,6 +322,20 @@ pub struct Dialler {
     pub news: u64,
 }
 const _: () = assert!(size_of::<Dialler>() == 16);
+
+/// Key of `ASKED`: who sent a datagram to a port that a cgroup is bound to.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Asker {
+    pub cgroup_id: u64,
+    pub address: Address,
+    pub port: u16,
+    /// The port that was asked.
+    pub asked: u16,
+    pub protocol: Protocol,
+    pub _reserved: [u8; 3],
+}
+const _: () = assert!(size_of::<Asker>() == 32);
 
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,10 +6,13 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Protocol};
+use monitor_common::{
+    Address, Asker, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol,
+};
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
-use crate::maps::BOUND;
+use crate::emit;
+use crate::maps::{ASKED, BOUND};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -66,7 +69,7 @@ pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome:
         return;
     }
     if let Some(bound) = bound(ctx)
-        && seen::is_known(&Words::of(inbound(&caller, remote, bound)))
+        && ASKED.get_ptr(&*Words::of(asker(&caller, remote, port, bound))).is_some()
     {
         return;
     }
@@ -84,25 +87,44 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     };
     let caller = owner::caller();
+    let port = remote_port(ctx);
+    if !asks(&Words::of(asker(&caller, remote, port, bound)), &caller) {
+        return;
+    }
     let now_ns = seen::now_ns();
     let key = Words::of(inbound(&caller, remote, bound));
     if seen::count(&key, now_ns) {
-        return;
-    }
-    let port = remote_port(ctx);
-    let request = outbound(&caller, remote, port, Protocol::Udp, Outcome::Sent);
-    if has_asked(&Words::of(request)) {
         return;
     }
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
     seen::enter(&key, &origin, now_ns);
 }
 
-/// Whether the caller sent this request of its own accord. A call, for its room on the stack.
+/// Whether this one asks, and does not answer what the caller sent of its own accord; then it is
+/// known from now on. A call, for its room on the stack.
 #[inline(never)]
-fn has_asked(request: &FlowKey) -> bool {
-    let attempt = || Words::of(FlowKey { outcome: Outcome::Attempted, ..*request });
-    seen::is_known(request) || seen::is_known(&attempt())
+fn asks(asker: &Asker, caller: &Owner) -> bool {
+    if ASKED.get_ptr(asker).is_some() {
+        return true;
+    }
+    let was_asked = |outcome| {
+        let request = outbound(caller, asker.address, asker.port, asker.protocol, outcome);
+        seen::is_known(&Words::of(request))
+    };
+    if was_asked(Outcome::Sent) || was_asked(Outcome::Attempted) {
+        return false;
+    }
+    if ASKED.insert(asker, &0, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+    true
+}
+
+/// Nobody but the very address and port that asked is answered.
+#[inline(always)]
+fn asker(caller: &Owner, address: Address, port: u16, bound: &Bound) -> Asker {
+    let (cgroup_id, asked) = (caller.cgroup_id, bound.port);
+    Asker { cgroup_id, address, port, asked, protocol: Protocol::Udp, _reserved: [0; 3] }
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
+    Address, Asker, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
     Listener, Loss, Owner, Tracked,
 };
 
@@ -39,6 +39,12 @@ pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1
 /// Full: the longest unused is forgotten; it matters only in the moment before the accept.
 #[map]
 pub(crate) static TUPLES: LruHashMap<ClientKey, Dialler> = LruHashMap::with_max_entries(1024, 0);
+
+/// Who asked by UDP of late: only to them is what a server sends an answer. Written when a datagram
+/// comes in that answers nothing, read when one goes out. Full: the longest unused is forgotten: a
+/// late answer to it then passes for a request.
+#[map]
+pub(crate) static ASKED: LruHashMap<Asker, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]

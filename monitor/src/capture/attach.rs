@@ -139,6 +139,7 @@ pub(super) fn load(
         .map_max_entries(map::SEEN, config.seen.get())
         .map_max_entries(map::SOCKETS, connections)
         .map_max_entries(map::TUPLES, connections)
+        .map_max_entries(map::ASKED, connections)
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
         .map_max_entries(map::PROCESSES, config.processes.get())

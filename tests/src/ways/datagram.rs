@@ -1,5 +1,6 @@
 //! Datagrams: sent in every way there is, and received with and without asking who sent them.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 
@@ -35,7 +36,8 @@ pub fn exchange(way: Way, to: SocketAddr, bytes: usize) -> anyhow::Result<()> {
         }
         Way::Elsewhere(other) => {
             socket.connect(other)?;
-            rustix::net::sendto(&socket, &payload, SendFlags::empty(), &to)?;
+            rustix::net::sendto(&socket, &payload, SendFlags::empty(), &to)
+                .map_err(io::Error::from)?;
             // What comes from there does not reach a socket that is connected elsewhere.
             Ok(())
         }
@@ -44,7 +46,8 @@ pub fn exchange(way: Way, to: SocketAddr, bytes: usize) -> anyhow::Result<()> {
             Ok(())
         }
         _ => {
-            rustix::net::sendto(&socket, &payload, SendFlags::empty(), &to)?;
+            rustix::net::sendto(&socket, &payload, SendFlags::empty(), &to)
+                .map_err(io::Error::from)?;
             hears(bytes)
         }
     }

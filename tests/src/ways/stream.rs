@@ -1,6 +1,6 @@
 //! Connections: dialled in every way there is, and listened for.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -22,16 +22,16 @@ pub fn dial(way: Way, to: SocketAddr, bytes: usize) -> anyhow::Result<()> {
         Way::FastOpenSend => {
             let first = vec![b'x'; bytes.min(512)];
             let flags = SendFlags::from_bits_retain(0x2000_0000);
-            said = rustix::net::sendto(&dialling, &first, flags, &to)?;
+            said = rustix::net::sendto(&dialling, &first, flags, &to).map_err(io::Error::from)?;
         }
         Way::FastOpenConnect => {
             socket::set(dialling.as_fd(), Setting::FastOpenClient)
                 .context("TCP_FASTOPEN_CONNECT")?;
-            rustix::net::connect(&dialling, &to)?;
+            rustix::net::connect(&dialling, &to).map_err(io::Error::from)?;
         }
         Way::Ring => socket::connect(dialling.as_fd(), to, Taker::Caller)?,
         Way::PolledRing => socket::connect(dialling.as_fd(), to, Taker::KernelThread)?,
-        _ => rustix::net::connect(&dialling, &to)?,
+        _ => rustix::net::connect(&dialling, &to).map_err(io::Error::from)?,
     }
     converse(TcpStream::from(dialling), said, bytes)
 }

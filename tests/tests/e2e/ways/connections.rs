@@ -109,11 +109,11 @@ fn a_dial_that_nobody_answers_says_how_it_ended() {
     server.set("ipv4/ip_forward", "1");
     server.set("ipv6/conf/all/forwarding", "1");
     server.ip("route add unreachable 10.62.1.0/24\nroute add blackhole 10.62.2.0/24\n");
-    server.ip("-6 route add unreachable fd00:e4:ffff:1::/64\n");
-    server.ip("-6 route add blackhole fd00:e4:ffff:2::/64\n");
+    server.ip("route add unreachable fd00:e4:ffff:1::/64\n");
+    server.ip("route add blackhole fd00:e4:ffff:2::/64\n");
     client.ip(&format!("route add 10.62.0.0/22 via {}\n", server.v4));
-    client.ip(&format!("-6 route add fd00:e4:ffff::/60 via {}\n", server.v6));
-    client.ip("route add unreachable 10.62.3.0/24\n-6 route add unreachable fd00:e4:ffff:3::/64\n");
+    client.ip(&format!("route add fd00:e4:ffff::/60 via {}\n", server.v6));
+    client.ip("route add unreachable 10.62.3.0/24\nroute add unreachable fd00:e4:ffff:3::/64\n");
     for (name, to, came_to, outcome) in [
         ("told", "10.62.1.1", "unreachable", "unreachable"),
         ("told6", "fd00:e4:ffff:1::1", "unreachable", "unreachable"),
