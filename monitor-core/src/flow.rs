@@ -247,6 +247,17 @@ pub struct Traffic {
     pub rtt: RttHistogram,
 }
 
+impl Traffic {
+    /// Adds what the same key did later.
+    pub fn add(&mut self, later: &Self) {
+        self.last_seen = self.last_seen.max(later.last_seen);
+        self.connections += later.connections;
+        self.bytes_sent += later.bytes_sent;
+        self.bytes_received += later.bytes_received;
+        self.rtt.add(&later.rtt);
+    }
+}
+
 /// Why something was not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

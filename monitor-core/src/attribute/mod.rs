@@ -13,7 +13,9 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
-use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::flow::{
+    Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
+};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
 use self::history::History;
@@ -93,6 +95,8 @@ pub struct Attribution {
     namespaces: Namespaces,
     history: History,
     edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
+    /// What keys did while they waited to be attributed.
+    counted: BTreeMap<FlowKey, Traffic>,
 }
 
 impl Attribution {
@@ -114,6 +118,7 @@ impl Attribution {
             namespaces: Namespaces::default(),
             history: History::default(),
             edges: HashMap::with_hasher(hasher),
+            counted: BTreeMap::new(),
         }
     }
 
@@ -182,10 +187,26 @@ impl Attribution {
         self.waiting.next_due()
     }
 
-    /// The edge that `key` was last attributed to.
+    /// Takes in what a key did; its edge, where that is known by now. Else it is kept for as long as
+    /// the key waits.
+    pub fn traffic(&mut self, traffic: &Traffic) -> Option<Edge> {
+        let edge = self.edges.get(&traffic.key).cloned();
+        if edge.is_none() && self.waiting.of_dial(&traffic.key).is_some() {
+            let kept = self.counted.entry(traffic.key);
+            kept.and_modify(|kept| kept.add(traffic)).or_insert(*traffic);
+        }
+        edge
+    }
+
+    /// What was counted of keys that wait no longer, with their edges.
     #[must_use]
-    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
-        self.edges.get(key)
+    pub fn take_counted(&mut self) -> Vec<(Edge, Traffic)> {
+        let Self { counted, waiting, edges, .. } = self;
+        if counted.is_empty() {
+            return Vec::new();
+        }
+        let ready = counted.extract_if(.., |key, _| waiting.of_dial(key).is_none());
+        ready.filter_map(|(key, traffic)| Some((edges.get(&key)?.clone(), traffic))).collect()
     }
 
     /// The kernel forgot `key`.

@@ -198,7 +198,7 @@ impl Engine {
             }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => {
-                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
+                if let Some(edge) = self.attribution.traffic(&traffic) {
                     self.counted(now, &edge, &Count::from(&traffic), &mut effects);
                 }
             }
@@ -212,6 +212,9 @@ impl Engine {
                 self.command(now, &actor, command, &mut effects);
             }
             Input::Tick => self.tick(now, &mut effects),
+        }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(now, &edge, &Count::from(&traffic), &mut effects);
         }
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
@@ -237,6 +240,9 @@ impl Engine {
         let mut effects = Vec::new();
         for sighting in self.attribution.due(Now { boot: BootTime(u64::MAX), ..now }) {
             self.sighted(now, &sighting, &mut effects);
+        }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(now, &edge, &Count::from(&traffic), &mut effects);
         }
         self.speak(now, &mut effects);
         let mut changes = self.save();

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::attribute::{Attribution, SeenFrom, Sighting};
 use monitor_core::edge::{Edge, Peer, executable_name};
-use monitor_core::flow::{self, Flow, FlowKey, Loss, Observation, Outcome, Process, Traffic};
+use monitor_core::flow::{
+    self, Flow, FlowKey, Loss, Observation, Outcome, Process, Protocol, Traffic,
+};
 use monitor_core::ids::{BootTime, Now};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -177,6 +179,9 @@ impl Scribe {
         for sighting in self.attribution.due(now) {
             self.sighted(&sighting);
         }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(edge, &traffic);
+        }
     }
 
     fn observe(&mut self, now: Now, observation: Observation) {
@@ -189,7 +194,11 @@ impl Scribe {
                 self.attribution.namespace(netns, &addresses);
             }
             Observation::Flow(flow) => self.flow(now, flow),
-            Observation::Traffic(traffic) => self.counted(&traffic),
+            Observation::Traffic(traffic) => {
+                if let Some(edge) = self.attribution.traffic(&traffic) {
+                    self.counted(edge, &traffic);
+                }
+            }
             Observation::Forgotten(key) => {
                 self.attribution.forgotten(&key);
                 self.executables.remove(&key);
@@ -239,7 +248,7 @@ impl Scribe {
     }
 
     /// A line for what a known key did, but for what its first sighting told already.
-    fn counted(&mut self, traffic: &Traffic) {
+    fn counted(&mut self, edge: Edge, traffic: &Traffic) {
         let direction = match traffic.key.direction {
             flow::Direction::Outbound => Direction::Outbound,
             flow::Direction::Inbound => Direction::Inbound,
@@ -247,7 +256,6 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
@@ -257,8 +265,9 @@ impl Scribe {
         line.bytes_sent = traffic.bytes_sent;
         line.bytes_received = traffic.bytes_received;
         line.executable = self.executables.get(&traffic.key).cloned();
-        // How a dial ended is told by another key.
-        let counts = outcome.is_final() && line.connections > 0;
+        // How a dial ended is told by another key, but for connected datagram sockets.
+        let ended = outcome.is_final() || traffic.key.protocol == Protocol::Udp;
+        let counts = ended && line.connections > 0;
         if counts || line.bytes_sent > 0 || line.bytes_received > 0 {
             self.write(&line);
         }
@@ -266,7 +275,11 @@ impl Scribe {
 
     /// How many of these exchanges were told as first sightings.
     fn told_already(&mut self, edge: Edge, direction: Direction, traffic: &Traffic) -> u64 {
-        let key = (edge, direction, traffic.key.outcome);
+        let mut key = (edge, direction, traffic.key.outcome);
+        if traffic.key.protocol == Protocol::Udp && !self.told.contains_key(&key) {
+            // Dialled, and seen to come in.
+            key.2 = key.2.max(Outcome::Sent);
+        }
         let Some(left) = self.told.get_mut(&key) else { return 0 };
         let told = traffic.connections.min(*left);
         *left -= told;
