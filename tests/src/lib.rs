@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod lab;
 pub mod manifest;
 pub mod receiver;
+pub mod tool;
 pub mod traffic;
 pub mod ways;
 

@@ -21,6 +21,7 @@ mod record;
 mod oddities;
 mod restart;
 mod state;
+mod tools;
 mod watch;
 mod ways;
 
