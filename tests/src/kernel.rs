@@ -52,6 +52,15 @@ impl Loaded {
         }
     }
 
+    /// How many steps the verifier took for each program; fails where this kernel does not say.
+    #[track_caller]
+    #[must_use]
+    pub fn steps(&self) -> Vec<u32> {
+        let programs = aya::programs::loaded_programs().flatten();
+        let mine = programs.filter(|it| self.programs.contains(&it.id()));
+        mine.map(|it| it.verified_instruction_count().expect("said since 5.16")).collect()
+    }
+
     /// Detaches the program of this name as anybody may who may load some, by its link's id.
     #[track_caller]
     pub fn detach(&self, name: &str) {
