@@ -1,29 +1,100 @@
 //! Who listens: seen when it begins, in whatever way, and right about who accepts.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use tests::agent::{SOON, SWEPT};
+use tests::eventually;
+use tests::process::Running;
+
+use crate::lab;
 use crate::ways::Family::V4;
 use crate::ways::Stand;
+
+/// Ways to come to listen, on both families; the first two are bound to no port before.
+const WAYS: [&str; 4] = ["unbound", "no-port-at-bind", "fast-open", "multipath"];
+
+fn any(ip: IpAddr) -> SocketAddr {
+    let any =
+        if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    SocketAddr::new(any, 0)
+}
+
+/// Whether kernel programs are told who begins to listen; up to 6.1 that is looked up once somebody
+/// was accepted in vain.
+fn who_listens_is_told() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("every kernel says it");
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|it| it.parse().ok()).collect();
+    numbers.as_slice() >= &[6, 2][..]
+}
 
 #[test]
 fn however_a_socket_came_to_listen_its_owner_accepts() {
     let mut stand = Stand::new();
-    let zero = |ip: IpAddr| if ip.is_ipv4() { "0.0.0.0" } else { "::" };
-    for (way, ip) in ["unbound", "no-port-at-bind", "fast-open", "multipath"]
-        .iter()
-        .flat_map(|way| [(way, stand.wire.server.v4), (way, stand.wire.server.v6)])
-        .collect::<Vec<_>>()
-    {
+    let both = [stand.wire.server.v4, stand.wire.server.v6];
+    for (way, ip) in WAYS.iter().flat_map(|way| both.map(|ip| (way, ip))) {
         let family = if ip.is_ipv4() { "4" } else { "6" };
         let api = stand.lab.service(&format!("{way}{family}-server"));
         let web = stand.lab.service(&format!("{way}{family}"));
-        let any = SocketAddr::new(zero(ip).parse().expect("an address"), 0);
-        let mut server = stand.lab.serve_in_a_way(&api, &stand.wire.server, way, any);
+        let mut server = stand.lab.serve_in_a_way(&api, &stand.wire.server, way, any(ip));
         server.address.set_ip(ip);
-        stand.lab.dialler(&web, &stand.wire.client).reaches(&server);
+        let mut dialler = stand.lab.dialler(&web, &stand.wire.client);
+        dialler.reaches(&server);
+        if !who_listens_is_told() && WAYS[..2].contains(way) {
+            let edge = server.edge_from(&web);
+            eventually(SWEPT, &edge, || {
+                dialler.reaches(&server);
+                stand.agent.mapped(&edge)
+            });
+            continue;
+        }
         stand.both_ends(&server, &web, "established");
     }
-    stand.told_no_more();
+    stand.told_no_more_but(if who_listens_is_told() { &[] } else { &["unattributed"] });
+}
+
+#[test]
+fn however_a_socket_came_to_listen_it_is_told() {
+    let lab = lab();
+    let wire = lab.wire();
+    let mut watch = Running::start(&mut lab.looks(&["watch", "--format", "json"]));
+    let mut told: Vec<Value> = Vec::new();
+    let mut tells = |socket: Value, patience: Duration| {
+        eventually(patience, &socket.to_string(), || {
+            while let Some(line) = watch.line_within(Duration::from_millis(50)) {
+                told.push(serde_json::from_str(&line).expect("one document a line"));
+            }
+            let found = told.iter().find(|it| it["socket"] == socket).cloned();
+            found.ok_or_else(|| format!("{told:#?}"))
+        })
+    };
+    // What listened before is told once all is attached.
+    let at = SocketAddr::new(wire.server.v4, 7_000);
+    let early = lab.service("early");
+    let _early = lab.serve_in_a_way(&early, &wire.server, "tcp", at);
+    tells(json!({"service": early.name, "listens": "7000/tcp"}), 2 * SOON);
+    // Those of which the kernel does not say whose they are wait for somebody to be accepted there.
+    let ways = if who_listens_is_told() { &WAYS[..] } else { &WAYS[2..] };
+    let both = [wire.server.v4, wire.server.v6];
+    let mut servers = Vec::new();
+    for (way, ip) in ways.iter().chain(&["tcp"]).flat_map(|way| both.map(|ip| (way, ip))) {
+        let family = if ip.is_ipv4() { "4" } else { "6" };
+        let api = lab.service(&format!("{way}{family}"));
+        let server = lab.serve_in_a_way(&api, &wire.server, way, any(ip));
+        let listens = format!("{}/tcp", server.address.port());
+        let line = tells(json!({"service": api.name, "listens": listens}), SOON);
+        assert_eq!(line["process"]["pid"], server.pid(), "{line:#}");
+        servers.push(server);
+    }
+    // Each of those that share a port.
+    for name in ["one", "other"] {
+        let service = lab.service(name);
+        let at = SocketAddr::new(wire.server.v6, 7_001);
+        servers.push(lab.serve_in_a_way(&service, &wire.server, "shared", at));
+        tells(json!({"service": service.name, "listens": "7001/tcp"}), SOON);
+    }
 }
 
 #[test]
