@@ -312,7 +312,17 @@ fn document(
         .unwrap();
     text.push_str(
         "\nThe verifier of 5.10 follows a million steps at most; an end-to-end test asks every kernel of\n\
-         the matrix how many it took (at most a tenth of that), with CAP_PERFMON and without.\n",
+         the matrix how many it took (at most a tenth of that), with CAP_PERFMON and without.\n\n\
+         ## What these hooks do not show\n\n\
+         - What a connected datagram socket sends after its dial: the dial is counted, and told as sent\n  \
+         where it is seen to come in.\n\
+         - Who sends to a UDP server that never asks who sent: on the same machine the client tells, and\n  \
+         the server is shown by its address.\n\
+         - Why a dial failed to which the machine itself knows no way: it stays attempted.\n\
+         - Up to 6.1, whose a port is that was bound by nobody before it listened: it is looked up once\n  \
+         somebody was accepted there, and that one is counted as unattributed.\n\
+         - Up to 5.11, the cgroup of an io_uring dial that the kernel polls for (SQPOLL): its thread is the\n  \
+         caller's own since 5.12.\n",
     );
     text
 }
