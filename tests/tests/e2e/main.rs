@@ -9,6 +9,7 @@ mod baseline;
 mod capture;
 mod chat;
 mod delivery;
+mod crafted;
 mod deploy;
 mod doctor;
 mod drawn;

@@ -107,6 +107,7 @@ const MODULES: &[(&str, About)] = &[
     ("baseline", About::NoKernel),
     ("capture", About::Ground),
     ("chat", About::NoKernel),
+    ("crafted", About::Tools),
     ("delivery", About::NoKernel),
     ("deploy", About::OwnRights),
     ("doctor", About::WholeKernel),
