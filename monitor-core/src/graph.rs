@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::attribute::{SeenFrom, Sighting};
-use crate::flow::{Direction, Outcome, Protocol, RttHistogram, Traffic};
+use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
 use crate::ids::WallTime;
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
@@ -60,10 +60,11 @@ impl From<&Traffic> for Count {
     fn from(traffic: &Traffic) -> Self {
         Self {
             direction: traffic.key.direction,
-            outcome: match traffic.key.protocol {
+            outcome: if traffic.key.protocol.serves_datagrams() {
                 // A dial is all that is seen of a connected datagram socket: it is what is counted.
-                Protocol::Udp if traffic.key.outcome == Outcome::Attempted => Outcome::Sent,
-                Protocol::Udp | Protocol::Tcp => traffic.key.outcome,
+                traffic.key.outcome.max(Outcome::Sent)
+            } else {
+                traffic.key.outcome
             },
             last_seen: traffic.last_seen,
             connections: traffic.connections,

@@ -9,9 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::attribute::{Attribution, SeenFrom, Sighting};
 use monitor_core::edge::{Edge, Peer, executable_name};
-use monitor_core::flow::{
-    self, Flow, FlowKey, Loss, Observation, Outcome, Process, Protocol, Traffic,
-};
+use monitor_core::flow::{self, Flow, FlowKey, Loss, Observation, Outcome, Process, Traffic};
 use monitor_core::ids::{BootTime, Now};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -221,9 +219,10 @@ impl Scribe {
         }
     }
 
-    /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
+    /// A line for a first sighting. A port that was opened, or a socket that was made, is no exchange:
+    /// it has no far end.
     fn sighted(&mut self, sighting: &Sighting) {
-        if sighting.edge.is_listener() {
+        if !sighting.edge.is_exchange() {
             return;
         }
         let direction = match sighting.seen_from {
@@ -256,6 +255,9 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
+        if !edge.is_exchange() {
+            return;
+        }
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
@@ -266,7 +268,7 @@ impl Scribe {
         line.bytes_received = traffic.bytes_received;
         line.executable = self.executables.get(&traffic.key).cloned();
         // How a dial ended is told by another key, but for connected datagram sockets.
-        let ended = outcome.is_final() || traffic.key.protocol == Protocol::Udp;
+        let ended = outcome.is_final() || traffic.key.protocol.serves_datagrams();
         let counts = ended && line.connections > 0;
         if counts || line.bytes_sent > 0 || line.bytes_received > 0 {
             self.write(&line);
@@ -276,7 +278,7 @@ impl Scribe {
     /// How many of these exchanges were told as first sightings.
     fn told_already(&mut self, edge: Edge, direction: Direction, traffic: &Traffic) -> u64 {
         let mut key = (edge, direction, traffic.key.outcome);
-        if traffic.key.protocol == Protocol::Udp && !self.told.contains_key(&key) {
+        if traffic.key.protocol.serves_datagrams() && !self.told.contains_key(&key) {
             // Dialled, and seen to come in.
             key.2 = key.2.max(Outcome::Sent);
         }

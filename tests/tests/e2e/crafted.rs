@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::agent::SOON;
 use tests::eventually;
 use tests::process::{Running, finish};

@@ -72,14 +72,6 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("restart::killed_and_started_it_goes_on", Need::Processes),
     ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
     ("watch::who_watches_is_told_what_is_not_seen_any_more", Need::ProgramNames),
-    (
-        "ways::connections::a_dial_that_sends_with_its_first_segment_is_seen_like_any_other",
-        Need::Processes,
-    ),
-    ("ways::connections::every_way_to_dial_is_one_edge_with_its_bytes", Need::Processes),
-    ("ways::datagrams::a_connected_socket_that_sends_elsewhere_has_two_peers", Need::Processes),
-    ("ways::datagrams::a_server_at_all_addresses_is_one_server_to_both_families", Need::Processes),
-    ("ways::datagrams::every_way_to_send_is_one_edge_and_its_answers_are_none", Need::Processes),
 ];
 
 /// What the tests of a module depend on, and with that where they run.
@@ -129,9 +121,9 @@ const MODULES: &[(&str, About)] = &[
     ("state", About::NoKernel),
     ("tools", About::Tools),
     ("watch", About::Ground),
-    ("ways::connections", About::Ground),
-    ("ways::datagrams", About::Ground),
-    ("ways::listeners", About::Ground),
+    ("ways::connections", About::WholeKernel),
+    ("ways::datagrams", About::WholeKernel),
+    ("ways::listeners", About::WholeKernel),
 ];
 
 /// Tests that are about load, in modules that are not.
