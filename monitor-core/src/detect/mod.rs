@@ -1,6 +1,7 @@
 //! A sighting against the baseline: what is odd about it, how odd, and why, in words. Reads only; what
 //! follows from a finding is decided elsewhere.
 
+mod fan_out;
 mod place;
 mod sensor;
 mod words;
@@ -15,6 +16,7 @@ use crate::edge::{Edge, Peer};
 use crate::flow::{Outcome, Process};
 use crate::ids::WallTime;
 
+pub use self::fan_out::{FanOut, fan_out_finding};
 pub use self::sensor::{Trouble, sensor_finding};
 pub use self::words::{Context, finding};
 
@@ -40,6 +42,8 @@ pub enum Kind {
     MetadataAccess,
     /// Somebody dials a container runtime, a kubelet or an etcd. Needs no baseline.
     SensitivePort,
+    /// A service shows more that is new than is told one by one. Needs no baseline.
+    FanOut,
     /// The agent itself sees less than it should.
     Sensor,
     /// A service talks and has no baseline, and nothing is learned.
@@ -58,6 +62,7 @@ impl fmt::Display for Kind {
             Self::RoleInversion => "role-inversion",
             Self::MetadataAccess => "metadata-access",
             Self::SensitivePort => "sensitive-port",
+            Self::FanOut => "fan-out",
             Self::Sensor => "sensor",
             Self::Unbaselined => "unbaselined",
         })
@@ -98,7 +103,8 @@ impl Kind {
             | Self::NewExecutable
             | Self::RoleInversion
             | Self::MetadataAccess
-            | Self::SensitivePort => Severity::High,
+            | Self::SensitivePort
+            | Self::FanOut => Severity::High,
             Self::NewPort | Self::NewListener | Self::Unbaselined | Self::Sensor => {
                 Severity::Medium
             }
@@ -109,7 +115,7 @@ impl Kind {
     const fn weight(self) -> f64 {
         match self {
             Self::Forbidden => 6.0,
-            Self::MetadataAccess | Self::SensitivePort => 4.0,
+            Self::MetadataAccess | Self::SensitivePort | Self::FanOut => 4.0,
             Self::RoleInversion => 3.5,
             Self::NewPeer | Self::NewClient => 3.0,
             Self::NewExecutable | Self::NewListener => 2.5,
@@ -154,7 +160,7 @@ pub struct Finding {
     /// Where an older version stored the finding: medium.
     #[serde(default)]
     pub severity: Severity,
-    /// None where the finding is about the agent itself.
+    /// None where the finding is about the agent itself, or about more edges than are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
