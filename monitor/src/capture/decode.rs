@@ -16,6 +16,8 @@ pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
 pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
 pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
+pub(super) type PayerBytes = [u8; size_of::<wire::Payer>()];
+pub(super) type FloodBytes = [u8; size_of::<wire::Flood>()];
 pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
 /// The bytes are not what this program agreed upon with the kernel's half.
@@ -100,6 +102,30 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     }
 }
 
+/// Who pays for a key that is new.
+pub(super) fn payer(bytes: &KeyBytes) -> Result<PayerBytes, Undecodable> {
+    let key: wire::FlowKey = read(bytes)?;
+    Ok(zerocopy::transmute!(wire::Payer::of(&key)))
+}
+
+/// An entry of `FLOODS`: whose it is, what it counted. Of one whose writer is still at it, `first_ns`
+/// is 0.
+pub(super) fn flood(
+    payer: &PayerBytes,
+    flood: &FloodBytes,
+) -> Result<((CgroupId, Direction), wire::Flood), Undecodable> {
+    let payer: wire::Payer = read(payer)?;
+    Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
+}
+
+const fn direction(direction: wire::Direction) -> Direction {
+    match direction {
+        wire::Direction::Outbound => Direction::Outbound,
+        wire::Direction::Inbound => Direction::Inbound,
+        wire::Direction::Listening => Direction::Listening,
+    }
+}
+
 /// Of an entry whose writer is still at it, `first_seen_ns` is 0.
 pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
     let stats: wire::FlowStats = read(bytes)?;
@@ -118,11 +144,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     let key: wire::FlowKey = read(bytes)?;
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
-        direction: match key.direction {
-            wire::Direction::Outbound => Direction::Outbound,
-            wire::Direction::Inbound => Direction::Inbound,
-            wire::Direction::Listening => Direction::Listening,
-        },
+        direction: direction(key.direction),
         protocol: match key.protocol {
             wire::Protocol::Tcp => Protocol::Tcp,
             wire::Protocol::Udp => Protocol::Udp,
@@ -319,6 +341,7 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::Unattributed => Loss::Unattributed,
             wire::Loss::Untracked => Loss::Untracked,
             wire::Loss::Unwatched => Loss::Unwatched,
+            wire::Loss::OverBudget => Loss::OverBudget,
         };
         (loss.index(), meaning)
     })

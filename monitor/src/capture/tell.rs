@@ -19,6 +19,7 @@ use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, StatsBytes,
     Undecodable,
 };
+use crate::capture::floods::Floods;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
@@ -31,6 +32,7 @@ use crate::capture::{CaptureError, Result, map_error};
 pub(super) struct Teller {
     seen: SeenMap,
     told: Told,
+    floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
     cgroups: Cgroups,
@@ -58,6 +60,7 @@ impl Teller {
     pub(super) fn new(
         seen: SeenMap,
         seen_entries: Entries,
+        floods: Floods,
         lost: PerCpuArray<MapData, u64>,
         cgroups: Cgroups,
         processes: Processes,
@@ -65,6 +68,7 @@ impl Teller {
         Self {
             seen,
             told: Told::new(),
+            floods,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
@@ -131,6 +135,9 @@ impl Teller {
             Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
+            Ok(Record::Flow { news: News::OverBudget, key, at_ns, origin }) => {
+                self.example(&key, at_ns, &origin);
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -144,6 +151,9 @@ impl Teller {
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut self.pending);
+        self.losses.undecodable +=
+            unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen()?;
         }
@@ -286,6 +296,24 @@ impl Teller {
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.losses.undecodable += 1,
         }
+    }
+
+    /// Takes in one of many flows beyond a budget: it is told with their figures.
+    fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
+            self.losses.undecodable += 1;
+            return;
+        };
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, None, &mut self.pending);
+        }
+        // What a dial beyond the budget reached here is told by its server: the process is that one's.
+        let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
+        let process = origin.process.as_ref().filter(shown_by);
+        let process = process.map(|caller| self.process(caller, at_ns));
+        self.floods.example(payer, key, process);
     }
 
     /// Tells of a flow, and of all that must be known before it.
