@@ -33,6 +33,12 @@ pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128,
 #[map]
 pub(crate) static UNTOLD: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
+/// With whom a bound socket exchanges datagrams that are beyond a budget, by a hash of the socket, the far
+/// end and who began: the answer to what was not entered is nothing new. Written and read by `datagram`.
+/// Full: the longest unused is forgotten, and its answer passes for a beginning.
+#[map]
+pub(crate) static UNTOLD_DATAGRAMS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
+
 /// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
 /// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.
 #[map]
