@@ -39,6 +39,18 @@ impl Payer {
     }
 }
 
+/// Value of `BUDGETS`: what one payer may still show.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// When it is whole again: each new key moves that on, and it lies no further ahead than
+    /// [`BUDGET_SPAN_NS`].
+    pub whole_ns: u64,
+    /// New keys that cost nothing: the agent had as many forgotten, to hear of them again.
+    pub credit: u64,
+}
+const _: () = assert!(size_of::<Budget>() == 16);
+
 /// Value of `FLOODS`: what one payer showed beyond its budget.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -19,7 +19,7 @@ pub use executable::{
     names_one_file,
 };
 pub use flood::{
-    BUDGET_SPAN_NS, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
+    BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
 };
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};

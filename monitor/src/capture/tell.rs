@@ -16,7 +16,8 @@ use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, StatsBytes,
+    Undecodable,
 };
 use crate::capture::floods::Floods;
 use crate::capture::namespaces;
@@ -180,8 +181,9 @@ impl Teller {
 
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            let bytes = decode::key_bytes(key);
+        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        self.credit(&keys);
+        for bytes in keys {
             if let Some(stats) = self.seen.get(&bytes)
                 && let Ok((counters, _)) = decode::stats(&stats)
             {
@@ -193,6 +195,17 @@ impl Teller {
             self.told.remove(&bytes);
         }
         Ok(())
+    }
+
+    /// What is to be told again costs whoever shows it nothing.
+    fn credit(&mut self, keys: &[KeyBytes]) {
+        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
+        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+            *credits.entry(payer).or_default() += 1;
+        }
+        for (payer, keys) in credits {
+            self.floods.credit(payer, keys, self.seen_entries as u64);
+        }
     }
 
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
