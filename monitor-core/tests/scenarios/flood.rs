@@ -88,6 +88,38 @@ fn a_flood_is_told_at_once_as_it_doubles_and_when_it_is_over() {
 }
 
 #[test]
+fn what_a_service_does_beside_its_flood_is_told_by_itself() {
+    let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
+    let (cgroup, since) = (stage.cgroup("a"), stage.now.wall);
+    floods_in(&mut stage, "a", Direction::Inbound, since, 9, Ended::No);
+    for host in 0..100 {
+        let client = ip(&format!("10.1.0.{host}"));
+        let accepted = key(cgroup, Direction::Inbound, client, "80/tcp", Outcome::Established);
+        stage.step(Input::Flow(flow(stage.now.wall, accepted, None, "")));
+    }
+    stage.event("10 a -> 192.0.2.1 443/tcp established with /bin/app");
+    stage.event("10 c => a 81/tcp");
+    stage.until(12_000);
+    assert_eq!(
+        stage.said,
+        "firing high: fan-out flooded with /bin/sh;\n\
+         firing high: new-client c -> a 81/tcp established with /bin/app;\n\
+         firing high: new-peer a -> ip:192.0.2.1 443/tcp established with /bin/app;\n"
+    );
+    let status = stage.engine.status(stage.now.wall);
+    assert_eq!(status.pending, 102, "none of it is learned");
+    let alerts = stage.engine.alerts(stage.now.wall);
+    let flood = alerts.iter().find(|it| it.findings[0].edge.is_none()).unwrap();
+    assert_eq!(flood.more, 100);
+    assert!(flood.title.ends_with("beyond its budget, and 100 more edges"), "{}", flood.title);
+    // A port that hands out the machine is no matter of how many.
+    floods(&mut stage, "a", since, 9, Ended::No);
+    stage.event("20 a -> 192.0.2.2 2375/tcp established with /bin/app");
+    stage.until(21_000);
+    assert!(stage.said.contains("sensitive-port"), "{}", stage.said);
+}
+
+#[test]
 fn nothing_of_a_flood_is_learned() {
     let mut stage = check("0 a => b 80/tcp", "");
     stage.event("100 a -> 192.0.2.1 443/tcp established with /bin/app");

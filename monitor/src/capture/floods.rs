@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use monitor_common::SKETCH_REGISTERS;
-use monitor_core::flow::{Ended, Flood, FlowKey, Observation, Process};
+use monitor_core::flow::{Ended, Flood, FlowKey, Process};
 use monitor_core::ids::WallTime;
 
 use crate::capture::clock::Clock;
@@ -71,7 +71,7 @@ impl Floods {
         &mut self,
         clock: Clock,
         now_ns: u64,
-        out: &mut Vec<Observation>,
+        out: &mut Vec<Flood>,
     ) -> Result<u64, MapError> {
         if now_ns < self.next_ns {
             return Ok(0);
@@ -85,7 +85,7 @@ impl Floods {
             // Nobody else removes any.
             let bytes = self.map.get(&payer, 0)?;
             match self.tell(payer, &bytes, clock, now_ns) {
-                Ok(flood) => out.extend(flood.map(|it| Observation::Flooded(Box::new(it)))),
+                Ok(flood) => out.extend(flood),
                 Err(Undecodable) => unread += 1,
             }
         }

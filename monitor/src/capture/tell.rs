@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
 use crate::capture::cgroups::Cgroups;
@@ -117,9 +117,11 @@ impl Teller {
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
-        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut self.pending);
+        let mut floods = Vec::new();
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
         self.losses.undecodable +=
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen()?;
         }
@@ -257,6 +259,13 @@ impl Teller {
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.losses.undecodable += 1,
         }
+    }
+
+    /// Tells of a flood, before what belongs to it.
+    fn flooded(&mut self, flood: Flood) {
+        let first = |it: &Observation| matches!(it, Observation::Flow(flow) if flow.key.cgroup == flood.cgroup);
+        let at = self.pending.iter().position(first).unwrap_or(self.pending.len());
+        self.pending.insert(at, Observation::Flooded(Box::new(flood)));
     }
 
     /// Takes in one of many flows beyond a budget: it is told with their figures.

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use serde_json::Value;
 use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
@@ -67,14 +66,10 @@ impl Stand {
         edge(&self.neighbour.service, &nameless(to.ip()), to.port(), Protocol::Udp)
     }
 
-    /// Begins a flood, or what it is to leave alone, from the service `name`.
+    /// Begins a flood from the service `name`.
     #[track_caller]
     fn floods(&self, name: &str, words: &[&str]) -> Flood {
-        let planned = self.lab.planned(name);
-        let service = if planned.cgroup.exists() { planned } else { self.lab.service(name) };
-        let program = Path::new(env!("CARGO_BIN_EXE_flood"));
-        let mut command = self.lab.command(&service, Some(&self.here), program);
-        Flood { service, running: Running::start(command.args(words)) }
+        floods(&self.lab, &self.here, name, words)
     }
 
     /// Waits until `service` is told to flood, as `reason` calls it.
@@ -130,6 +125,16 @@ impl Stand {
         let peak = peak.expect("the kernel says so");
         assert!(peak <= RESIDENT_KIB, "{peak} KiB");
     }
+}
+
+/// Begins a flood, or what it is to leave alone, from the service `name`.
+#[track_caller]
+fn floods(lab: &Lab, here: &Namespace, name: &str, words: &[&str]) -> Flood {
+    let planned = lab.planned(name);
+    let service = if planned.cgroup.exists() { planned } else { lab.service(name) };
+    let program = Path::new(env!("CARGO_BIN_EXE_flood"));
+    let mut command = lab.command(&service, Some(here), program);
+    Flood { service, running: Running::start(command.args(words)) }
 }
 
 impl Flood {
@@ -290,21 +295,25 @@ fn last_of(made: u64) -> SocketAddr {
 
 #[test]
 fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
-    /// What is promised is twice; the rest is for a machine of few cores on which other tests run.
+    /// What is promised is twice. The rest is for a machine of few cores, where what else runs holds up
+    /// one request of a hundred by as much.
     const TIMES: u64 = 2;
-    const SLACK_US: u64 = 2_000;
-    const ROUNDS: usize = 5;
-    let mut stand = Stand::new("");
-    let api = stand.lab.service("api");
-    let at = SocketAddr::new(stand.here.v4, 8080);
-    let server = stand.lab.serve(&api, &stand.here, Protocol::Tcp, at);
+    const SLACK_US: u64 = 5_000;
+    const ROUNDS: usize = 9;
+    let stand = Stand::new("");
+    // The same in a part of the hierarchy that the agent does not look at, in turn.
+    let unwatched = lab();
+    let serve = |lab: &Lab, port| {
+        let at = SocketAddr::new(stand.here.v4, port);
+        lab.serve(&lab.service("api"), &stand.here, Protocol::Tcp, at)
+    };
+    let (watched_api, unwatched_api) = (serve(&stand.lab, 8080), serve(&unwatched, 8081));
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        with.push(p99_under_flood(&stand, &server));
-        assert_eq!(stand.agent.end(Signal::TERM).code(), Some(0));
-        without.push(p99_under_flood(&stand, &server));
-        stand.agent.start();
+        with.push(p99_under_flood(&stand.lab, &stand.here, &watched_api));
+        without.push(p99_under_flood(&unwatched, &stand.here, &unwatched_api));
     }
+    assert!(stand.agent.lost("over-budget") > 0, "that was no flood");
     with.sort_unstable();
     without.sort_unstable();
     let (with_us, without_us) = (with[ROUNDS / 2], without[ROUNDS / 2]);
@@ -314,10 +323,10 @@ fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
 
 /// What 99 of 100 requests of a neighbour take at most, in microseconds, beside a flood.
 #[track_caller]
-fn p99_under_flood(stand: &Stand, server: &Server) -> u64 {
-    let mut flood = stand.floods("crawler", &["datagram", VOID, "9", "2s"]);
+fn p99_under_flood(lab: &Lab, here: &Namespace, server: &Server) -> u64 {
+    let mut flood = floods(lab, here, "crawler", &["datagram", VOID, "9", "2s"]);
     let to = server.address.to_string();
-    let mut asking = stand.floods("client", &["requests", &to, "400"]);
+    let mut asking = floods(lab, here, "client", &["requests", &to, "300"]);
     let line = asking.running.line(ENDS);
     flood.made();
     let p99 = line.rsplit_once("p99 ").and_then(|(_, it)| it.parse().ok());
