@@ -151,6 +151,7 @@ impl Engine {
             // Seen from the end that was dialled.
             Remote::Cgroup(_) => self.attribution.service_of(key.cgroup).to_string(),
             Remote::World => "world".to_owned(),
+            Remote::Socket(socket) => return socket.to_string(),
         };
         format!("{who} {}/{}", key.port, key.protocol)
     }

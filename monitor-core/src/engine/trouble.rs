@@ -45,9 +45,10 @@ impl Losses {
     }
 }
 
-/// Missing bytes hide no edge, and a flood is a finding of its own: `status` shows how many.
+/// Missing bytes hide no edge, and an unusual socket and a flood are findings of their own: `status`
+/// shows how many.
 const fn is_said_elsewhere(loss: Loss) -> bool {
-    matches!(loss, Loss::Untracked | Loss::OverBudget | Loss::ServiceFull)
+    matches!(loss, Loss::Untracked | Loss::Unwatched | Loss::OverBudget | Loss::ServiceFull)
 }
 
 /// Nobody looked before this start.
