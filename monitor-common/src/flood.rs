@@ -5,7 +5,7 @@
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::hash::KeyedHash;
-use crate::{Direction, FlowKey, RemoteKind};
+use crate::{Address, Direction, FlowKey, RemoteKind};
 
 /// In this time a budget that was used up comes back whole, in nanoseconds.
 pub const BUDGET_SPAN_NS: u64 = 4_000_000_000;
@@ -39,6 +39,18 @@ impl Payer {
     }
 }
 
+/// Value of `BUDGETS`: what one payer may still show.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Budget {
+    /// When it is whole again: each new key moves that on, and it lies no further ahead than
+    /// [`BUDGET_SPAN_NS`].
+    pub whole_ns: u64,
+    /// New keys that cost nothing: the agent had as many forgotten, to hear of them again.
+    pub credit: u64,
+}
+const _: () = assert!(size_of::<Budget>() == 16);
+
 /// Value of `FLOODS`: what one payer showed beyond its budget.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -66,6 +78,19 @@ pub fn peer_hash(seed: [u64; 2], key: &FlowKey) -> u64 {
     hash.add(a | (b << 32));
     hash.add(c | (d << 32));
     hash.add(u64::from(key.port) | ((key.protocol as u64) << 16));
+    hash.finish()
+}
+
+/// A socket and a far end, and whatever else tells two such pairs apart.
+#[inline(always)]
+#[must_use]
+pub fn peer_note(seed: [u64; 2], cookie: u64, remote: &Address, more: u64) -> u64 {
+    let [a, b, c, d] = remote.0.map(u64::from);
+    let mut hash = KeyedHash::new(seed);
+    hash.add(cookie);
+    hash.add(a | (b << 32));
+    hash.add(c | (d << 32));
+    hash.add(more);
     hash.finish()
 }
 

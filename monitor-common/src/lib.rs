@@ -18,7 +18,9 @@ pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
 };
-pub use flood::{BUDGET_SPAN_NS, Flood, Payer, SKETCH_REGISTERS, peer_hash, register_of};
+pub use flood::{
+    BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
+};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
@@ -27,7 +29,6 @@ pub mod map {
     pub const SEEN: &str = "SEEN";
     pub const BUDGETS: &str = "BUDGETS";
     pub const FLOODS: &str = "FLOODS";
-    pub const UNTOLD: &str = "UNTOLD";
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";

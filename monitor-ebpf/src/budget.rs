@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::{
-    BUDGET_SPAN_NS, Flood, FlowKey, Loss, News, Origin, Payer, peer_hash, register_of,
+    BUDGET_SPAN_NS, Budget, Flood, FlowKey, Loss, News, Origin, Payer, peer_hash, register_of,
 };
 
 use crate::count::add;
@@ -12,22 +12,27 @@ use crate::emit;
 use crate::maps::{BUDGET_INTERVAL_NS, BUDGETS, EXECUTABLE_SEED, FLOODS};
 use crate::words::Words;
 
-/// Takes the price of one new key from whoever shows it; false where nothing is left.
-///
-/// A budget is the time at which it will be whole again: each key moves that on by the interval, and
-/// it may lie no further ahead than the span. Two CPUs that ask at once may both be let through.
+/// Takes the price of one new key from whoever shows it; false where nothing is left. Two CPUs that ask
+/// at once may both be let through.
 #[inline(never)]
 pub(crate) fn spend(key: &FlowKey, now_ns: u64) -> bool {
     let interval_ns = BUDGET_INTERVAL_NS.load();
     let payer = Words::of(Payer::of(key));
-    let Some(whole_ns) = BUDGETS.get_ptr_mut(&*payer) else {
-        let whole_ns = Words::of(now_ns.wrapping_add(interval_ns));
+    let Some(budget) = BUDGETS.get_ptr_mut(&*payer) else {
+        let budget = Words::of(Budget { whole_ns: now_ns.wrapping_add(interval_ns), credit: 0 });
         // Another CPU was first, or there is no room: then it is not limited, and the ring is.
-        _ = BUDGETS.insert(&*payer, &*whole_ns, u64::from(BPF_NOEXIST));
+        _ = BUDGETS.insert(&*payer, &*budget, u64::from(BPF_NOEXIST));
         return true;
     };
     // SAFETY: a valid map value. Entries are recycled in place, so at worst another payer pays.
     unsafe {
+        let credit = (&raw const (*budget).credit).read_volatile();
+        if credit != 0 {
+            // Not atomic: it must not pass zero.
+            (&raw mut (*budget).credit).write_volatile(credit - 1);
+            return true;
+        }
+        let whole_ns = &raw mut (*budget).whole_ns;
         if whole_ns.read_volatile() < now_ns {
             whole_ns.write_volatile(now_ns);
         }

@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, Dialler, Executable, Flood, FlowKey, FlowStats, Lineage, ListenKey,
-    Listener, Loss, Odd, Owner, Payer, Tracked,
+    Address, Bound, Budget, ClientKey, Dialler, Executable, Flood, FlowKey, FlowStats, Lineage,
+    ListenKey, Listener, Loss, Odd, Owner, Payer, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
@@ -17,10 +17,10 @@ use monitor_common::{
 #[map]
 pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
 
-/// When each payer's budget is whole again (boot time). Written and read by `budget` alone. Full: the
-/// longest unused is forgotten, hence whole.
+/// What each payer may still show. Written and read by `budget`, and credited by the agent for keys that
+/// it has forgotten. Full: the longest unused is forgotten, hence whole.
 #[map]
-pub(crate) static BUDGETS: LruHashMap<Payer, u64> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static BUDGETS: LruHashMap<Payer, Budget> = LruHashMap::with_max_entries(1024, 0);
 
 /// What was new beyond a budget. Written by `budget`, read by the agent, and removed by it once a flood
 /// is over. Full: `MapFull`. Never LRU: its counts are exact.
@@ -32,6 +32,12 @@ pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128,
 /// established. Full: the longest unused is forgotten; it matters only until the accept.
 #[map]
 pub(crate) static UNTOLD: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// With whom a bound socket exchanges datagrams that are beyond a budget, by a hash of the socket, the far
+/// end and who began: the answer to what was not entered is nothing new. Written and read by `datagram`.
+/// Full: the longest unused is forgotten, and its answer passes for a beginning.
+#[map]
+pub(crate) static UNTOLD_DATAGRAMS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
 /// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.

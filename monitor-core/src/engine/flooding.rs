@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::attribute::Sighting;
 use crate::baseline::Phase;
-use crate::detect::{FanOut, Finding, Severity, fan_out_finding};
+use crate::detect::{FanOut, Finding, Kind, Severity, fan_out_finding};
 use crate::edge::Edge;
 use crate::engine::{Effect, Engine};
 use crate::flow::{Direction, Ended, Flood, FlowKey, Remote};
@@ -59,13 +60,12 @@ impl Floods {
         )
     }
 
-    /// Whether an edge may be part of one.
+    /// Whether an edge may be part of one. Between two services of this machine it is the client's.
     pub(crate) fn may_hold(&self, edge: &Edge) -> bool {
-        let is_end = |going: &Going, direction: &Direction| {
-            let end = if *direction == Direction::Outbound { &edge.client } else { &edge.server };
-            end.service() == Some(&going.service)
-        };
-        self.going.iter().any(|((_, direction), going)| is_end(going, direction))
+        let outbound = edge.client.service().is_some();
+        let belongs = |direction: Direction| outbound == (direction == Direction::Outbound);
+        let is_owner = |going: &Going| edge.owner() == Some(&going.service);
+        self.going.iter().any(|((_, direction), going)| belongs(*direction) && is_owner(going))
     }
 }
 
@@ -95,6 +95,23 @@ impl Engine {
             self.floods.said.retain(|id, _| self.incidents.open.contains_key(id));
             self.learns_again(&service, effects);
         }
+    }
+
+    /// Counts what is odd about an edge as part of the flood that it may belong to: what the service does
+    /// otherwise is not to be lost among a thousand of these. False where there is none, or where it is
+    /// odd in a way that no flood explains.
+    pub(crate) fn is_of_flood(&mut self, now: Now, kind: Kind, sighting: &Sighting) -> bool {
+        let common =
+            matches!(kind, Kind::NewPeer | Kind::NewPort | Kind::NewClient | Kind::NewListener);
+        let edge = &sighting.edge;
+        let Some(service) = edge.owner().filter(|_| common && self.floods.may_hold(edge)) else {
+            return false;
+        };
+        let Some(incident) = self.incidents.joining(service, About::Flood, now.wall) else {
+            return false;
+        };
+        incident.count_more(sighting.at, 1);
+        true
     }
 
     /// What of a service was not learned because it flooded is news again.
@@ -134,7 +151,7 @@ impl Engine {
             // Seen from the end that was dialled.
             Remote::Cgroup(_) => self.attribution.service_of(key.cgroup).to_string(),
             Remote::World => "world".to_owned(),
-            Remote::Socket(socket) => return format!("socket:{socket}"),
+            Remote::Socket(socket) => return socket.to_string(),
         };
         format!("{who} {}/{}", key.port, key.protocol)
     }

@@ -92,6 +92,9 @@ impl Engine {
         let Some(service) = sighting.edge.owner() else {
             return;
         };
+        if self.is_of_flood(now, kind, sighting) {
+            return;
+        }
         let guarded = |it: &ServiceName| self.baseline.phase(it) == Phase::Guarded;
         // What nobody guards is asked about together with the others like it.
         let about = if kind == Kind::Forbidden || sighting.edge.services().any(guarded) {

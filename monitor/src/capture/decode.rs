@@ -17,6 +17,7 @@ pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
 pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
 pub(super) type PayerBytes = [u8; size_of::<wire::Payer>()];
+pub(super) type BudgetBytes = [u8; size_of::<wire::Budget>()];
 pub(super) type FloodBytes = [u8; size_of::<wire::Flood>()];
 pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
@@ -106,6 +107,14 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
 pub(super) fn payer(bytes: &KeyBytes) -> Result<PayerBytes, Undecodable> {
     let key: wire::FlowKey = read(bytes)?;
     Ok(zerocopy::transmute!(wire::Payer::of(&key)))
+}
+
+/// A budget, as it was if there was one, with `more` new keys that cost nothing, `most` at once.
+pub(super) fn credited(budget: Option<&BudgetBytes>, more: u64, most: u64) -> BudgetBytes {
+    let before = budget.and_then(|bytes| read::<wire::Budget>(bytes).ok());
+    let before = before.unwrap_or(wire::Budget { whole_ns: 0, credit: 0 });
+    let credit = before.credit.saturating_add(more).min(most);
+    zerocopy::transmute!(wire::Budget { credit, ..before })
 }
 
 /// An entry of `FLOODS`: whose it is, what it counted. Of one whose writer is still at it, `first_ns`

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use monitor_common::SKETCH_REGISTERS;
-use monitor_core::flow::{Ended, Flood, FlowKey, Observation, Process};
+use monitor_core::flow::{Ended, Flood, FlowKey, Process};
+use monitor_core::ids::WallTime;
 
 use crate::capture::clock::Clock;
-use crate::capture::decode::{self, FloodBytes, PayerBytes, Undecodable};
+use crate::capture::decode::{self, BudgetBytes, FloodBytes, PayerBytes, Undecodable};
 
 pub(super) struct Floods {
     map: BpfHashMap<MapData, PayerBytes, FloodBytes>,
+    budgets: BpfHashMap<MapData, PayerBytes, BudgetBytes>,
     /// Those that go on: no more than the kernel's map holds.
     known: HashMap<PayerBytes, Known>,
     /// When the map is to be read next (boot time).
@@ -23,6 +25,8 @@ pub(super) struct Floods {
 #[derive(Default)]
 struct Known {
     count: u64,
+    /// As it was told first: the offset between the clocks is read anew each time.
+    since: Option<WallTime>,
     examples: Vec<FlowKey>,
     process: Option<Process>,
 }
@@ -34,8 +38,19 @@ impl Floods {
     const OVER_AFTER: Duration = Duration::from_secs(10);
     const EXAMPLES: usize = 3;
 
-    pub(super) fn new(map: BpfHashMap<MapData, PayerBytes, FloodBytes>) -> Self {
-        Self { map, known: HashMap::new(), next_ns: 0 }
+    pub(super) fn new(
+        map: BpfHashMap<MapData, PayerBytes, FloodBytes>,
+        budgets: BpfHashMap<MapData, PayerBytes, BudgetBytes>,
+    ) -> Self {
+        Self { map, budgets, known: HashMap::new(), next_ns: 0 }
+    }
+
+    /// Lets `payer` show so many new keys for nothing, `most` at once: we have them forgotten.
+    pub(super) fn credit(&mut self, payer: PayerBytes, keys: u64, most: u64) {
+        let before = self.budgets.get(&payer, 0).ok();
+        let budget = decode::credited(before.as_ref(), keys, most);
+        // No room: then it is not limited.
+        drop(self.budgets.insert(payer, budget, 0));
     }
 
     /// Keeps an example. The first of a flood has its figures read at once.
@@ -56,7 +71,7 @@ impl Floods {
         &mut self,
         clock: Clock,
         now_ns: u64,
-        out: &mut Vec<Observation>,
+        out: &mut Vec<Flood>,
     ) -> Result<u64, MapError> {
         if now_ns < self.next_ns {
             return Ok(0);
@@ -70,7 +85,7 @@ impl Floods {
             // Nobody else removes any.
             let bytes = self.map.get(&payer, 0)?;
             match self.tell(payer, &bytes, clock, now_ns) {
-                Ok(flood) => out.extend(flood.map(|it| Observation::Flooded(Box::new(it)))),
+                Ok(flood) => out.extend(flood),
                 Err(Undecodable) => unread += 1,
             }
         }
@@ -99,7 +114,7 @@ impl Floods {
         let told = Flood {
             cgroup,
             direction,
-            since: clock.wall(flood.first_ns),
+            since: *known.since.get_or_insert_with(|| clock.wall(flood.first_ns)),
             last_seen: clock.wall(flood.last_ns),
             count: flood.count,
             peers: estimate(&flood.registers),

@@ -185,7 +185,7 @@ impl Capture {
         let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
-        let floods = Floods::new(take(ebpf, map::FLOODS)?);
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
 

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, StatsBytes,
-    Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
+    StatsBytes, Undecodable,
 };
 use crate::capture::floods::Floods;
 use crate::capture::namespaces;
@@ -151,9 +151,11 @@ impl Teller {
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
-        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut self.pending);
+        let mut floods = Vec::new();
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
         self.losses.undecodable +=
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen()?;
         }
@@ -215,8 +217,9 @@ impl Teller {
 
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            let bytes = decode::key_bytes(key);
+        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        self.credit(&keys);
+        for bytes in keys {
             if let Some(stats) = self.seen.get(&bytes)
                 && let Ok((counters, _)) = decode::stats(&stats)
             {
@@ -228,6 +231,17 @@ impl Teller {
             self.told.remove(&bytes);
         }
         Ok(())
+    }
+
+    /// What is to be told again costs whoever shows it nothing.
+    fn credit(&mut self, keys: &[KeyBytes]) {
+        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
+        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+            *credits.entry(payer).or_default() += 1;
+        }
+        for (payer, keys) in credits {
+            self.floods.credit(payer, keys, self.seen_entries as u64);
+        }
     }
 
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
@@ -296,6 +310,13 @@ impl Teller {
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.losses.undecodable += 1,
         }
+    }
+
+    /// Tells of a flood, before what belongs to it.
+    fn flooded(&mut self, flood: Flood) {
+        let first = |it: &Observation| matches!(it, Observation::Flow(flow) if flow.key.cgroup == flood.cgroup);
+        let at = self.pending.iter().position(first).unwrap_or(self.pending.len());
+        self.pending.insert(at, Observation::Flooded(Box::new(flood)));
     }
 
     /// Takes in one of many flows beyond a budget: it is told with their figures.
