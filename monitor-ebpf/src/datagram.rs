@@ -7,15 +7,16 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use monitor_common::{
-    Address, Asker, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol,
+    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, peer_note,
 };
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::emit;
-use crate::maps::{ASKED, BOUND};
+use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
@@ -75,19 +76,26 @@ pub(crate) fn sent(
     if seen::count(&key, now_ns) {
         return;
     }
-    if let Some(bound) = bound(ctx)
-        && ASKED.get_ptr(&*Words::of(asker(&caller, remote, port, bound))).is_some()
+    let at = bound(ctx).map(|bound| place(&caller, bound));
+    // Nobody but the very address and port that asked is answered.
+    if let Some(at) = at
+        && is_noted(at, &remote, port, Direction::Inbound)
     {
         return;
     }
-    seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    if let Some(at) = at
+        && sighted == Sighted::OverBudget
+    {
+        note(at, &remote, port, Direction::Outbound);
+    }
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
 /// sent from here.
 #[inline(always)]
 fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
-    let Some(Protocol::Udp | Protocol::UdpLite) = protocol(ctx) else {
+    let Some(protocol @ (Protocol::Udp | Protocol::UdpLite)) = protocol(ctx) else {
         return;
     };
     let Some(bound) = bound(ctx) else {
@@ -95,8 +103,13 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     };
     let caller = owner::caller();
     let port = remote_port(ctx);
-    if !asks(&Words::of(asker(&caller, remote, port, bound)), &caller) {
-        return;
+    let at = place(&caller, bound);
+    if !is_noted(at, &remote, port, Direction::Inbound) {
+        let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
+        if has_asked(&Words::of(request)) || is_noted(at, &remote, port, Direction::Outbound) {
+            return;
+        }
+        note(at, &remote, port, Direction::Inbound);
     }
     let now_ns = seen::now_ns();
     let key = Words::of(inbound(&caller, remote, bound));
@@ -107,40 +120,52 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     seen::enter(&key, &origin, now_ns);
 }
 
-/// Whether this one asks, and does not answer what the caller sent of its own accord; then it is
-/// known from now on. A call, for its room on the stack.
-#[inline(never)]
-fn asks(asker: &Asker, caller: &Owner) -> bool {
-    if ASKED.get_ptr(asker).is_some() {
-        return true;
-    }
-    let was_asked = |outcome| {
-        let request = outbound(caller, asker.address, asker.port, asker.protocol, outcome);
-        seen::is_known(&Words::of(request))
-    };
-    if was_asked(Outcome::Sent) || was_asked(Outcome::Attempted) {
-        return false;
-    }
-    if ASKED.insert(asker, &0, 0).is_err() {
-        emit::lost(Loss::MapFull);
-    }
-    true
+/// A port as its owner has it, whichever of its sockets are bound to it. Ids of cgroups are counted
+/// up from 1: the upper bits are free.
+#[inline(always)]
+fn place(caller: &Owner, bound: &Bound) -> u64 {
+    caller.cgroup_id ^ (u64::from(bound.port) << 48) ^ ((bound.protocol as u64) << 40)
 }
 
-/// Nobody but the very address and port that asked is answered.
+/// Notes that datagrams are exchanged with that far end, begun as `began` says.
 #[inline(always)]
-fn asker(caller: &Owner, address: Address, port: u16, bound: &Bound) -> Asker {
-    let (cgroup_id, asked) = (caller.cgroup_id, bound.port);
-    Asker { cgroup_id, address, port, asked, protocol: bound.protocol, _reserved: [0; 3] }
+fn note(at: u64, remote: &Address, port: u16, began: Direction) {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    if ASKED.insert(&*note, &0, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+fn is_noted(at: u64, remote: &Address, port: u16, began: Direction) -> bool {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    ASKED.get_ptr(&*note).is_some()
+}
+
+/// A call, for its room on the stack.
+#[inline(never)]
+fn note_of(at: u64, remote: &Address, port: u64, began: u64) -> u64 {
+    peer_note(EXECUTABLE_SEED.load(), at, remote, port << 8 | began)
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: `ctx` is a hook's context.
+    unsafe { bpf_get_socket_cookie(ctx.cast()) }
+}
+
+/// Whether the caller sent this request of its own accord. A call, for its room on the stack.
+#[inline(never)]
+fn has_asked(request: &FlowKey) -> bool {
+    let attempt = || Words::of(FlowKey { outcome: Outcome::Attempted, ..*request });
+    seen::is_known(request) || seen::is_known(&attempt())
 }
 
 #[inline(always)]
 fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
-    // SAFETY: `ctx` is a hook's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     // SAFETY: a valid map value, read at once. Entries are recycled in place, so there is the
     // slightest chance of another socket's port, hence of a wrong direction.
-    unsafe { BOUND.get(cookie) }
+    unsafe { BOUND.get(cookie(ctx)) }
 }
 
 /// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.

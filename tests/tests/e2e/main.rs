@@ -15,6 +15,7 @@ mod doctor;
 mod drawn;
 mod errors;
 mod faults;
+mod flood;
 mod ground;
 mod harness;
 mod lineage;
