@@ -85,6 +85,8 @@ impl Loaded {
 /// A program that lets through what it sees and does nothing else, attached until it is dropped.
 #[derive(Debug)]
 pub struct Empty {
+    /// Held only so that what it did can be looked up.
+    _program: OwnedFd,
     _link: OwnedFd,
 }
 
@@ -127,8 +129,9 @@ impl Empty {
         let flags = 0;
         let link = [word(program.as_raw_fd()), word(cgroup.as_raw_fd()), at, flags];
         let link = bpf(LINK_CREATE, &link)?;
-        // SAFETY: as above. The link keeps its program.
-        Ok(Self { _link: unsafe { OwnedFd::from_raw_fd(link) } })
+        // SAFETY: as above.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        Ok(Self { _program: program, _link: link })
     }
 }
 

@@ -144,6 +144,7 @@ fn with(
     let known = loads.plain.takes("churn 6000")?;
     std::thread::sleep(DRAIN);
     let busy = (standing.busy()? - busy) * 1e6 / known.count;
+    let busy = if standing.id().is_some() { busy } else { f64::NAN };
     let traffics = traffic(loads)?;
     let resident = standing.id().map_or(Ok(f64::NAN), usage::resident)?;
     let maps = standing.held()?.maps;
@@ -325,7 +326,8 @@ fn programs(normal: &Column, full: &Column, report: &mut Report) {
             continue;
         }
         let each = if *traffic == Traffic::Known { "a connection" } else { "a datagram" };
-        let mut row = vec![format!("`{name}`"), written(*instructions), written(*verified)];
+        let mut row =
+            vec![format!("`{name}`"), format!("{instructions:.0}"), format!("{verified:.0}")];
         if ran {
             let runs = |column| median(column, |it| it.runs);
             let nanos = |column| median(column, |it| it.nanos);

@@ -73,9 +73,13 @@ fn heard(
     loads: &mut Loads,
     lines: &mpsc::Receiver<(f64, String)>,
 ) -> anyhow::Result<Vec<f64>> {
-    let log = sides.house.at.join("watch.log");
-    let stands = || Ok(std::fs::read_to_string(&log).is_ok_and(|it| it.contains("attached")));
-    sides.interrupt.until("edgewatch watch", WAIT, GAP, stands)?;
+    // It watches from the first dial on that it tells of.
+    let mut probe = FIRST;
+    sides.interrupt.until("edgewatch watch", WAIT, GAP, || {
+        probe -= 1;
+        loads.plain.answers(&format!("dial 10.77.0.254:{probe}"))?;
+        Ok(lines.recv_timeout(GAP).is_ok())
+    })?;
     let mut millis = Vec::new();
     for port in FIRST..FIRST + DIALS {
         sides.interrupt.check()?;

@@ -11,7 +11,7 @@ use crate::bench::usage::{self, Held};
 
 const ROUNDS: usize = 5;
 const KNOWN: &str = "churn 60000";
-const NEW: &str = "ports 0 2000";
+const NEW: &str = "ports 0 6000";
 /// As long as it may take until news of a burst are worked off.
 const SETTLE: Duration = Duration::from_millis(1500);
 /// The least that a small machine needs.
