@@ -19,10 +19,11 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::{Value, json};
 
 const USAGE: &str = "\
-load CGROUP [--cpu N] [--at PORT] [--ports N]
+load CGROUP [--cpu N] [--at PORT]
     Listens outside of the cgroup, enters it, listens inside, says `ready`, and obeys:
 churn COUNT             connections to one server of the cgroup
-ports FIRST COUNT       to servers of the cgroup, each at another port
+listen COUNT            holds so many more servers in the cgroup, each at another port
+ports COUNT             one connection to each of them
 addresses COUNT OF      to a server outside, at OF addresses, each a long way from the last
 udp COUNT               datagrams of an unconnected socket, each taken at once
 datagrams COUNT         the same, taken with the sender's address
@@ -39,6 +40,8 @@ const STRIDE: u64 = 7919;
 /// Where it listens unless told: the known server; the one outside and the datagrams' follow it.
 const AT: u16 = 7100;
 const FIRST_PORT: u16 = 20_000;
+/// Sockets held at once.
+const FILES: u64 = 10_000;
 /// One order is carried out in so many parts, each timed for itself.
 const PARTS: u64 = 5;
 /// More than any machine sends within the seconds that are asked for.
@@ -57,18 +60,17 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> anyhow::Result<()> {
     let [cgroup, options @ ..] = words else { bail!("usage:\n{USAGE}") };
-    let (mut at, mut ports) = (AT, 0);
+    let mut at = AT;
     for option in options.chunks(2) {
         match option {
             [name, value] if name == "--cpu" => stay_on(value.parse()?)?,
             [name, value] if name == "--at" => at = value.parse()?,
-            [name, value] if name == "--ports" => ports = value.parse()?,
             other => bail!("{other:?} is no option with its value"),
         }
     }
     // Neighbours shall not show in what a call took; not everybody may ask for that.
-    drop(rustix::process::nice(-15));
-    let mut load = Load::enter(Path::new(cgroup), at, ports)?;
+    let _niceness = rustix::process::nice(-15);
+    let mut load = Load::enter(Path::new(cgroup), at)?;
     say(&json!("ready"))?;
     for order in io::stdin().lock().lines() {
         let order = order.context("read an order")?;
@@ -101,21 +103,19 @@ struct Load {
 }
 
 impl Load {
-    fn enter(cgroup: &Path, at: u16, ports: u16) -> anyhow::Result<Self> {
-        let files = u64::from(ports) + 256;
-        let limit = Rlimit { current: Some(files), maximum: Some(files) };
+    fn enter(cgroup: &Path, at: u16) -> anyhow::Result<Self> {
+        let limit = Rlimit { current: Some(FILES), maximum: Some(FILES) };
         rustix::process::setrlimit(Resource::Nofile, limit).context("hold so many sockets")?;
         let outside = listen(at + 1)?;
         let procs = cgroup.join("cgroup.procs");
         std::fs::write(&procs, "0").with_context(|| format!("write {}", procs.display()))?;
         let receiver = net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
         net::bind(&receiver, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, at + 2))?;
-        let ports: anyhow::Result<_> = (0..ports).map(|index| listen(FIRST_PORT + index)).collect();
         Ok(Self {
             at,
             known: listen(at)?,
             outside,
-            ports: ports?,
+            ports: Vec::new(),
             sender: net::socket(AddressFamily::INET, SocketType::DGRAM, None)?,
             receiver,
             raw: Vec::new(),
@@ -129,15 +129,13 @@ impl Load {
                 let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.at);
                 Taken::of(count.parse()?, |_| connection(&self.known, to))
             }
-            ["ports", first, count] => {
-                let first: u64 = first.parse()?;
-                Taken::of(count.parse()?, |index| {
-                    let at = usize::try_from(first + index)?;
-                    let listener = self.ports.get(at).context("no such port")?;
-                    let port = FIRST_PORT + u16::try_from(at)?;
-                    connection(listener, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
-                })
-            }
+            ["listen", count] => self.listen(count.parse()?),
+            ["ports", count] => Taken::of(count.parse()?, |index| {
+                let at = usize::try_from(index)?;
+                let listener = self.ports.get(at).context("no such port")?;
+                let port = FIRST_PORT + u16::try_from(at)?;
+                connection(listener, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+            }),
             ["addresses", count, of] => {
                 let of: u64 = of.parse()?;
                 Taken::of(count.parse()?, |index| {
@@ -157,6 +155,14 @@ impl Load {
             ["flood", seconds] => self.flood(Duration::from_secs(seconds.parse()?)),
             _ => bail!("usage:\n{USAGE}"),
         }
+    }
+
+    fn listen(&mut self, count: u16) -> anyhow::Result<Value> {
+        self.ports.clear();
+        for index in 0..count {
+            self.ports.push(listen(FIRST_PORT + index)?);
+        }
+        Ok(json!("listening"))
     }
 
     /// One datagram, sent and taken.

@@ -18,7 +18,7 @@ const ROUNDS: usize = 9;
 /// What is measured: as the load is ordered, and by which of the two.
 const TRAFFIC: [(Traffic, &str); 5] = [
     (Traffic::Known, "churn 6000"),
-    (Traffic::New, "ports 0 2000"),
+    (Traffic::New, "ports 2000"),
     (Traffic::Datagrams, "udp 20000"),
     (Traffic::RoundTrips, "rr 8000"),
     (Traffic::BesideRaw, "rr 8000"),
@@ -90,6 +90,7 @@ pub(crate) fn measure(
     let mut columns: Vec<Column> =
         all.map(|side| Column { side, visits: Vec::with_capacity(ROUNDS) }).collect();
     loads.raw.answers("raw")?;
+    loads.plain.answers("listen 2000")?;
     for round in 0..ROUNDS {
         eprintln!("  round {} of {ROUNDS}", round + 1);
         for column in &mut columns {
@@ -104,6 +105,7 @@ pub(crate) fn measure(
             column.visits.push(visit);
         }
     }
+    loads.plain.answers("listen 0")?;
     let missing: Vec<&str> = missing.into_iter().map(Peer::program).collect();
     tell(&columns, &missing, report);
     Ok(())

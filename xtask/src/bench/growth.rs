@@ -2,18 +2,18 @@
 //! machine: edges known, cgroups watched, processors that dial at once; and the agent beside it.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context as _;
 
 use crate::bench::beside::Loads;
-use crate::bench::figure::{Figure, Spread, written};
+use crate::bench::figure::{Figure, Spread};
 use crate::bench::load::Load;
 use crate::bench::plot::{self, Panel, Series};
 use crate::bench::report::Report;
 use crate::bench::scale;
-use crate::bench::side::{Side, Sides};
-use crate::bench::usage::{self, Held};
-use crate::house::Agent;
+use crate::bench::side::{Side, Sides, Standing};
+use crate::bench::usage;
 
 /// Where the drawing stands.
 pub(crate) const PLOT: &str = "docs/benchmarks.svg";
@@ -24,7 +24,9 @@ const CGROUPS: [usize; 5] = [1, 10, 100, 1000, 10_000];
 const ROOM: &str = "seen = 262144\n";
 const CONNECTIONS: usize = 6000;
 const ROUNDS: usize = 6;
-const DETAILS: [&str; 2] = ["normal", "full"];
+/// The floor, and the agent's two configurations.
+const SIDES: [(Side, &str); 3] =
+    [(Side::Empty, "empty programs"), (Side::Normal, "normal"), (Side::Full, "full")];
 
 /// Measures all three and draws them.
 pub(crate) fn measure(
@@ -34,8 +36,12 @@ pub(crate) fn measure(
     load: &Path,
 ) -> anyhow::Result<String> {
     let mut figures = Vec::new();
-    let panels =
-        [edges(sides, loads)?, processors(sides, load)?, cgroups(sides, loads, &mut figures)?];
+    let hooks = sides.hooks()?;
+    let panels = [
+        edges(sides, loads, &hooks)?,
+        processors(sides, load, &hooks)?,
+        cgroups(sides, loads, &hooks, &mut figures)?,
+    ];
     let mut rows = Vec::new();
     for panel in &panels {
         for series in &panel.series {
@@ -54,27 +60,20 @@ pub(crate) fn measure(
     plot::draw(&panels)
 }
 
-fn edges(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Panel> {
+fn edges(sides: &Sides<'_>, loads: &mut Loads, hooks: &[(u32, u32)]) -> anyhow::Result<Panel> {
     let mut panel = Panel::new("Edges known", "edges", &EDGES);
-    let hooks = sides.hooks()?;
-    let standing = sides.start(Side::Empty, &hooks)?;
-    let id = standing.id().context("it stands")?;
-    let mut points = Vec::new();
-    for edges in EDGES {
-        points.push(inside(sides, id, &mut || among(loads, edges))?);
-    }
-    standing.end()?;
-    panel.series.push(Series { name: "empty programs", points });
-    for detail in DETAILS {
-        let mut agent = sides.agent(detail, ROOM)?;
+    for (side, name) in SIDES {
+        let standing = sides.start_with(side, hooks, ROOM)?;
         let mut points = Vec::new();
         for edges in EDGES {
             loads.plain.takes(&format!("addresses {edges} {edges}"))?;
-            scale::known(sides, &agent, edges)?;
-            points.push(inside(sides, agent.id()?, &mut || among(loads, edges))?);
+            if let Some(agent) = standing.agent() {
+                scale::known(sides, agent, edges)?;
+            }
+            points.push(inside(sides, &standing, &mut || among(loads, edges))?);
         }
-        agent.end()?;
-        panel.series.push(Series { name: detail, points });
+        standing.end()?;
+        panel.series.push(Series { name, points });
     }
     Ok(panel)
 }
@@ -83,7 +82,7 @@ fn among(loads: &mut Loads, edges: usize) -> anyhow::Result<f64> {
     Ok(loads.plain.takes(&format!("addresses {CONNECTIONS} {edges}"))?.count)
 }
 
-fn processors(sides: &Sides<'_>, load: &Path) -> anyhow::Result<Panel> {
+fn processors(sides: &Sides<'_>, load: &Path, hooks: &[(u32, u32)]) -> anyhow::Result<Panel> {
     let cores = std::thread::available_parallelism().context("count the processors")?.get();
     let mut counts: Vec<usize> = (0..).map(|it| 1 << it).take_while(|it| *it < cores).collect();
     counts.push(cores);
@@ -94,16 +93,16 @@ fn processors(sides: &Sides<'_>, load: &Path) -> anyhow::Result<Panel> {
         loads.push(Load::start(load, sides.house, &service, &options)?);
     }
     let mut panel = Panel::new("Processors that dial at once", "processors", &counts);
-    for detail in DETAILS {
-        let mut agent = sides.agent(detail, "")?;
+    for (side, name) in SIDES {
+        let standing = sides.start(side, hooks)?;
         let mut points = Vec::new();
         for count in &counts {
             let loads = &mut loads[..*count];
             together(loads)?;
-            points.push(inside(sides, agent.id()?, &mut || together(loads))?);
+            points.push(inside(sides, &standing, &mut || together(loads))?);
         }
-        agent.end()?;
-        panel.series.push(Series { name: detail, points });
+        standing.end()?;
+        panel.series.push(Series { name, points });
     }
     Ok(panel)
 }
@@ -122,39 +121,34 @@ fn together(loads: &mut [Load]) -> anyhow::Result<f64> {
 fn cgroups(
     sides: &Sides<'_>,
     loads: &mut Loads,
+    hooks: &[(u32, u32)],
     figures: &mut Vec<Figure>,
 ) -> anyhow::Result<Panel> {
     let mut panel = Panel::new("Cgroups watched", "cgroups", &CGROUPS);
+    panel.series.extend(SIDES.map(|(_, name)| Series { name, points: Vec::new() }));
     let many = sides.house.node().join("bench-many.slice");
-    let (mut normal, mut full) = (Vec::new(), Vec::new());
-    for (index, cgroups) in CGROUPS.into_iter().enumerate() {
-        let made = index.checked_sub(1).map_or(0, |it| CGROUPS[it]);
+    let mut made = 0;
+    for cgroups in CGROUPS {
         for cgroup in made..cgroups {
             let at = many.join(format!("bench-{cgroup}.service"));
             std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
         }
-        for (detail, points) in DETAILS.into_iter().zip([&mut normal, &mut full]) {
-            sides.interrupt.check()?;
-            let lines = format!("mode = \"learn\"\n[capture]\ndetail = {detail:?}\n");
-            let mut agent = Agent::new(sides.edgewatch, sides.house, "cgroups", &lines)?;
-            let started = agent.start(sides.interrupt)?;
+        made = cgroups;
+        for ((side, _), series) in SIDES.into_iter().zip(&mut panel.series) {
+            let started = Instant::now();
+            let standing = sides.start(side, hooks)?;
+            let started = started.elapsed().as_secs_f64() * 1e3;
             churn(loads)?;
-            points.push(inside(sides, agent.id()?, &mut || churn(loads))?);
-            if detail == DETAILS[0] && cgroups == CGROUPS[CGROUPS.len() - 1] {
+            series.points.push(inside(sides, &standing, &mut || churn(loads))?);
+            if side == Side::Normal && cgroups == CGROUPS[CGROUPS.len() - 1] {
                 let name = |what: &str| format!("{what}, {cgroups} cgroups");
-                let resident = usage::resident(agent.id()?)?;
-                figures.push(Figure::once(
-                    &name("start to ready"),
-                    "ms",
-                    started.as_secs_f64() * 1e3,
-                ));
+                let resident = usage::resident(standing.id().context("it stands")?)?;
+                figures.push(Figure::once(&name("start to ready"), "ms", started));
                 figures.push(Figure::once(&name("resident memory"), "MiB", resident));
             }
-            agent.end()?;
+            standing.end()?;
         }
     }
-    panel.series.push(Series { name: DETAILS[0], points: normal });
-    panel.series.push(Series { name: DETAILS[1], points: full });
     Ok(panel)
 }
 
@@ -162,24 +156,22 @@ fn churn(loads: &mut Loads) -> anyhow::Result<f64> {
     Ok(loads.plain.takes(&format!("churn {CONNECTIONS}"))?.count)
 }
 
-/// Microseconds inside of the programs that a process holds, for a connection; `act` makes some and
-/// says how many.
+/// Microseconds inside of the programs of a side, for a connection; `act` makes some and says how
+/// many.
 fn inside(
     sides: &Sides<'_>,
-    process: u32,
+    standing: &Standing,
     act: &mut dyn FnMut() -> anyhow::Result<f64>,
 ) -> anyhow::Result<Spread> {
     let timed = sides.timed()?;
     let mut values = Vec::new();
     for _ in 0..ROUNDS {
         sides.interrupt.check()?;
-        let before = Held::by(process)?;
+        let before = standing.held()?;
         let count = act()?;
-        let since = Held::by(process)?.since(&before);
+        let since = standing.held()?.since(&before);
         values.push(since.values().map(|it| it.seconds).sum::<f64>() * 1e6 / count);
     }
     drop(timed);
-    let spread = Spread::of(values);
-    eprintln!("  {} µs", written(spread.median));
-    Ok(spread)
+    Ok(Spread::of(values))
 }

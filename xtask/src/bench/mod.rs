@@ -149,7 +149,7 @@ fn measure(
 fn loads(house: &House, load: &Path) -> anyhow::Result<Loads> {
     let cores = std::thread::available_parallelism().context("count the processors")?.get();
     let last = (cores - 1).to_string();
-    let plain = ["--cpu", &last, "--ports", "6000"];
+    let plain = ["--cpu", &last];
     let raw = ["--cpu", "0", "--at", "7110"];
     Ok(Loads {
         plain: Load::start(load, house, "bench-load.service", &plain)?,

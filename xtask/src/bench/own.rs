@@ -11,7 +11,7 @@ use crate::bench::usage::{self, Held};
 
 const ROUNDS: usize = 5;
 const KNOWN: &str = "churn 60000";
-const NEW: &str = "ports 0 6000";
+const NEW: &str = "ports 6000";
 /// As long as it may take until news of a burst are worked off.
 const SETTLE: Duration = Duration::from_millis(1500);
 /// The least that a small machine needs.
@@ -29,6 +29,7 @@ pub(crate) fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut figures = Vec::new();
+    loads.plain.answers("listen 6000")?;
     for detail in ["normal", "full"] {
         let (mut known, mut new, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -48,6 +49,7 @@ pub(crate) fn measure(
         figures.push(Figure::of(&name("a connection on a new edge"), "µs", new).aim(5.0));
         figures.push(Figure::of(&name("wake-ups a connection on a known edge"), "", wakes));
     }
+    loads.plain.answers("listen 0")?;
     let mut agent = sides.agent("normal", SMALL)?;
     let maps = Held::by(agent.id()?)?.maps;
     agent.end()?;

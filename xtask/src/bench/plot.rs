@@ -92,6 +92,7 @@ fn panel(area: &Area<'_>, panel: &Panel, top: f64) -> Drawn {
         .axis_style(INK)
         .label_style(small.clone())
         .x_labels(panel.at.len() * 2)
+        .y_labels(6)
         .x_label_formatter(&many)
         .y_label_formatter(&|at| format!("{at:.1}"))
         .x_desc(panel.axis)

@@ -131,6 +131,16 @@ pub(crate) struct Standing {
 impl Sides<'_> {
     /// Starts a side and waits until it stands.
     pub(crate) fn start(&self, side: Side, hooks: &[(u32, u32)]) -> anyhow::Result<Standing> {
+        self.start_with(side, hooks, "")
+    }
+
+    /// The same, with `more` lines of what an agent captures.
+    pub(crate) fn start_with(
+        &self,
+        side: Side,
+        hooks: &[(u32, u32)],
+        more: &str,
+    ) -> anyhow::Result<Standing> {
         let mut standing = Standing { agent: None, peer: None, kept: None, ruled: None };
         match side {
             Side::Nothing => {}
@@ -140,8 +150,8 @@ impl Sides<'_> {
                 words.extend(hooks);
                 standing.kept = Some(Kept::start(self.programs, &words, self.house)?);
             }
-            Side::Normal => standing.agent = Some(self.agent("normal", "")?),
-            Side::Full => standing.agent = Some(self.agent("full", "")?),
+            Side::Normal => standing.agent = Some(self.agent("normal", more)?),
+            Side::Full => standing.agent = Some(self.agent("full", more)?),
             Side::Peer(peer) => {
                 if peer == Peer::Conntrack {
                     standing.ruled = Some(Ruled::lay(self.house)?);
@@ -215,6 +225,11 @@ impl Standing {
         let agent = self.agent.as_ref().and_then(|it| it.id().ok());
         let peer = || self.peer.as_ref().and_then(|(_, it, _)| it.id().ok());
         agent.or_else(peer).or_else(|| self.kept.as_ref().map(|it| it.0.id()))
+    }
+
+    /// The agent, where it is one.
+    pub(crate) fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
     }
 
     /// Seconds of processor time that it has used.
