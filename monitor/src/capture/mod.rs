@@ -14,11 +14,15 @@ mod procfs;
 
 mod cgroups;
 mod executables;
+mod floods;
 mod namespaces;
 mod netlink;
 mod processes;
 mod seen;
+mod symbols;
+mod unusual;
 
+mod nets;
 mod tell;
 
 mod attach;
@@ -52,15 +56,18 @@ use self::attach::Extra;
 use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
+use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
+use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
@@ -132,13 +139,16 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    nets: Nets,
+    /// Packet sockets are looked for, since nothing tells of them.
+    polled: bool,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
     /// Links and programs: they are gone when this is.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 struct Drain {
@@ -160,9 +170,14 @@ impl Capture {
     /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
+    pub fn start(
+        ground: Ground,
+        config: &Config,
+        internal: &[Network],
+        budget: Budget,
+    ) -> Result<Self> {
         let seed = random_seed()?;
-        let mut attached = attach::load(config, &ground, seed)?;
+        let mut attached = attach::load(config, &ground, seed, budget)?;
         let ebpf = &mut attached.ebpf;
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
@@ -170,10 +185,13 @@ impl Capture {
         let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
+        attached.load_net();
+        let nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
@@ -181,27 +199,33 @@ impl Capture {
             processes.fill(&hierarchy);
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
+        let mut teller = Teller::new(seen, config.seen, floods, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
+        teller.unusual(Sought::All);
+        let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
         let programs = attached.count();
-        let (ebpf, attachments) = attached.attachments()?;
+        let (mut ebpf, attachments) = attached.attachments()?;
+        let mut nets = nets;
+        nets.want(&mut ebpf, teller.wanted());
         Ok(Self {
             ring,
             teller,
             older,
+            nets,
+            polled,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
             drain: None,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
@@ -255,6 +279,8 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         self.teller.detached(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
@@ -268,6 +294,11 @@ impl Capture {
             self.older.enter_again(&mut self.teller);
         }
         self.older.tell_listeners(&mut self.teller);
+        if self.polled {
+            self.teller.unusual(Sought::Packets);
+        }
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         Ok(self.teller.take())
     }
 
