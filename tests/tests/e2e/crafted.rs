@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::agent::SOON;
+use tests::agent::SWEPT;
 use tests::eventually;
 use tests::process::{Running, finish};
 use tests::tool::Tool;
@@ -20,7 +20,7 @@ fn who_crafts_packets_is_seen_by_the_socket_for_them() {
     let mut watch = Running::start(&mut lab.looks(&["watch", "--format", "json"]));
     let mut lines: Vec<Value> = Vec::new();
     let mut tells = |what: &str, fits: &dyn Fn(&Value) -> bool| {
-        eventually(4 * SOON, what, || {
+        eventually(SWEPT, what, || {
             while let Some(line) = watch.line_within(Duration::from_millis(50)) {
                 lines.push(serde_json::from_str(&line).expect("one document a line"));
             }
@@ -50,10 +50,8 @@ fn who_crafts_packets_is_seen_by_the_socket_for_them() {
         // What it finds is its own business, and so is whether that makes it content.
         let _found = finish(tool.command(&lab, &service, &wire.client).args(words));
         let executable = fs::canonicalize(&tool.executable).expect("it was found");
-        let line = tells(name, &|it| {
-            it["socket"]["family"] == "packet"
-                && it["cgroup"].as_str().is_some_and(|it| it.contains(name))
-        });
+        let opened = json!({"service": service.name, "opens": "packet"});
+        let line = tells(name, &|it| it["socket"] == opened);
         assert_eq!(line["process"]["executable"], executable.display().to_string(), "{line:#}");
     }
 }
