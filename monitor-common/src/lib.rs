@@ -455,10 +455,10 @@ pub enum Loss {
     Unattributed = 2,
     /// A connection ended that was not tracked, or whose key is no longer held.
     Untracked = 3,
-    /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
-    OverBudget = 4,
     /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
-    Unwatched = 5,
+    Unwatched = 4,
+    /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
+    OverBudget = 5,
 }
 
 impl Loss {
@@ -467,8 +467,8 @@ impl Loss {
         Self::MapFull,
         Self::Unattributed,
         Self::Untracked,
-        Self::OverBudget,
         Self::Unwatched,
+        Self::OverBudget,
     ];
 
     /// The index of its counter.

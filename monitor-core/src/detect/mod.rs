@@ -42,10 +42,10 @@ pub enum Kind {
     MetadataAccess,
     /// Somebody dials a container runtime, a kubelet or an etcd. Needs no baseline.
     SensitivePort,
-    /// A service shows more that is new than is told one by one. Needs no baseline.
-    FanOut,
     /// Somebody made a socket that goes past TCP and UDP. Needs no baseline.
     RawSocket,
+    /// A service shows more that is new than is told one by one. Needs no baseline.
+    FanOut,
     /// The agent itself sees less than it should.
     Sensor,
     /// A service talks and has no baseline, and nothing is learned.
@@ -64,8 +64,8 @@ impl fmt::Display for Kind {
             Self::RoleInversion => "role-inversion",
             Self::MetadataAccess => "metadata-access",
             Self::SensitivePort => "sensitive-port",
-            Self::FanOut => "fan-out",
             Self::RawSocket => "raw-socket",
+            Self::FanOut => "fan-out",
             Self::Sensor => "sensor",
             Self::Unbaselined => "unbaselined",
         })

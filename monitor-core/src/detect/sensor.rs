@@ -49,9 +49,9 @@ impl Trouble {
                 // Late or counted less, and nothing hidden.
                 Loss::RingFull
                 | Loss::Untracked
+                | Loss::Unwatched
                 | Loss::ServiceFull
-                | Loss::OverBudget
-                | Loss::Unwatched => Severity::Low,
+                | Loss::OverBudget => Severity::Low,
                 Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
                     Severity::Medium
                 }

@@ -45,8 +45,8 @@ impl Losses {
     }
 }
 
-/// Missing bytes hide no edge, and an unusual socket and a flood are findings of their own: `status`
-/// shows how many.
+/// Missing bytes hide no edge; a flood and an unusual socket are told by themselves: `status` shows how
+/// many.
 const fn is_said_elsewhere(loss: Loss) -> bool {
     matches!(loss, Loss::Untracked | Loss::Unwatched | Loss::OverBudget | Loss::ServiceFull)
 }

@@ -349,8 +349,8 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::MapFull => Loss::MapFull,
             wire::Loss::Unattributed => Loss::Unattributed,
             wire::Loss::Untracked => Loss::Untracked,
-            wire::Loss::OverBudget => Loss::OverBudget,
             wire::Loss::Unwatched => Loss::Unwatched,
+            wire::Loss::OverBudget => Loss::OverBudget,
         };
         (loss.index(), meaning)
     })
