@@ -18,9 +18,9 @@ mod namespaces;
 mod netlink;
 mod processes;
 mod seen;
-mod symbols;
 mod unusual;
 
+mod makers;
 mod nets;
 mod tell;
 
@@ -140,6 +140,8 @@ pub struct Capture {
     nets: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
+    /// In and below this cgroup.
+    watched: PathBuf,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
@@ -195,10 +197,12 @@ impl Capture {
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
+        attached.find_makers(config.detail)?;
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
-        teller.unusual(Sought::All);
+        let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
+        teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
@@ -213,6 +217,7 @@ impl Capture {
             older,
             nets,
             polled,
+            watched,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
@@ -287,7 +292,7 @@ impl Capture {
         }
         self.older.tell_listeners(&mut self.teller);
         if self.polled {
-            self.teller.unusual(Sought::Packets);
+            self.teller.unusual(Sought::Packets, &self.watched);
         }
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));

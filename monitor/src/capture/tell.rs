@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -100,12 +101,16 @@ impl Teller {
         })
     }
 
-    /// Tells of unusual sockets that somebody holds, unless they were told.
-    pub(super) fn unusual(&mut self, sought: Sought) {
+    /// Tells of unusual sockets that somebody in or below the `watched` cgroup holds, unless they were
+    /// told.
+    pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
         for Held { socket, pid } in unusual::held(sought) {
             // Gone meanwhile.
-            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
+            if !path.starts_with(watched) {
+                continue;
+            }
             let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
             let executable_id = self.executable_id(pid);
             let owner = SocketOwner { cgroup, executable_id, pid, uid };

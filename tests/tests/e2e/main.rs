@@ -17,6 +17,7 @@ mod faults;
 mod ground;
 mod harness;
 mod lineage;
+mod odd;
 mod record;
 mod oddities;
 mod restart;
