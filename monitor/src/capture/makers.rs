@@ -1,12 +1,15 @@
 //! Who asks for a capability: the places in the kernel that make packet and vsock sockets, found by
-//! making one of each and looking at its stack. They need not be allowed: the question is what counts.
-//! So neither names nor addresses of the kernel's functions have to be known.
+//! trying to make one of each and looking at the stack. What needs a right is tried without it, so that
+//! nothing is made that anybody would have to be told of. So neither names nor addresses of the kernel's
+//! functions have to be known.
+
+use std::thread;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use monitor_common::{Maker, STACK_FRAMES, map};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use rustix::thread::gettid;
+use rustix::thread::{CapabilitySet, capabilities, gettid, set_capabilities};
 
 use crate::capture::config::Detail;
 use crate::capture::{Result, map_error, take};
@@ -16,6 +19,26 @@ type Stack = [u64; STACK_FRAMES];
 
 /// Tells the kernel's half by which place it knows them; false where packet sockets' cannot be found.
 pub(super) fn find(ebpf: &mut Ebpf, detail: Detail) -> Result<bool> {
+    // What a thread gives up comes back with its end.
+    thread::scope(|scope| {
+        let found = scope.spawn(|| {
+            if give_up_rights().is_err() {
+                return Ok(false);
+            }
+            compare(ebpf, detail)
+        });
+        found.join().unwrap_or(Ok(false))
+    })
+}
+
+/// A thread's own.
+fn give_up_rights() -> rustix::io::Result<()> {
+    let mut rights = capabilities(None)?;
+    rights.effective.remove(CapabilitySet::NET_RAW);
+    set_capabilities(None, rights)
+}
+
+fn compare(ebpf: &mut Ebpf, detail: Detail) -> Result<bool> {
     let mut asked: BpfHashMap<MapData, u32, Stack> = take(ebpf, map::ASKED)?;
     let mut makers: Array<MapData, u64> = take(ebpf, map::MAKERS)?;
     let mut stack = |family, kind, protocol| stack_of(&mut asked, family, kind, protocol);
@@ -47,7 +70,7 @@ fn stack_of(
     let thread = gettid().as_raw_nonzero().get().cast_unsigned();
     let mut stack = [0; STACK_FRAMES];
     if asked.insert(thread, stack, 0).is_ok() {
-        // Allowed or not, and be there such sockets or not.
+        // Refused, but for vsock sockets.
         drop(socket_with(family, kind, SocketFlags::CLOEXEC, protocol));
         stack = asked.get(&thread, 0).unwrap_or(stack);
         drop(asked.remove(&thread));
