@@ -47,7 +47,8 @@ fn kinds() -> Vec<Kind> {
         Kind::NewListener => Some(Kind::RoleInversion),
         Kind::RoleInversion => Some(Kind::MetadataAccess),
         Kind::MetadataAccess => Some(Kind::SensitivePort),
-        Kind::SensitivePort => Some(Kind::Unbaselined),
+        Kind::SensitivePort => Some(Kind::RawSocket),
+        Kind::RawSocket => Some(Kind::Unbaselined),
         Kind::Unbaselined => Some(Kind::Sensor),
         Kind::Sensor => None,
     };

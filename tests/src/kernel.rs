@@ -180,12 +180,14 @@ pub fn attached(cgroup: &Path, hook: u32) -> io::Result<u32> {
     Ok(attribute[6])
 }
 
-/// Sends a frame of a protocol that nobody speaks by the loopback interface.
+/// Has what a packet socket sends pass by the queues of its interface.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn send_frame(socket: &OwnedFd, bypass: bool) -> io::Result<()> {
-    let on = libc::c_int::from(bypass);
+pub fn bypass_queues(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    const SIZE: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == SIZE as usize) };
     // SAFETY: the option is a number of the size that is said.
     let set = unsafe {
         libc::setsockopt(
@@ -193,15 +195,22 @@ pub fn send_frame(socket: &OwnedFd, bypass: bool) -> io::Result<()> {
             libc::SOL_PACKET,
             libc::PACKET_QDISC_BYPASS,
             (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            SIZE,
         )
     };
-    if set != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a frame of a protocol that nobody speaks by the loopback interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
+    const SIZE: libc::socklen_t = 20;
+    const { assert!(size_of::<libc::sockaddr_ll>() == SIZE as usize) };
     const NOBODYS: u16 = 0x88b5;
     let to = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_family: libc::c_ushort::try_from(libc::AF_PACKET).unwrap_or_default(),
         sll_protocol: NOBODYS.to_be(),
         // Loopback is the first of every namespace.
         sll_ifindex: 1,
@@ -210,10 +219,8 @@ pub fn send_frame(socket: &OwnedFd, bypass: bool) -> io::Result<()> {
         sll_halen: 6,
         sll_addr: [0; 8],
     };
-    let [high, low] = NOBODYS.to_be_bytes();
     let mut frame = [0_u8; 60];
-    frame[12] = high;
-    frame[13] = low;
+    frame[12..14].copy_from_slice(&NOBODYS.to_be_bytes());
     // SAFETY: the frame and the address are of the sizes that are said, and outlive the call.
     let sent = unsafe {
         libc::sendto(
@@ -222,7 +229,7 @@ pub fn send_frame(socket: &OwnedFd, bypass: bool) -> io::Result<()> {
             frame.len(),
             0,
             (&raw const to).cast(),
-            size_of_val(&to) as libc::socklen_t,
+            SIZE,
         )
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -132,9 +132,11 @@ impl Sockets {
 }
 
 fn send(kind: Kind, socket: &OwnedFd, to: SocketAddr) -> anyhow::Result<()> {
+    if kind == Kind::PacketBypass {
+        kernel::bypass_queues(socket).context("pass by the queues")?;
+    }
     if matches!(kind, Kind::Packet | Kind::PacketBypass) {
-        let bypass = kind == Kind::PacketBypass;
-        return kernel::send_frame(socket, bypass).context("send a frame");
+        return kernel::send_frame(socket).context("send a frame");
     }
     // A raw socket takes no port.
     let takes_port = matches!(kind, Kind::UdpLite | Kind::UdpLite6);

@@ -25,7 +25,7 @@ use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
-use crate::capture::unusual::{self, Held, Sought};
+use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
@@ -41,6 +41,7 @@ pub(super) struct Teller {
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+    unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
@@ -74,6 +75,7 @@ impl Teller {
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            unusual: Unusual::default(),
             wanted: Vec::new(),
         }
     }
@@ -105,7 +107,7 @@ impl Teller {
     /// told.
     pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
-        for Held { socket, pid } in unusual::held(sought) {
+        for Held { socket, pid } in self.unusual.held(sought) {
             // Gone meanwhile.
             let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
             if !path.starts_with(watched) {

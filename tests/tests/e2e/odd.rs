@@ -171,12 +171,11 @@ fn udp_lite_is_seen_from_both_ends() {
 fn who_makes_a_packet_socket_is_told() {
     let mut stand = Stand::new();
     let at_once = asks_for_capabilities_are_seen();
-    for (kind, patience) in
-        [("packet", SWEPT), ("packet-bypass", if at_once { 2 * SOON } else { SWEPT })]
-    {
+    let patience = if at_once { 2 * SOON } else { SWEPT };
+    for kind in ["packet", "packet-bypass"] {
         let mut peer = stand.dialler(kind);
         let service = peer.service.clone();
-        peer.does("odd open packet", "open");
+        peer.does(&format!("odd open {kind}"), "open");
         peer.does("odd send 127.0.0.1:0", "sent");
         if at_once {
             peer.does("odd close", "closed");
