@@ -14,7 +14,7 @@ use monitor_common::{global, map};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
-use crate::capture::config::{Config, Detail};
+use crate::capture::config::{Budget, Config, Detail};
 use crate::capture::makers;
 use crate::capture::nets;
 use crate::capture::preflight::Ground;
@@ -142,6 +142,7 @@ pub(super) fn load(
     config: &Config,
     ground: &Ground,
     seed: [u64; 2],
+    budget: Budget,
 ) -> Result<Attached, CaptureError> {
     let path = config.cgroup.as_ref().unwrap_or(&ground.cgroup.path);
     if !path.starts_with(&ground.cgroup.path) {
@@ -155,6 +156,7 @@ pub(super) fn load(
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
+    let interval_ns = budget.interval_ns();
     let full = u8::from(config.detail == Detail::Full);
     let watched = watched(path, &ground.cgroup.path);
     let connections = config.connections.get();
@@ -165,10 +167,12 @@ pub(super) fn load(
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
+        .override_global(global::BUDGET_INTERVAL_NS, &interval_ns, true)
         .override_global(global::FULL, &full, true)
         .override_global(global::WATCHED, &watched, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
+        .map_max_entries(map::BUDGETS, config.seen.get().min(BUDGETS))
         .map_max_entries(map::SOCKETS, connections)
         .map_max_entries(map::TUPLES, connections)
         .map_max_entries(map::LISTENERS, config.listeners.get())
@@ -203,6 +207,9 @@ fn watched(path: &Path, hierarchy: &Path) -> [u64; 2] {
 fn asks_visibly(ground: &Ground) -> bool {
     ground.kernel.is_at_least(6, 14)
 }
+
+/// Cgroups whose budgets are known, each way; others have all of theirs.
+const BUDGETS: u32 = 4096;
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
 const EXECUTABLE_PATHS: u32 = 2048;
