@@ -19,9 +19,9 @@ mod namespaces;
 mod netlink;
 mod processes;
 mod seen;
-mod symbols;
 mod unusual;
 
+mod makers;
 mod nets;
 mod tell;
 
@@ -142,6 +142,8 @@ pub struct Capture {
     nets: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
+    /// In and below this cgroup.
+    watched: PathBuf,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
@@ -203,10 +205,12 @@ impl Capture {
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
+        attached.find_makers(config.detail)?;
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
-        teller.unusual(Sought::All);
+        let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
+        teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
@@ -221,6 +225,7 @@ impl Capture {
             older,
             nets,
             polled,
+            watched,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
@@ -295,7 +300,7 @@ impl Capture {
         }
         self.older.tell_listeners(&mut self.teller);
         if self.polled {
-            self.teller.unusual(Sought::Packets);
+            self.teller.unusual(Sought::Packets, &self.watched);
         }
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));

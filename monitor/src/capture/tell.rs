@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -25,7 +26,7 @@ use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
-use crate::capture::unusual::{self, Held, Sought};
+use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
@@ -42,6 +43,7 @@ pub(super) struct Teller {
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+    unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
@@ -77,6 +79,7 @@ impl Teller {
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            unusual: Unusual::default(),
             wanted: Vec::new(),
         }
     }
@@ -104,12 +107,16 @@ impl Teller {
         })
     }
 
-    /// Tells of unusual sockets that somebody holds, unless they were told.
-    pub(super) fn unusual(&mut self, sought: Sought) {
+    /// Tells of unusual sockets that somebody in or below the `watched` cgroup holds, unless they were
+    /// told.
+    pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
-        for Held { socket, pid } in unusual::held(sought) {
+        for Held { socket, pid } in self.unusual.held(sought) {
             // Gone meanwhile.
-            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
+            if !path.starts_with(watched) {
+                continue;
+            }
             let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
             let executable_id = self.executable_id(pid);
             let owner = SocketOwner { cgroup, executable_id, pid, uid };

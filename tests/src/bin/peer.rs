@@ -19,10 +19,12 @@ peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, �
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
 peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
                  a WAY of `tests::ways`: fast-open-send, ring, from-port=123, …
+peer odd serve ADDRESS:PORT    by UDP-Lite
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
                  `shell SCRIPT`
@@ -59,6 +61,7 @@ fn run(words: &[String]) -> anyhow::Result<()> {
             outlive(parent.parse()?);
             say(&Dial::parse(rest)?.perform())
         }
+        ["odd", "serve", address] => serve_datagrams(tests::odd::server(address.parse()?)?),
         ["obey"] => obey(),
         ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
             Ok(()) => "registered".to_owned(),
@@ -153,7 +156,10 @@ fn accept(listener: &TcpListener) -> anyhow::Result<()> {
 
 /// Answers each datagram with how long it was.
 fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
-    let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+    serve_datagrams(UdpSocket::bind(address).with_context(|| format!("bind {address}"))?)
+}
+
+fn serve_datagrams(socket: UdpSocket) -> anyhow::Result<()> {
     serving(socket.local_addr()?)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -179,6 +185,7 @@ fn end_with_input() {
 
 fn obey() -> anyhow::Result<()> {
     let mut held = Vec::new();
+    let mut odd = tests::odd::Sockets::default();
     say("ready")?;
     for line in io::stdin().lock().lines() {
         let line = line.context("read standard input")?;
@@ -197,6 +204,7 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("held")?;
             }
+            ["odd", rest @ ..] => say(odd.obey(rest)?)?,
             ["release"] => {
                 held.clear();
                 say("released")?;

@@ -19,6 +19,7 @@ mod flood;
 mod ground;
 mod harness;
 mod lineage;
+mod odd;
 mod record;
 mod oddities;
 mod restart;

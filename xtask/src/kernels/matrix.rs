@@ -116,6 +116,7 @@ const MODULES: &[(&str, About)] = &[
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
     ("lineage", About::Ground),
+    ("odd", About::WholeKernel),
     ("oddities", About::WholeKernel),
     ("record", About::WholeKernel),
     ("restart", About::Ground),
