@@ -263,6 +263,12 @@ pub enum Loss {
     Undecodable,
     /// The table of edges was full: an edge was judged and neither learned nor kept.
     TableFull,
+    /// The kernel's table of keys was full and dropped one that had been told: what it counted since
+    /// the last sweep is missing, and seen again it is told again.
+    Evicted,
+    /// A hook of ours that is not there, from the start or since somebody detached it. Counts hooks:
+    /// what they would have shown nobody can count.
+    HookMissing,
 }
 
 impl fmt::Display for Loss {
@@ -274,6 +280,8 @@ impl fmt::Display for Loss {
             Self::Untracked => "untracked",
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
+            Self::Evicted => "evicted",
+            Self::HookMissing => "hook-missing",
         })
     }
 }

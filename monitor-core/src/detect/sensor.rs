@@ -47,10 +47,12 @@ impl Trouble {
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
-                Loss::RingFull | Loss::Untracked => Severity::Low,
-                Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
-                    Severity::Medium
-                }
+                Loss::RingFull | Loss::Untracked | Loss::Evicted => Severity::Low,
+                Loss::MapFull
+                | Loss::Unattributed
+                | Loss::Undecodable
+                | Loss::TableFull
+                | Loss::HookMissing => Severity::Medium,
             },
         }
     }
@@ -102,6 +104,11 @@ const fn meaning(loss: Loss) -> &'static str {
             "the map holds as many edges as it can: further ones are judged, and neither kept nor \
              learned; somebody scans, or a service dials without end"
         }
+        Loss::Evicted => {
+            "more keys were seen than the kernel holds: what the dropped ones counted since the last \
+             sweep is missing; a larger `capture.seen` helps"
+        }
+        Loss::HookMissing => "kernel programs are not attached: what they show is not seen",
     }
 }
 

@@ -35,8 +35,7 @@ impl Losses {
         let mut troubles = Vec::new();
         for (&loss, &total) in &self.counted {
             let said = self.said.entry(loss).or_default();
-            // Missing bytes hide no edge: `status` shows them.
-            if loss == Loss::Untracked || said.count == total || now.boot < said.next {
+            if !is_told(loss) || said.count == total || now.boot < said.next {
                 continue;
             }
             troubles.push(Trouble::Lost { loss, count: total - said.count });
@@ -44,6 +43,12 @@ impl Losses {
         }
         troubles
     }
+}
+
+/// Whether a loss is an alert. Missing counts hide no edge, and a missing hook is told by its name:
+/// of those `status` shows how many.
+const fn is_told(loss: Loss) -> bool {
+    !matches!(loss, Loss::Untracked | Loss::Evicted | Loss::HookMissing)
 }
 
 /// Nobody looked before this start.

@@ -436,6 +436,43 @@ mod tests {
         }
     }
 
+    /// Of every kind of record, every wrong length; and of every byte that names something, every value
+    /// that names nothing. Each is refused, and so counted once.
+    #[test]
+    fn of_wrong_records_not_one_is_read() {
+        let removed =
+            wire::CgroupRemoved { kind: wire::RecordKind::CgroupRemoved, _reserved: 0, id: 5 };
+        let created = wire::CgroupCreated {
+            kind: wire::RecordKind::CgroupCreated,
+            path_bytes: 1,
+            id: 5,
+            path: [b'/'; wire::CGROUP_PATH_BYTES],
+        };
+        let whole = [flow_record(), removed.as_bytes().to_vec(), created.as_bytes().to_vec()];
+        let (mut wrong, mut refused) = (0, 0);
+        let mut check = |bytes: &[u8]| {
+            wrong += 1;
+            refused += usize::from(record(bytes) == Err(Undecodable));
+        };
+        for good in &whole {
+            assert!(record(good).is_ok(), "{good:?}");
+            let twice = [good.as_slice(), good.as_slice()].concat();
+            (0..twice.len()).filter(|it| *it != good.len()).for_each(|it| check(&twice[..it]));
+        }
+        // The kind of record and why it is told, then protocol, direction, far end, outcome.
+        let named = [(0, 1..=3), (4, 1..=2), (66, 0..=0), (67, 1..=3), (68, 1..=3), (69, 1..=6)];
+        for (at, known) in named {
+            let known = |byte: &u8| known.contains(byte) || at == 66 && [6, 17].contains(byte);
+            for byte in (0..=u8::MAX).filter(|byte| !known(byte)) {
+                let mut bytes = flow_record();
+                bytes[at] = byte;
+                check(&bytes);
+            }
+        }
+        assert_eq!(refused, wrong);
+        assert!(wrong > 2_500, "{wrong} tried");
+    }
+
     #[test]
     fn garbage_never_passes_for_an_enum() {
         let good = key_bytes(&flow_key());

@@ -171,7 +171,7 @@ impl Capture {
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
         let lost = take(ebpf, map::LOST)?;
-        let mut older = OlderSockets::new(ebpf, &ground)?;
+        let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.attach(&attach::NAMES_AND_BINDS)?;
@@ -187,6 +187,8 @@ impl Capture {
         attached.attach(&attach::FLOWS)?;
         // Those that were opened in between.
         older.enter(&mut teller);
+        teller.begin_counting()?;
+        teller.unattached(attached.lacking());
         older.tell_listeners(&mut teller);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use monitor_core::flow::Protocol;
-use monitor_core::ids::NetnsCookie;
+use monitor_core::ids::{CgroupId, NetnsCookie};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -37,6 +37,12 @@ pub(super) struct OldSockets {
 }
 
 impl OldSockets {
+    /// Leaves out the sockets of all other cgroups.
+    pub(super) fn keep(&mut self, cgroups: &HashSet<CgroupId>) {
+        self.listeners.retain(|it| cgroups.contains(&it.cgroup));
+        self.receivers.retain(|it| cgroups.contains(&it.cgroup));
+    }
+
     pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
         let sockets = self.listeners.iter().chain(&self.receivers);
         sockets.map(|socket| socket.inode)

@@ -2,12 +2,16 @@
 //! have noted itself. And all listeners, which begin once and are told again where they were
 //! forgotten.
 
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
-use monitor_core::ids::NetnsCookie;
+use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
 use crate::capture::namespaces::{self, OldSockets};
@@ -21,6 +25,8 @@ pub(super) struct OlderSockets {
     listeners: BpfHashMap<MapData, ListenKeyBytes, ListenerBytes>,
     bound: BpfHashMap<MapData, u64, BoundBytes>,
     netns_in_sock_ops: bool,
+    /// The part of the hierarchy that is watched, where that is not all of it.
+    part: Option<PathBuf>,
     entered: Option<Instant>,
 }
 
@@ -28,11 +34,12 @@ impl OlderSockets {
     /// Going through every process's files takes a while on a large machine.
     const ENTER_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
-    pub(super) fn new(ebpf: &mut Ebpf, ground: &Ground) -> Result<Self> {
+    pub(super) fn new(ebpf: &mut Ebpf, ground: &Ground, part: Option<PathBuf>) -> Result<Self> {
         Ok(Self {
             listeners: take(ebpf, map::LISTENERS)?,
             bound: take(ebpf, map::BOUND)?,
             netns_in_sock_ops: attach::netns_in_sock_ops(ground),
+            part: part.filter(|part| *part != ground.cgroup.path),
             entered: None,
         })
     }
@@ -61,6 +68,11 @@ impl OlderSockets {
                     reason.get_or_insert(error);
                 }
             }
+        }
+        if let Some(part) = &self.part {
+            // Of the others no program of ours will ever hear.
+            let watched = cgroups_of(part);
+            surveyed.iter_mut().for_each(|(_, sockets)| sockets.keep(&watched));
         }
         let sockets = surveyed.iter().map(|(_, sockets)| sockets);
         let holders = namespaces::holders(&sockets.flat_map(OldSockets::inodes).collect());
@@ -107,4 +119,21 @@ impl OlderSockets {
             drop(self.bound.insert(socket.cookie, value, IF_ABSENT));
         }
     }
+}
+
+/// A directory of the hierarchy and all below it, by their ids.
+fn cgroups_of(part: &Path) -> HashSet<CgroupId> {
+    let mut found: HashSet<CgroupId> =
+        fs::metadata(part).into_iter().map(|it| CgroupId(it.ino())).collect();
+    let mut left = vec![part.to_owned()];
+    while let Some(directory) = left.pop() {
+        // Gone meanwhile: then so are those below.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.insert(CgroupId(entry.ino()));
+                left.push(entry.path());
+            }
+        }
+    }
+    found
 }

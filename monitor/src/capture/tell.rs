@@ -1,7 +1,7 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -102,7 +102,7 @@ impl Teller {
             // Too long to be told: the tree is walked when a flow comes from it.
             Ok(Record::CgroupCreated { path: None, .. }) => {}
             Ok(Record::CgroupRemoved { id }) => self.cgroups.vanished(id, &mut self.pending),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
         }
     }
 
@@ -118,7 +118,7 @@ impl Teller {
     /// Tells of everything that the kernel does not say by itself.
     pub(super) fn sweep(&mut self) -> Result<Accepts> {
         self.clock = Clock::read();
-        let lost = self.losses.read(&mut self.pending)?;
+        let lost = self.losses.read()?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
@@ -129,6 +129,8 @@ impl Teller {
             }
         }
         self.read_seen()?;
+        self.losses.count(Loss::Evicted, self.told.take_evicted());
+        self.losses.tell(&mut self.pending);
         Ok(if lost.contains(&Loss::Unattributed) {
             Accepts::SomeUnattributed
         } else {
@@ -141,8 +143,20 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
+    /// From now on every accept is seen with its listener known. What was accepted before is older
+    /// than the watch, and nothing that was lost.
+    pub(super) fn begin_counting(&mut self) -> Result<()> {
+        self.losses.forget(&[Loss::Unattributed, Loss::Untracked])
+    }
+
+    /// Counts programs that could not be attached.
+    pub(super) fn unattached(&mut self, programs: usize) {
+        self.losses.count(Loss::HookMissing, programs as u64);
+    }
+
     /// Tells that programs are no longer attached.
     pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
+        self.unattached(programs.len());
         let told = programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
     }
@@ -164,7 +178,7 @@ impl Teller {
                 }
             }
             Ok(_told) => {}
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
         }
     }
 
@@ -210,15 +224,21 @@ impl Teller {
                 let traffic = self.told.traffic(bytes, &counters, self.clock);
                 self.pending.extend(traffic.map(Observation::Traffic));
             }
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.undecodable(bytes),
         }
+    }
+
+    /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
+    fn undecodable(&mut self, bytes: &KeyBytes) {
+        self.losses.count(Loss::Undecodable, 1);
+        // Where it stays it is counted again, which is what happened.
+        drop(self.seen.remove(bytes));
     }
 
     /// Tells of a flow key, unless it was told.
     fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
-            self.losses.undecodable += 1;
-            return;
+            return self.undecodable(&bytes);
         };
         match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
@@ -232,7 +252,7 @@ impl Teller {
     fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         match decode::key(bytes) {
             Ok(key) => self.tell(key, at_ns, origin),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.undecodable(bytes),
         }
     }
 
@@ -327,33 +347,54 @@ impl Addresses {
 struct Losses {
     map: PerCpuArray<MapData, u64>,
     before: Vec<u64>,
-    undecodable: u64,
+    untold: BTreeMap<Loss, u64>,
 }
 
 impl Losses {
     fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
+        Self { map, before: vec![0; decode::losses().len()], untold: BTreeMap::new() }
     }
 
-    /// Tells what was lost since last time, and returns what it was.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
+    fn count(&mut self, loss: Loss, count: u64) {
+        if count != 0 {
+            *self.untold.entry(loss).or_default() += count;
+        }
+    }
+
+    /// Takes in what the kernel lost since last time, and returns what it was.
+    fn read(&mut self) -> Result<Vec<Loss>> {
         let mut lost = Vec::new();
-        for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
-            let counts = self.map.get(&index, 0);
-            let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
-            let total = counts.iter().sum::<u64>();
-            let count = total.saturating_sub(*before);
-            *before = total;
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            let total = self.total(index)?;
+            let count = total.saturating_sub(self.before[position]);
+            self.before[position] = total;
             if count != 0 {
                 lost.push(loss);
-                out.push(Observation::Lost { loss, count });
+                self.count(loss, count);
             }
         }
-        let count = std::mem::take(&mut self.undecodable);
-        if count != 0 {
-            let loss = Loss::Undecodable;
-            out.push(Observation::Lost { loss, count });
-        }
         Ok(lost)
+    }
+
+    /// Takes what the kernel counted so far for these reasons as nothing.
+    fn forget(&mut self, reasons: &[Loss]) -> Result<()> {
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            if reasons.contains(&loss) {
+                self.before[position] = self.total(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn total(&self, index: u32) -> Result<u64> {
+        let counts = self.map.get(&index, 0);
+        let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
+        Ok(counts.iter().sum())
+    }
+
+    /// Tells all that was counted and not told.
+    fn tell(&mut self, out: &mut Vec<Observation>) {
+        let untold = std::mem::take(&mut self.untold);
+        out.extend(untold.into_iter().map(|(loss, count)| Observation::Lost { loss, count }));
     }
 }

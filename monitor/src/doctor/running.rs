@@ -101,6 +101,10 @@ fn lost(loss: Loss, count: u64) -> Finding {
         Loss::TableFull => {
             ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
         }
+        Loss::Evicted => ("counts of keys the kernel dropped are missing", "raise capture.seen"),
+        Loss::HookMissing => {
+            ("kernel programs that are not attached", "see what is not seen and why, above")
+        }
     };
     Finding::warn(Check::Agent, "lost", format!("{count} {loss}, {meaning}")).mend(mend)
 }
