@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CgroupId, NetnsCookie, WallTime};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, WallTime};
 
 /// Who opened the exchange, seen from the cgroup that the flow belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -286,6 +286,26 @@ impl fmt::Display for Loss {
     }
 }
 
+/// What became of the connection that the agent makes itself every so often, to see whether it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Canary {
+    /// Its news came the whole way.
+    Returned { dialled: BootTime },
+    /// It was made, and this half of it was not told in time.
+    Missing { half: Half },
+    /// It cannot be made here, so it says nothing.
+    Grounded { why: String },
+}
+
+/// Which end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    Dial,
+    Accept,
+    Both,
+}
+
 /// Everything capture can tell, in the order in which the kernel told it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
@@ -306,6 +326,8 @@ pub enum Observation {
     Lost { loss: Loss, count: u64 },
     /// A kernel program of ours is attached no longer: what it showed is not seen any more.
     Detached { program: String },
+    /// Of the agent's own connection.
+    Canary(Canary),
 }
 
 #[cfg(test)]

@@ -2,16 +2,19 @@
 //! not know because nobody looked. An agent that sees less than it should is an alert itself.
 
 use crate::detect::{Finding, Kind, Reason, Severity, Where};
-use crate::flow::Loss;
+use crate::flow::{Half, Loss};
 use crate::ids::WallTime;
 
 const FILES: &str = "baseline-file";
+const CANARY: &str = "canary";
 
 /// One way in which the agent sees less than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// A kernel program of ours is attached no longer.
     Detached { program: String },
+    /// The agent's own connection was made and not told, or only the other half of it.
+    Canary { half: Half },
     /// A baseline file cannot be read: what it said before still holds.
     Files { mistake: String },
     /// So many things were not told, for this reason, since it was last said.
@@ -27,6 +30,7 @@ impl Trouble {
     fn name(&self) -> String {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
+            Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
             Self::EmptyStore => "empty-store".to_owned(),
@@ -37,12 +41,18 @@ impl Trouble {
     /// Whether a finding says that a baseline file cannot be read.
     #[must_use]
     pub fn is_about_files(finding: &Finding) -> bool {
-        finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == FILES)
+        is_about(finding, FILES)
+    }
+
+    /// Whether a finding says that the canary did not come back.
+    #[must_use]
+    pub fn is_about_canary(finding: &Finding) -> bool {
+        is_about(finding, CANARY)
     }
 
     const fn severity(&self) -> Severity {
         match self {
-            Self::Detached { .. } => Severity::High,
+            Self::Detached { .. } | Self::Canary { .. } => Severity::High,
             Self::Files { .. } | Self::EmptyStore => Severity::Medium,
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
@@ -63,6 +73,17 @@ impl Trouble {
                 "the kernel program {program} is attached no longer, and not by us: what it showed \
                  is not seen until the agent is restarted"
             ),
+            Self::Canary { half } => {
+                let what = match half {
+                    Half::Dial => "as it was dialled",
+                    Half::Accept => "as it was accepted",
+                    Half::Both => "at either end",
+                };
+                format!(
+                    "a connection that the agent made itself was not seen {what} within 5 s: others \
+                     are not seen either; its kernel programs may be detached or flooded"
+                )
+            }
             Self::Files { mistake } => {
                 format!("{mistake}; what the files said before still holds")
             }
@@ -79,6 +100,10 @@ impl Trouble {
             ),
         }
     }
+}
+
+fn is_about(finding: &Finding, name: &str) -> bool {
+    finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == name)
 }
 
 /// What a loss means to who reads of it, and what can be done.
@@ -126,7 +151,9 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
         nearest: None,
         attack: match trouble {
-            Trouble::Detached { .. } | Trouble::EmptyStore => vec!["T1562.001".to_owned()],
+            Trouble::Detached { .. } | Trouble::Canary { .. } | Trouble::EmptyStore => {
+                vec!["T1562.001".to_owned()]
+            }
             Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),
         },
         process: None,

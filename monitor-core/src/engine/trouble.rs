@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::detect::{Trouble, sensor_finding};
+use crate::detect::{Finding, Trouble, sensor_finding};
 use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -79,13 +79,17 @@ impl Engine {
         self.report(now, &service, About::Agent, vec![finding]);
     }
 
-    /// The baseline files can be read: incidents that said otherwise, and nothing else, are over.
-    pub(crate) fn files_mended(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let about_files = |it: &Incident| {
-            it.about == About::Agent && it.findings.iter().all(Trouble::is_about_files)
-        };
+    /// Something is right again: incidents that said otherwise, and nothing else, are over.
+    pub(crate) fn mended(
+        &mut self,
+        now: Now,
+        says_otherwise: fn(&Finding) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let about_it =
+            |it: &Incident| it.about == About::Agent && it.findings.iter().all(says_otherwise);
         let open = self.incidents.open.values();
-        let over: Vec<String> = open.filter(|it| about_files(it)).map(|it| it.id.clone()).collect();
+        let over: Vec<String> = open.filter(|it| about_it(it)).map(|it| it.id.clone()).collect();
         for id in over {
             self.resolve(now, &id, effects);
         }

@@ -8,7 +8,7 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::baseline::document::{Document, DocumentError, Figures, export};
 use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
 use crate::edge::{Edge, EdgeWith};
-use crate::engine::{CommandError, Engine, Reply, Selection};
+use crate::engine::{CanaryView, CommandError, Engine, Reply, Selection};
 use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
@@ -158,6 +158,9 @@ pub struct Status {
     /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// The agent's own connection, by which it knows that it sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryView>,
 }
 
 /// How many edges of each kind a service has.
@@ -324,6 +327,7 @@ impl Engine {
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
             missing: Vec::new(),
+            canary: self.canaries.view(),
         }
     }
 

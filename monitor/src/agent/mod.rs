@@ -342,6 +342,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Forgotten(key) => Input::Forgotten(key),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
+        Observation::Canary(canary) => Input::Canary(canary),
     })
 }
 

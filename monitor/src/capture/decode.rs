@@ -207,14 +207,30 @@ pub(super) fn listener(
     local: SocketAddr,
     owner: SocketOwner,
 ) -> (ListenKeyBytes, ListenerBytes) {
-    let key = wire::ListenKey {
+    let key = listen_key(netns, local);
+    let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
+    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+/// An entry of `LISTENERS` for a socket that is about to listen.
+pub(super) fn expected_listener(
+    netns: NetnsCookie,
+    local: SocketAddr,
+    cgroup: CgroupId,
+) -> (ListenKeyBytes, ListenerBytes) {
+    let owner = wire::Owner { cgroup_id: cgroup.0, ..wire::Owner::UNKNOWN };
+    let key = listen_key(netns, local);
+    let listener = wire::Listener { owner, sockets: 0, shared: 0 };
+    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+fn listen_key(netns: NetnsCookie, local: SocketAddr) -> wire::ListenKey {
+    wire::ListenKey {
         netns_cookie: netns.0,
         address: address(local.ip()),
         port: local.port(),
         _reserved: [0; 6],
-    };
-    let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
-    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+    }
 }
 
 /// The key and the value in `SEEN` of an entry of `LISTENERS`, entered at `now_ns`; and what is told

@@ -12,6 +12,7 @@ mod hierarchy;
 mod mountinfo;
 mod procfs;
 
+mod canary;
 mod cgroups;
 mod executables;
 mod namespaces;
@@ -50,6 +51,7 @@ use tokio::time::Instant;
 
 use self::attach::Extra;
 use self::attachments::Attachments;
+use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::hierarchy::Hierarchy;
@@ -60,7 +62,7 @@ use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Config, ConfigError, Detail, Entries, Every, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
@@ -181,7 +183,8 @@ impl Capture {
             processes.fill(&hierarchy);
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
+        let canary = Canary::new(config.canary.get(), cgroups.own());
+        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes, canary);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
@@ -220,6 +223,8 @@ impl Capture {
             if !pending.is_empty() {
                 return Ok(pending);
             }
+            let older = &mut self.older;
+            self.teller.fly(|at, cgroup| older.expect(at, cgroup));
             match &self.drain {
                 Some(drain) => tokio::time::sleep_until(drain.at).await,
                 None => self.sleep().await?,
@@ -227,6 +232,7 @@ impl Capture {
             let quiet_rounds = if self.hear()? {
                 0
             } else {
+                self.teller.judge_canary();
                 self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
             };
             self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
@@ -236,7 +242,9 @@ impl Capture {
 
     /// Sleeps until the kernel wakes us.
     async fn sleep(&self) -> Result<()> {
-        let woken = tokio::time::timeout(Self::DRAIN_AT_LEAST_EVERY, self.ring.readable()).await;
+        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
+        let next = next.min(self.teller.next_canary().into());
+        let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
             ready.map_err(CaptureError::Wait)?.clear_ready();

@@ -167,7 +167,7 @@ fn first_ephemeral_port() -> u16 {
 }
 
 /// The cookie of this thread's namespace (since 5.14).
-fn own_cookie() -> io::Result<NetnsCookie> {
+pub(super) fn own_cookie() -> io::Result<NetnsCookie> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let mut cookie: u64 = 0;

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::capture::namespaces::{self, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
-use crate::capture::{IF_ABSENT, Result, attach, take};
+use crate::capture::{CaptureError, IF_ABSENT, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {
@@ -34,7 +35,11 @@ impl OlderSockets {
     /// Going through every process's files takes a while on a large machine.
     const ENTER_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
-    pub(super) fn new(ebpf: &mut Ebpf, ground: &Ground, part: Option<PathBuf>) -> Result<Self> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        ground: &Ground,
+        part: Option<PathBuf>,
+    ) -> Result<Self, CaptureError> {
         Ok(Self {
             listeners: take(ebpf, map::LISTENERS)?,
             bound: take(ebpf, map::BOUND)?,
@@ -52,6 +57,24 @@ impl OlderSockets {
             // What is refused was told at the start.
             drop(self.enter(teller));
         }
+    }
+
+    /// Whether what a cgroup does is seen at all.
+    fn watches(&self, cgroup: CgroupId) -> bool {
+        self.part.as_ref().is_none_or(|part| cgroups_of(part).contains(&cgroup))
+    }
+
+    /// Makes room for a listener of our own, before it listens: where there is none it would be
+    /// counted as a loss.
+    pub(super) fn expect(&mut self, local: SocketAddr, cgroup: CgroupId) -> Result<(), String> {
+        if !self.watches(cgroup) {
+            return Err("the agent's own cgroup is outside of capture.cgroup".to_owned());
+        }
+        let netns = namespaces::own_cookie().map_err(|error| error.to_string())?;
+        let netns = if self.netns_in_sock_ops { netns } else { NetnsCookie(0) };
+        let (key, value) = decode::expected_listener(netns, local, cgroup);
+        let entered = self.listeners.insert(key, value, IF_ABSENT);
+        entered.map_err(|error| format!("the table of listeners has no room: {error}"))
     }
 
     /// Enters every socket that can be found; says what could not be looked into.

@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
-use monitor_common::News;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
-use monitor_core::ids::NetnsCookie;
+use monitor_common as wire;
+use monitor_core::flow::{Canary as News, Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
@@ -34,6 +35,7 @@ pub(super) struct Teller {
     processes: Processes,
     addresses: Addresses,
     losses: Losses,
+    canary: Canary,
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
@@ -56,6 +58,7 @@ impl Teller {
         lost: PerCpuArray<MapData, u64>,
         cgroups: Cgroups,
         processes: Processes,
+        canary: Canary,
     ) -> Self {
         Self {
             seen,
@@ -65,6 +68,7 @@ impl Teller {
             processes,
             addresses: Addresses::default(),
             losses: Losses::new(lost),
+            canary,
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
@@ -90,10 +94,10 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: News::Entered, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
                 self.sighting(key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
@@ -141,6 +145,35 @@ impl Teller {
     /// Tells the addresses of a namespace where they changed.
     pub(super) fn addresses(&mut self, netns: NetnsCookie, addresses: Vec<IpAddr>) {
         self.addresses.told(netns, addresses, &mut self.pending);
+    }
+
+    /// When there is something to do about the canary next.
+    pub(super) fn next_canary(&self) -> Instant {
+        self.canary.next()
+    }
+
+    /// Sends a canary off where one is due; `prepare` is told where it will land and whose it is.
+    pub(super) fn fly(
+        &mut self,
+        prepare: impl FnOnce(SocketAddr, CgroupId) -> std::result::Result<(), String>,
+    ) {
+        if !self.canary.is_due() {
+            return;
+        }
+        for bytes in self.canary.take_keys() {
+            // One that stays is found by a sweep, and known for a canary's.
+            drop(self.seen.remove(&bytes));
+        }
+        let own = self.cgroups.own();
+        let flown = self.canary.fly(own, |at| own.map_or(Ok(()), |own| prepare(at, own)));
+        if let Err(why) = flown {
+            self.pending.push(Observation::Canary(News::Grounded { why }));
+        }
+    }
+
+    /// Says that the canary did not come back, once all that there was to read was read.
+    pub(super) fn judge_canary(&mut self) {
+        self.pending.extend(self.canary.judge());
     }
 
     /// From now on every accept is seen with its listener known. What was accepted before is older
@@ -240,6 +273,9 @@ impl Teller {
         let Ok(key) = decode::key(&bytes) else {
             return self.undecodable(&bytes);
         };
+        if self.canary.owns(&key) {
+            return self.pending.extend(self.canary.came(bytes, &key));
+        }
         match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
@@ -251,6 +287,9 @@ impl Teller {
     /// Tells of a flow key whether or not it was told.
     fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         match decode::key(bytes) {
+            Ok(key) if self.canary.owns(&key) => {
+                self.pending.extend(self.canary.came(*bytes, &key));
+            }
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.undecodable(bytes),
         }

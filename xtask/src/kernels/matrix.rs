@@ -102,6 +102,7 @@ const MODULES: &[(&str, About)] = &[
     ("doctor", About::WholeKernel),
     ("drawn", About::NoKernel),
     ("errors", About::NoKernel),
+    ("faults::canary", About::WholeKernel),
     ("faults::cgroups", About::Load),
     ("faults::clocks", About::NoKernel),
     ("faults::disk", About::NoKernel),

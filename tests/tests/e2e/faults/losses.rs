@@ -17,7 +17,7 @@ use crate::lab;
 
 /// Watches only the lab's own cgroups, with `sizes` of `[capture]`.
 fn setup(lab: &Lab, sizes: &str) -> Setup {
-    Setup::mode("learn").within(lab, sizes)
+    Setup::mode("learn").within(lab, &format!("canary = \"1h\"\n{sizes}"))
 }
 
 /// Runs it without the right to mount: then it has no tracefs, and the kernel tells it of flows alone.
