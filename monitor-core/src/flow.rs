@@ -191,6 +191,17 @@ pub struct Flow {
     pub client: Option<SocketAddr>,
     /// None where it could not be told (an accepting socket whose listener is older than we are).
     pub process: Option<Process>,
+    pub begun: Begun,
+}
+
+/// When an exchange was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Begun {
+    /// The kernel programs saw it begin.
+    #[default]
+    Seen,
+    /// It was there before them.
+    Before,
 }
 
 /// Round-trip times as a histogram of powers of two: bucket `i` counts closes whose smoothed

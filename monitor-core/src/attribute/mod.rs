@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
-use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::flow::{Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
 use self::history::History;
@@ -73,6 +73,7 @@ pub struct Sighting {
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
+    pub begun: Begun,
 }
 
 impl Sighting {
@@ -219,6 +220,7 @@ impl Attribution {
         };
         let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
+        waiting.flow.begun = waiting.flow.begun.min(flow.begun);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
@@ -277,6 +279,7 @@ impl Attribution {
             at: flow.at,
             process: process.flatten().map(safe_process),
             dialled,
+            begun: flow.begun,
         })
     }
 
@@ -301,6 +304,7 @@ impl Attribution {
             at: flow.at,
             process: None,
             dialled: None,
+            begun: flow.begun,
         }
     }
 
@@ -338,6 +342,7 @@ impl Attribution {
             at: flow.at,
             process: flow.process.map(safe_process),
             dialled,
+            begun: flow.begun,
         })
     }
 

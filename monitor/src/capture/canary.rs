@@ -117,7 +117,7 @@ impl Canary {
             // One cgroup at both ends; only its own dial says what runs there.
             (Direction::Inbound, Remote::Cgroup(from)) => key.local == place && from == key.cgroup,
             (Direction::Inbound, Remote::Address(from)) => {
-                key.local == place && Some(from) == place && own_cgroup
+                key.local == place && from.is_loopback() && own_cgroup
             }
             (Direction::Inbound, Remote::World) => key.local == place && own_cgroup,
             (Direction::Outbound, Remote::Cgroup(_) | Remote::World) => false,

@@ -212,6 +212,30 @@ pub(super) fn listener(
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
 }
 
+/// A value of `SEEN` for connections that are there already.
+pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
+    let caller = origin.process.as_ref();
+    let process = caller.map_or(wire::Process::UNKNOWN, |it| wire::Process {
+        pid: it.pid,
+        uid: it.uid,
+        comm: [0; wire::COMM_BYTES],
+    });
+    zerocopy::transmute!(wire::FlowStats {
+        first_seen_ns: now_ns,
+        last_seen_ns: now_ns,
+        connections,
+        origin: wire::Origin {
+            netns_cookie: origin.netns.0,
+            executable_id: caller.map_or(0, |it| it.executable_id),
+            client: origin.client.map_or(wire::Address::ZERO, |it| address(it.ip())),
+            process,
+            client_port: origin.client.map_or(0, |it| it.port()),
+            _reserved: [0; 6],
+        },
+        ..wire::FlowStats::ONCE
+    })
+}
+
 /// An entry of `LISTENERS` for a socket that is about to listen.
 pub(super) fn expected_listener(
     netns: NetnsCookie,

@@ -27,6 +27,7 @@ mod attachments;
 #[doc(hidden)]
 pub mod fuzzing;
 mod kernel_log;
+mod connections;
 mod older;
 
 mod foreign;
@@ -56,6 +57,7 @@ use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
+use self::namespaces::Census;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
@@ -186,13 +188,22 @@ impl Capture {
         let canary = Canary::new(config.canary.get(), cgroups.own());
         let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes, canary);
         teller.walk_cgroups();
-        let refused = older.enter(&mut teller);
+        let started = Instant::now();
+        let mut census = Census::take();
+        let refused = older.enter(&census, &mut teller);
+        let looked = started.elapsed();
         attached.attach(&attach::FLOWS)?;
+        let started = Instant::now();
         // Those that were opened in between.
-        older.enter(&mut teller);
+        census.find_namespaces();
+        older.enter(&census, &mut teller);
         teller.begin_counting()?;
         teller.unattached(attached.lacking());
         older.tell_listeners(&mut teller);
+        let connections = older.tell_connections(&census, internal, &mut teller);
+        drop(census);
+        let took_ms = (looked + started.elapsed()).as_millis();
+        tracing::info!(connections, %took_ms, "sockets that are older than the watch");
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);

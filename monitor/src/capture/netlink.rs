@@ -16,17 +16,52 @@ use rustix::net::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OldSocket {
     pub(super) local: SocketAddr,
+    /// Unspecified where it is not connected.
+    pub(super) remote: SocketAddr,
+    pub(super) stage: Stage,
     pub(super) cookie: u64,
     pub(super) uid: u32,
     pub(super) inode: u32,
     pub(super) cgroup: CgroupId,
 }
 
-/// TCP sockets that listen, or unconnected UDP sockets.
-pub(super) fn sockets(protocol: Protocol) -> io::Result<Vec<OldSocket>> {
+/// How far a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It listens, or is not connected.
+    Open,
+    Dialling,
+    Connected,
+}
+
+/// Which sockets are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// TCP sockets that listen, UDP sockets that are not connected.
+    Open,
+    /// Those that have a far end, and for TCP are not being closed by this one.
+    Connected,
+}
+
+impl Wanted {
+    /// The states of `enum tcp_state`, one bit for each.
+    const fn states(self, protocol: Protocol) -> u32 {
+        match (self, protocol) {
+            (Self::Open, Protocol::Tcp) => 1 << STATE_LISTEN,
+            (Self::Open, Protocol::Udp) => 1 << STATE_CLOSE,
+            (Self::Connected, Protocol::Tcp) => {
+                1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT
+            }
+            (Self::Connected, Protocol::Udp) => 1 << STATE_ESTABLISHED,
+        }
+    }
+}
+
+/// The sockets of this namespace.
+pub(super) fn sockets(protocol: Protocol, wanted: Wanted) -> io::Result<Vec<OldSocket>> {
     let mut sockets = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = sockets_request(protocol, family);
+        let request = sockets_request(protocol, wanted, family);
         dump(Some(netlink::SOCK_DIAG), &request, |kind, payload| {
             if kind == SOCK_DIAG_BY_FAMILY {
                 sockets.extend(old_socket(payload));
@@ -52,19 +87,23 @@ pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const STATE_CLOSE: u32 = 7;
-const STATE_LISTEN: u32 = 10;
+const STATE_ESTABLISHED: u8 = 1;
+const STATE_SYN_SENT: u8 = 2;
+const STATE_CLOSE: u8 = 7;
+const STATE_CLOSE_WAIT: u8 = 8;
+const STATE_LISTEN: u8 = 10;
 
 /// struct inet_diag_req_v2
-fn sockets_request(protocol: Protocol, family: i32) -> Vec<u8> {
-    let (protocol, state) = match protocol {
-        Protocol::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
-        Protocol::Udp => (libc::IPPROTO_UDP, STATE_CLOSE),
+fn sockets_request(protocol: Protocol, wanted: Wanted, family: i32) -> Vec<u8> {
+    let states = wanted.states(protocol);
+    let protocol = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
     };
     let mut request = [0; 56];
     request[0] = family.to_ne_bytes()[low_byte()];
     request[1] = protocol.to_ne_bytes()[low_byte()];
-    request[4..8].copy_from_slice(&(1_u32 << state).to_ne_bytes());
+    request[4..8].copy_from_slice(&states.to_ne_bytes());
     message(SOCK_DIAG_BY_FAMILY, &request)
 }
 
@@ -98,6 +137,7 @@ fn dump(
     let flags = SocketFlags::CLOEXEC;
     let socket: OwnedFd = socket_with(family, SocketType::RAW, flags, protocol)?;
     send(&socket, request, SendFlags::empty())?;
+    // As much as the kernel ever puts into one answer.
     let mut buffer = vec![0; 1 << 16];
     loop {
         let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
@@ -142,15 +182,21 @@ fn old_socket(payload: &[u8]) -> Option<OldSocket> {
     const INET_DIAG_CGROUP_ID: u16 = 21;
     let attributes = payload.get(MESSAGE..)?;
     let cgroup = attribute(attributes, INET_DIAG_CGROUP_ID)?;
-    let ip = match i32::from(payload[0]) {
-        libc::AF_INET => ipv4(&payload[8..12])?,
-        libc::AF_INET6 => ipv6(&payload[8..24])?,
+    let (local, remote) = match i32::from(payload[0]) {
+        libc::AF_INET => (ipv4(&payload[8..12])?, ipv4(&payload[24..28])?),
+        libc::AF_INET6 => (ipv6(&payload[8..24])?, ipv6(&payload[24..40])?),
         _ => return None,
     };
-    let port = u16::from_be_bytes([payload[4], payload[5]]);
+    let stage = match payload[1] {
+        STATE_LISTEN | STATE_CLOSE => Stage::Open,
+        STATE_SYN_SENT => Stage::Dialling,
+        _ => Stage::Connected,
+    };
     let cookie = u64::from(u32_at(payload, 44)) | u64::from(u32_at(payload, 48)) << 32;
     Some(OldSocket {
-        local: SocketAddr::new(ip, port),
+        local: SocketAddr::new(local, u16::from_be_bytes([payload[4], payload[5]])),
+        remote: SocketAddr::new(remote, u16::from_be_bytes([payload[6], payload[7]])),
+        stage,
         cookie,
         uid: u32_at(payload, 64),
         inode: u32_at(payload, 68),
@@ -228,7 +274,9 @@ mod tests {
         payload[0] = 2;
         payload[1] = 10;
         payload[4..6].copy_from_slice(&443_u16.to_be_bytes());
+        payload[6..8].copy_from_slice(&5000_u16.to_be_bytes());
         payload[8..12].copy_from_slice(&[127, 0, 0, 1]);
+        payload[24..28].copy_from_slice(&[10, 0, 0, 9]);
         payload[44..48].copy_from_slice(&7_u32.to_ne_bytes());
         payload[48..52].copy_from_slice(&1_u32.to_ne_bytes());
         payload[64..68].copy_from_slice(&33_u32.to_ne_bytes());
@@ -241,6 +289,8 @@ mod tests {
     fn a_socket_is_read() {
         let expected = OldSocket {
             local: "127.0.0.1:443".parse().unwrap(),
+            remote: "10.0.0.9:5000".parse().unwrap(),
+            stage: Stage::Open,
             cookie: 7 | 1 << 32,
             uid: 33,
             inode: 99,
@@ -287,7 +337,13 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         // A kernel before 5.8 does not tell the cgroup: then there is nothing to find.
-        let found = sockets(Protocol::Tcp).unwrap();
+        let found = sockets(Protocol::Tcp, Wanted::Open).unwrap();
+        let client = std::net::TcpStream::connect(local).unwrap();
+        let near = client.local_addr().unwrap();
+        let connected = sockets(Protocol::Tcp, Wanted::Connected).unwrap();
+        let is_it = |it: &&OldSocket| (it.local, it.remote) == (near, local);
+        let its = connected.iter().find(is_it).map(|it| it.stage);
+        assert!(found.is_empty() || its == Some(Stage::Connected), "{connected:?}");
         assert!(found.is_empty() || found.iter().any(|socket| socket.local == local));
         assert!(addresses().unwrap().iter().all(|address| !address.is_loopback()));
     }

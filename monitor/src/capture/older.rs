@@ -1,5 +1,5 @@
 //! Sockets that are older than the kernel programs: the kernel is told whose they are, as it would
-//! have noted itself. And all listeners, which begin once and are told again where they were
+//! have noted itself, and their connections are told as flows. And all listeners, which begin once and are told again where they were
 //! forgotten.
 
 use std::collections::HashSet;
@@ -14,8 +14,10 @@ use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::config::Network;
+use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
-use crate::capture::namespaces::{self, OldSockets};
+use crate::capture::namespaces::{self, Census, OldConnections, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
@@ -55,7 +57,7 @@ impl OlderSockets {
         let due = self.entered.is_none_or(|last| last.elapsed() >= Self::ENTER_AGAIN_EVERY);
         if due {
             // What is refused was told at the start.
-            drop(self.enter(teller));
+            drop(self.enter(&Census::take(), teller));
         }
     }
 
@@ -77,42 +79,54 @@ impl OlderSockets {
         entered.map_err(|error| format!("the table of listeners has no room: {error}"))
     }
 
-    /// Enters every socket that can be found; says what could not be looked into.
-    pub(super) fn enter(&mut self, teller: &mut Teller) -> Option<String> {
+    /// Enters every server's socket that can be found; says what could not be looked into.
+    pub(super) fn enter(&mut self, census: &Census, teller: &mut Teller) -> Option<String> {
         self.entered = Some(Instant::now());
-        let namespaces::Survey { found, mut refused, mut reason } = namespaces::survey();
-        let mut surveyed = Vec::new();
+        let namespaces::Survey { found, mut refused, mut reason } = census.survey();
+        let watched = self.part.as_deref().map(cgroups_of);
         for namespace in found {
             teller.addresses(namespace.cookie, namespace.addresses);
             match namespace.sockets {
-                Ok(sockets) => surveyed.push((namespace.cookie, sockets)),
+                Ok(mut sockets) => {
+                    // Of the others no program of ours will ever hear.
+                    watched.iter().for_each(|watched| sockets.keep(watched));
+                    self.enter_namespace(namespace.cookie, &sockets, |socket| {
+                        let pid = census.holders.get(&socket.inode).copied().unwrap_or(0);
+                        SocketOwner {
+                            cgroup: socket.cgroup,
+                            executable_id: teller.executable_id(pid),
+                            pid,
+                            uid: socket.uid,
+                        }
+                    });
+                }
                 Err(error) => {
                     refused += 1;
                     reason.get_or_insert(error);
                 }
             }
         }
-        if let Some(part) = &self.part {
-            // Of the others no program of ours will ever hear.
-            let watched = cgroups_of(part);
-            surveyed.iter_mut().for_each(|(_, sockets)| sockets.keep(&watched));
-        }
-        let sockets = surveyed.iter().map(|(_, sockets)| sockets);
-        let holders = namespaces::holders(&sockets.flat_map(OldSockets::inodes).collect());
-        for (netns, sockets) in &surveyed {
-            self.enter_namespace(*netns, sockets, |socket| {
-                let pid = holders.get(&socket.inode).copied().unwrap_or(0);
-                SocketOwner {
-                    cgroup: socket.cgroup,
-                    executable_id: teller.executable_id(pid),
-                    pid,
-                    uid: socket.uid,
-                }
-            });
-        }
         reason.map(|reason| {
             format!("sockets that were there before, in {refused} network namespaces: {reason}")
         })
+    }
+
+    /// Tells of every connection that is there and that the kernel did not see begin.
+    pub(super) fn tell_connections(
+        &self,
+        census: &Census,
+        internal: &[Network],
+        teller: &mut Teller,
+    ) -> usize {
+        let mut found = census.connections();
+        let sockets = |it: &OldConnections| it.tcp.len() + it.udp.len();
+        let count = found.iter().map(sockets).sum();
+        if let Some(watched) = self.part.as_deref().map(cgroups_of) {
+            found.iter_mut().for_each(|it| it.keep(&watched));
+        }
+        let flows = connections::flows(&found, internal, &Noted { census, teller });
+        flows.iter().for_each(|flow| teller.pre_existing(flow));
+        count
     }
 
     /// Tells of every listener that is not told.
@@ -141,6 +155,22 @@ impl OlderSockets {
             let value = decode::bound(socket.local, owner(socket));
             drop(self.bound.insert(socket.cookie, value, IF_ABSENT));
         }
+    }
+}
+
+/// What is noted of the processes that hold sockets.
+struct Noted<'a> {
+    census: &'a Census,
+    teller: &'a Teller,
+}
+
+impl Holders for Noted<'_> {
+    fn pid(&self, inode: u32) -> Option<u32> {
+        self.census.holders.get(&inode).copied()
+    }
+
+    fn executable_id(&self, pid: u32) -> u64 {
+        self.teller.executable_id(pid)
     }
 }
 

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common as wire;
-use monitor_core::flow::{Canary as News, Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::flow::{
+    Begun, Canary as News, Flow, FlowKey, Loss, Observation, Process, Remote,
+};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
+use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
 };
@@ -215,6 +218,32 @@ impl Teller {
         }
     }
 
+    /// Tells of connections that are older than the kernel programs, unless those saw one like them.
+    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
+        if self.canary.owns(&flow.key) {
+            return;
+        }
+        let now_ns = clock::boot_ns();
+        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
+        let process = flow.pid.map(|pid| Caller {
+            pid,
+            uid: flow.uid,
+            command: String::new(),
+            executable_id,
+        });
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let bytes = decode::key_bytes(&flow.key);
+        if flow.connections == 0 {
+            // The other end of a dial that is told: it is counted by itself.
+            return self.tell(flow.key, now_ns, &origin, Begun::Before);
+        }
+        let stats = decode::counted(&origin, flow.connections, now_ns);
+        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
+            self.told.see(bytes, now_ns);
+            self.tell(flow.key, now_ns, &origin, Begun::Before);
+        }
+    }
+
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
         for key in keys {
@@ -281,7 +310,7 @@ impl Teller {
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
-        self.tell(key, at_ns, origin);
+        self.tell(key, at_ns, origin, Begun::Seen);
     }
 
     /// Tells of a flow key whether or not it was told.
@@ -290,13 +319,13 @@ impl Teller {
             Ok(key) if self.canary.owns(&key) => {
                 self.pending.extend(self.canary.came(*bytes, &key));
             }
-            Ok(key) => self.tell(key, at_ns, origin),
+            Ok(key) => self.tell(key, at_ns, origin, Begun::Seen),
             Err(Undecodable) => self.undecodable(bytes),
         }
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin) {
+    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin, begun: Begun) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
@@ -310,6 +339,7 @@ impl Teller {
             netns: origin.netns,
             client: origin.client,
             process,
+            begun,
         }));
     }
 

@@ -20,6 +20,8 @@ peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
+                 `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
                  `shell SCRIPT`
@@ -71,7 +73,7 @@ fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
         match option {
             ["--cgroup", path] => std::fs::write(format!("{path}/cgroup.procs"), "0")
                 .with_context(|| format!("enter {path}"))?,
-            ["--netns", name] => enter_namespace(name)?,
+            ["--netns", name] => enter_namespace(&format!("/run/netns/{name}"))?,
             ["--uid", uid] => {
                 let uid = uid.parse()?;
                 command.uid(uid).gid(uid);
@@ -100,9 +102,8 @@ fn unfiled(name: &str, words: &[&str]) -> anyhow::Result<io::Error> {
     Ok(Command::new(format!("/proc/self/fd/{number}")).args(words).exec())
 }
 
-fn enter_namespace(name: &str) -> anyhow::Result<()> {
-    let path = format!("/run/netns/{name}");
-    let namespace = std::fs::File::open(&path).with_context(|| format!("open {path}"))?;
+fn enter_namespace(path: &str) -> anyhow::Result<()> {
+    let namespace = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
     rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), kind)
         .with_context(|| format!("enter {path}"))
@@ -186,6 +187,15 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("held")?;
             }
+            ["crowd", address, count] => {
+                crowd(address.parse()?, count.parse()?, &mut held)?;
+                say("crowded")?;
+            }
+            ["leave"] => {
+                let home = std::os::unix::process::parent_id();
+                enter_namespace(&format!("/proc/{home}/ns/net"))?;
+                say("left")?;
+            }
             ["release"] => {
                 held.clear();
                 say("released")?;
@@ -197,6 +207,19 @@ fn obey() -> anyhow::Result<()> {
             _ => bail!("{line:?} is nothing to obey"),
         }
     }
+    Ok(())
+}
+
+/// Listens, and dials that often itself; nobody takes what is accepted.
+fn crowd(address: SocketAddr, count: usize, held: &mut Vec<TcpStream>) -> anyhow::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    let listener = socket(AddressFamily::INET, SocketType::STREAM, None).context("crowd")?;
+    bind(&listener, &address).with_context(|| format!("bind {address}"))?;
+    listen(&listener, i32::try_from(count)?).context("listen")?;
+    for _ in 0..count {
+        held.push(TcpStream::connect(address).context("crowd")?);
+    }
+    held.push(TcpStream::from(listener));
     Ok(())
 }
 
