@@ -120,7 +120,15 @@ fn key(server: CgroupId, client: CgroupId, port: u16) -> FlowKey {
 
 fn flow(key: FlowKey) -> Flow {
     let at = WallTime(1_790_000_000_000_000);
-    Flow { key, at, netns: NetnsCookie(1), client: None, process: None, begun: Begun::Seen }
+    Flow {
+        key,
+        at,
+        netns: NetnsCookie(1),
+        client: None,
+        process: None,
+        begun: Begun::Seen,
+        opener: None,
+    }
 }
 
 fn traffic(key: FlowKey) -> Traffic {

@@ -192,6 +192,8 @@ pub struct Flow {
     /// None where it could not be told (an accepting socket whose listener is older than we are).
     pub process: Option<Process>,
     pub begun: Begun,
+    /// The cgroup that its socket was opened in, where that is another than the key's.
+    pub opener: Option<CgroupId>,
 }
 
 /// When an exchange was begun.

@@ -74,6 +74,8 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
+    /// Who opened the socket that the edge's owner uses, where that is somebody else.
+    pub opened_by: Option<ServiceName>,
 }
 
 impl Sighting {
@@ -221,6 +223,7 @@ impl Attribution {
         let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
         waiting.flow.begun = waiting.flow.begun.min(flow.begun);
+        waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
@@ -261,6 +264,7 @@ impl Attribution {
             self.namespaces.pair(&same, Listening::of(flow));
         }
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             for key in dial.keys {
@@ -280,6 +284,7 @@ impl Attribution {
             process: process.flatten().map(safe_process),
             dialled,
             begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -305,6 +310,7 @@ impl Attribution {
             process: None,
             dialled: None,
             begun: flow.begun,
+            opened_by: self.opener_of(flow),
         }
     }
 
@@ -323,6 +329,7 @@ impl Attribution {
         }
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
+        let opened_by = self.opener_of(&flow);
         let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
@@ -343,6 +350,7 @@ impl Attribution {
             process: flow.process.map(safe_process),
             dialled,
             begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -367,11 +375,21 @@ impl Attribution {
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
+    /// The same service in another cgroup of its own is nobody else.
+    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
+        let opener = self.service_of(flow.opener?);
+        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    }
+
     fn peer_of(&self, cgroup: CgroupId) -> Peer {
-        Peer::Service(match self.workloads.get(&cgroup) {
+        Peer::Service(self.service_of(cgroup))
+    }
+
+    fn service_of(&self, cgroup: CgroupId) -> ServiceName {
+        match self.workloads.get(&cgroup) {
             Some(workload) => workload.service.clone(),
             None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
-        })
+        }
     }
 }
 

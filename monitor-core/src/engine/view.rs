@@ -26,6 +26,9 @@ pub struct EdgeView {
     pub process: Option<Process>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// Who opened its socket, where that was somebody else; only when the edge is told as it appears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<ServiceName>,
     /// When it was first seen.
     pub at: WallTime,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +60,9 @@ pub struct EvidenceView {
     pub rtt_us: Option<Rtt>,
     pub executables: Vec<String>,
     pub nodes: Vec<String>,
+    /// Who opened the socket, where that was somebody else than who used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<ServiceName>,
 }
 
 /// Round-trip times in microseconds.
@@ -178,6 +184,7 @@ impl EdgeView {
     pub fn sighted_by(&mut self, sighting: &Sighting) {
         self.process.clone_from(&sighting.process);
         self.cgroup = sighting.workload.as_ref().map(|it| it.cgroup.clone());
+        self.opened_by.clone_from(&sighting.opened_by);
         self.evidence = None;
         self.outcome = sighting.outcome;
         self.seen_from = sighting.seen_from;
@@ -201,6 +208,7 @@ impl Engine {
             outcome: evidence.outcome,
             process: None,
             cgroup: None,
+            opened_by: None,
             at: evidence.first_seen,
             evidence: Some(self.evidence_view(evidence)),
             standing: self.standing(edge, wall),
@@ -220,6 +228,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().cloned().collect(),
             nodes: vec![self.settings.node.clone()],
+            opened_by: evidence.opened_by.clone(),
         }
     }
 

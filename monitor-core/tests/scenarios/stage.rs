@@ -371,7 +371,7 @@ pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path:
         command: "app".to_owned(),
         ..Process::default()
     });
-    Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen }
+    Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen, opener: None }
 }
 
 /// Plays `story` in `mode` and compares what was said, line by line.

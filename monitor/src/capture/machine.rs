@@ -142,7 +142,10 @@ fn executables() -> Insight {
 }
 
 fn listeners() -> io::Result<usize> {
-    let sockets = [netlink::sockets(Protocol::Tcp, Wanted::Open)?, netlink::sockets(Protocol::Udp, Wanted::Open)?];
+    let sockets = [
+        netlink::sockets(Protocol::Tcp, Wanted::Open)?,
+        netlink::sockets(Protocol::Udp, Wanted::Open)?,
+    ];
     Ok(sockets.iter().map(Vec::len).sum())
 }
 

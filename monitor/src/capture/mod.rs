@@ -17,6 +17,7 @@ mod cgroups;
 mod executables;
 mod namespaces;
 mod netlink;
+mod openers;
 mod processes;
 mod seen;
 

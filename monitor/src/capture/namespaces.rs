@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::capture::mountinfo::mounts;
-use crate::capture::netlink::{self, OldSocket, Wanted};
+use crate::capture::netlink::{self, OldSocket, Sockets, Wanted};
 use crate::capture::procfs::pids;
 
 /// What was found in one network namespace.
@@ -186,14 +186,26 @@ pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
 
 /// The addresses of a process's namespace, if it is still the one of this cookie.
 pub(super) fn addresses_of(pid: u32, cookie: NetnsCookie) -> io::Result<Vec<IpAddr>> {
+    inside_of(pid, cookie, netlink::addresses)
+}
+
+/// Where to ask about the sockets of a process's namespace, as [`addresses_of`].
+pub(super) fn sockets_of(pid: u32, cookie: NetnsCookie) -> io::Result<Sockets> {
+    inside_of(pid, cookie, Sockets::here)
+}
+
+fn inside_of<T: Send + 'static>(
+    pid: u32,
+    cookie: NetnsCookie,
+    look: fn() -> io::Result<T>,
+) -> io::Result<T> {
     let file = File::open(format!("/proc/{pid}/ns/net"))?;
-    inside(file, move || {
-        if own_cookie()? == cookie {
-            netlink::addresses()
-        } else {
-            Err(io::ErrorKind::NotFound.into())
-        }
-    })
+    inside(
+        file,
+        move || {
+            if own_cookie()? == cookie { look() } else { Err(io::ErrorKind::NotFound.into()) }
+        },
+    )
 }
 
 /// Of `socket:[123]`, where `kind` is all before the number.

@@ -57,6 +57,66 @@ impl Wanted {
     }
 }
 
+/// Where one TCP socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SocketAt {
+    Connected {
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// At all addresses where none is given.
+    Listening {
+        address: Option<IpAddr>,
+        port: u16,
+    },
+}
+
+/// Asks about single sockets of the namespace that it was made in.
+pub(super) struct Sockets(OwnedFd);
+
+impl Sockets {
+    pub(super) fn here() -> io::Result<Self> {
+        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(family, SocketType::RAW, flags, protocol)?;
+        // The kernel answers before it returns: what is not there by then will not come.
+        let soon = Some(std::time::Duration::from_millis(10));
+        rustix::net::sockopt::set_socket_timeout(
+            &socket,
+            rustix::net::sockopt::Timeout::Recv,
+            soon,
+        )?;
+        Ok(Self(socket))
+    }
+
+    /// The cgroup that a socket was opened in; None where it is gone, or the kernel does not say.
+    pub(super) fn opener(&self, at: &SocketAt) -> Option<CgroupId> {
+        let (local, remote) = match *at {
+            SocketAt::Connected { local, remote } => (local, remote),
+            SocketAt::Listening { address, port } => {
+                // At `::` an IPv4 address is listened at too, unless there is one of its own.
+                let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+                let nobody = match address {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                (SocketAddr::new(address, port), SocketAddr::new(nobody, 0))
+            }
+        };
+        send(&self.0, &socket_request(local, remote), SendFlags::empty()).ok()?;
+        let mut buffer = [0; 1 << 12];
+        let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty()).ok()?;
+        let mut found = None;
+        let answered = each_message(&buffer[..length], &mut |kind, payload| {
+            if kind == SOCK_DIAG_BY_FAMILY {
+                found = old_socket(payload);
+            }
+        });
+        answered.ok()?;
+        found.filter(|it| it.local.port() == local.port()).map(|it| it.cgroup)
+    }
+}
+
 /// The sockets of this namespace.
 pub(super) fn sockets(protocol: Protocol, wanted: Wanted) -> io::Result<Vec<OldSocket>> {
     let mut sockets = Vec::new();
@@ -107,19 +167,46 @@ fn sockets_request(protocol: Protocol, wanted: Wanted, family: i32) -> Vec<u8> {
     message(SOCK_DIAG_BY_FAMILY, &request)
 }
 
+/// struct inet_diag_req_v2, for one socket.
+fn socket_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let mut request = [0; 56];
+    request[0] = family.to_ne_bytes()[low_byte()];
+    request[1] = libc::IPPROTO_TCP.to_ne_bytes()[low_byte()];
+    request[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    request[8..10].copy_from_slice(&local.port().to_be_bytes());
+    request[10..12].copy_from_slice(&remote.port().to_be_bytes());
+    for (at, address) in [(12, local.ip()), (28, remote.ip())] {
+        match address {
+            IpAddr::V4(v4) => request[at..at + 4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => request[at..at + 16].copy_from_slice(&v6.octets()),
+        }
+    }
+    // INET_DIAG_NOCOOKIE: it is not known.
+    request[48..56].copy_from_slice(&[0xff; 8]);
+    typed(SOCK_DIAG_BY_FAMILY, REQUEST, &request)
+}
+
 /// Where the lowest byte of an `i32` lies.
 const fn low_byte() -> usize {
     if cfg!(target_endian = "little") { 0 } else { 3 }
 }
 
-/// struct nlmsghdr and what follows it.
+const REQUEST: u16 = 0x1;
+const REQUEST_AND_DUMP: u16 = 0x301;
+
+/// A request for all there is.
 fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-    const REQUEST_AND_DUMP: u16 = 0x301;
+    typed(kind, REQUEST_AND_DUMP, payload)
+}
+
+/// struct nlmsghdr and what follows it.
+fn typed(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + payload.len());
     message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&REQUEST_AND_DUMP.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
     message.extend_from_slice(payload);
     message
@@ -344,6 +431,12 @@ mod tests {
         let is_it = |it: &&OldSocket| (it.local, it.remote) == (near, local);
         let its = connected.iter().find(is_it).map(|it| it.stage);
         assert!(found.is_empty() || its == Some(Stage::Connected), "{connected:?}");
+        let sockets = Sockets::here().unwrap();
+        let own = connected.iter().find(is_it).map(|it| it.cgroup);
+        assert_eq!(sockets.opener(&SocketAt::Connected { local: near, remote: local }), own);
+        let at = SocketAt::Listening { address: Some(local.ip()), port: local.port() };
+        assert_eq!(sockets.opener(&at), own);
+        assert_eq!(sockets.opener(&SocketAt::Listening { address: None, port: 0 }), None);
         assert!(found.is_empty() || found.iter().any(|socket| socket.local == local));
         assert!(addresses().unwrap().iter().all(|address| !address.is_loopback()));
     }

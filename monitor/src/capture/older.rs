@@ -2,7 +2,7 @@
 //! have noted itself, and their connections are told as flows. And all listeners, which begin once and are told again where they were
 //! forgotten.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -124,7 +124,9 @@ impl OlderSockets {
         if let Some(watched) = self.part.as_deref().map(cgroups_of) {
             found.iter_mut().for_each(|it| it.keep(&watched));
         }
-        let flows = connections::flows(&found, internal, &Noted { census, teller });
+        let holding: HashSet<u32> = census.holders.values().copied().collect();
+        let executables = holding.into_iter().map(|pid| (pid, teller.executable_id(pid))).collect();
+        let flows = connections::flows(&found, internal, &Noted { census, executables });
         flows.iter().for_each(|flow| teller.pre_existing(flow));
         count
     }
@@ -161,7 +163,8 @@ impl OlderSockets {
 /// What is noted of the processes that hold sockets.
 struct Noted<'a> {
     census: &'a Census,
-    teller: &'a Teller,
+    /// By process: each holds many.
+    executables: HashMap<u32, u64>,
 }
 
 impl Holders for Noted<'_> {
@@ -170,7 +173,7 @@ impl Holders for Noted<'_> {
     }
 
     fn executable_id(&self, pid: u32) -> u64 {
-        self.teller.executable_id(pid)
+        self.executables.get(&pid).copied().unwrap_or(0)
     }
 }
 

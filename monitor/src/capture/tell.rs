@@ -23,6 +23,7 @@ use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
 };
 use crate::capture::namespaces;
+use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
@@ -39,6 +40,7 @@ pub(super) struct Teller {
     addresses: Addresses,
     losses: Losses,
     canary: Canary,
+    openers: Openers,
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
@@ -72,6 +74,7 @@ impl Teller {
             addresses: Addresses::default(),
             losses: Losses::new(lost),
             canary,
+            openers: Openers::new(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
@@ -332,6 +335,10 @@ impl Teller {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
+        let opener = self.openers.of(&key, origin);
+        if let Some(opener) = opener {
+            self.cgroups.ensure(opener, None, &mut self.pending);
+        }
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
@@ -340,6 +347,7 @@ impl Teller {
             client: origin.client,
             process,
             begun,
+            opener,
         }));
     }
 

@@ -266,6 +266,7 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         workload: Some(workload(&key.edge, flow)),
         dialled: None,
         begun: Begun::Seen,
+        opened_by: None,
     }
 }
 
