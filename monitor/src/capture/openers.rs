@@ -13,8 +13,9 @@ use crate::capture::namespaces;
 use crate::capture::netlink::{SocketAt, Sockets};
 
 pub(super) struct Openers {
-    /// A socket of ours in each namespace: it stays in there, whoever asks it.
-    namespaces: HashMap<NetnsCookie, Option<Sockets>>,
+    /// A socket of ours in each namespace: it stays in there, whoever asks it. Or when the namespace
+    /// could not be entered.
+    namespaces: HashMap<NetnsCookie, Result<Sockets, Instant>>,
     window: Instant,
     asked: u32,
 }
@@ -40,10 +41,14 @@ impl Openers {
         if self.namespaces.len() >= Self::MAX {
             self.namespaces.clear();
         }
-        let known = self.namespaces.entry(origin.netns);
-        // One that could not be entered is not tried again before the table starts anew.
-        let sockets =
-            known.or_insert_with(|| namespaces::sockets_of(pid, origin.netns).ok()).as_ref()?;
+        let known = self.namespaces.get(&origin.netns);
+        // Entered by a process that is in it, and may be gone: then by a later one.
+        if known.is_none_or(|known| matches!(known, Err(tried) if tried.elapsed() >= Self::WINDOW))
+        {
+            let entered = namespaces::sockets_of(pid, origin.netns);
+            self.namespaces.insert(origin.netns, entered.map_err(|_gone| Instant::now()));
+        }
+        let sockets = self.namespaces.get(&origin.netns)?.as_ref().ok()?;
         sockets.opener(&at).filter(|opener| *opener != key.cgroup)
     }
 

@@ -19,6 +19,7 @@ mod harness;
 mod lineage;
 mod oddities;
 mod older;
+mod opened;
 mod record;
 mod restart;
 mod state;
