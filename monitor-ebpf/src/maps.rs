@@ -8,7 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
     Address, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
-    Listener, Loss, Owner, Tracked,
+    Listener, Loss, Odd, Owner, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
@@ -34,6 +34,16 @@ pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_en
 /// datagrams then pass for a client's.
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1024, 0);
+
+/// Unusual sockets, by cookie: who made them. Written when made, read for what they send. Full: the
+/// longest unused is forgotten, and of what it sends only the cgroup is known.
+#[map]
+pub(crate) static ODD: LruHashMap<u64, Odd> = LruHashMap::with_max_entries(1024, 0);
+
+/// Cgroups whose packets are looked at. Written by the agent once `net` is attached there; read when an
+/// unusual socket is made. Full: never, the agent attaches no more.
+#[map]
+pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 
 /// Who dialled from where. Written when a dial is established, read at accept, removed at close.
 /// Full: the longest unused is forgotten; it matters only in the moment before the accept.
@@ -109,5 +119,9 @@ pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static PACKET_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static VSOCK_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);

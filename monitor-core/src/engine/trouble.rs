@@ -45,10 +45,10 @@ impl Losses {
     }
 }
 
-/// Whether a loss is an alert. Missing counts hide no edge, and a missing hook is told by its name:
-/// of those `status` shows how many.
+/// Whether a loss is an alert. Missing counts hide no edge, an unusual socket is told by itself and a
+/// missing hook by its name: of those `status` shows how many.
 const fn is_told(loss: Loss) -> bool {
-    !matches!(loss, Loss::Untracked | Loss::Evicted | Loss::HookMissing)
+    !matches!(loss, Loss::Untracked | Loss::Evicted | Loss::Unwatched | Loss::HookMissing)
 }
 
 /// Nobody looked before this start.

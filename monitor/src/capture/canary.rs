@@ -120,7 +120,8 @@ impl Canary {
                 key.local == place && from.is_loopback() && own_cgroup
             }
             (Direction::Inbound, Remote::World) => key.local == place && own_cgroup,
-            (Direction::Outbound, Remote::Cgroup(_) | Remote::World) => false,
+            (Direction::Outbound, Remote::Cgroup(_) | Remote::World | Remote::Socket(_))
+            | (Direction::Inbound, Remote::Socket(_)) => false,
         }
     }
 

@@ -103,7 +103,8 @@ impl OldConnections {
     fn is_served(&self, (protocol, socket): Connection<'_>) -> bool {
         let ports: &HashSet<u16> = match protocol {
             Protocol::Tcp => &self.tcp_ports,
-            Protocol::Udp => &self.udp_ports,
+            // Of the others none is asked for.
+            Protocol::Udp | Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => &self.udp_ports,
         };
         ports.contains(&socket.local.port()) && socket.stage != Stage::Dialling
     }
@@ -156,12 +157,11 @@ impl<H: Holders> Flows<'_, H> {
             remote: Remote::Address(socket.remote.ip()),
             local: None,
             port: socket.remote.port(),
-            outcome: match (protocol, socket.stage) {
-                (Protocol::Tcp, Stage::Connected) => Outcome::Established,
-                // As its connect is told: of what it sends nothing is seen.
-                (Protocol::Udp, _) | (Protocol::Tcp, Stage::Dialling | Stage::Open) => {
-                    Outcome::Attempted
-                }
+            outcome: if protocol == Protocol::Tcp && socket.stage == Stage::Connected {
+                Outcome::Established
+            } else {
+                // For UDP as its connect is told: of what it sends nothing is seen.
+                Outcome::Attempted
             },
             executable_id: pid.map_or(0, |pid| self.holders.executable_id(pid)),
         };
@@ -183,10 +183,7 @@ impl<H: Holders> Flows<'_, H> {
             },
             local: Some(socket.local.ip()),
             port: socket.local.port(),
-            outcome: match protocol {
-                Protocol::Tcp => Outcome::Established,
-                Protocol::Udp => Outcome::Sent,
-            },
+            outcome: if protocol == Protocol::Tcp { Outcome::Established } else { Outcome::Sent },
             executable_id: 0,
         };
         let pid = self.holders.pid(socket.inode);
@@ -266,7 +263,7 @@ mod tests {
             let far = match it.key.remote {
                 Remote::Address(address) => address.to_string(),
                 Remote::Cgroup(id) => format!("cgroup {}", id.0),
-                Remote::World => "world".to_owned(),
+                Remote::World | Remote::Socket(_) => "world".to_owned(),
             };
             format!("{} {way} {far} {} × {}", it.key.cgroup.0, it.key.port, it.connections)
         };

@@ -20,7 +20,10 @@ mod netlink;
 mod openers;
 mod processes;
 mod seen;
+mod symbols;
+mod unusual;
 
+mod nets;
 mod tell;
 
 mod attach;
@@ -59,10 +62,12 @@ use self::executables::Executables;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
 use self::namespaces::Census;
+use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
+use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
 pub use self::config::{Config, ConfigError, Detail, Entries, Every, Network, RingSize};
@@ -137,13 +142,16 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    nets: Nets,
+    /// Packet sockets are looked for, since nothing tells of them.
+    polled: bool,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
     /// Links and programs: they are gone when this is.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 struct Drain {
@@ -179,6 +187,8 @@ impl Capture {
         let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
+        attached.load_net();
+        let nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
@@ -205,20 +215,26 @@ impl Capture {
         drop(census);
         let took_ms = (looked + started.elapsed()).as_millis();
         tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+        teller.unusual(Sought::All);
+        let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
         let programs = attached.count();
-        let (ebpf, attachments) = attached.attachments()?;
+        let (mut ebpf, attachments) = attached.attachments()?;
+        let mut nets = nets;
+        nets.want(&mut ebpf, teller.wanted());
         Ok(Self {
             ring,
             teller,
             older,
+            nets,
+            polled,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
             drain: None,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
@@ -277,6 +293,8 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         self.teller.detached(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
@@ -290,6 +308,11 @@ impl Capture {
             self.older.enter_again(&mut self.teller);
         }
         self.older.tell_listeners(&mut self.teller);
+        if self.polled {
+            self.teller.unusual(Sought::Packets);
+        }
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         Ok(self.teller.take())
     }
 

@@ -81,13 +81,18 @@ impl Census {
     pub(super) fn take() -> Self {
         let mut census = Self::empty();
         census.find_namespaces();
+        census.find_holders();
+        census
+    }
+
+    /// Adds who holds which socket, and the namespaces that somebody holds open.
+    fn find_holders(&mut self) {
         let mut directory = Vec::with_capacity(1 << 15);
         for pid in pids() {
             // Gone meanwhile, or not ours to look at.
             let Ok(files) = open_directory(&format!("/proc/{pid}/fd")) else { continue };
-            census.look_at(pid, &files, directory.spare_capacity_mut());
+            self.look_at(pid, &files, directory.spare_capacity_mut());
         }
-        census
     }
 
     fn empty() -> Self {
@@ -175,6 +180,16 @@ fn mounted_namespaces(mountinfo: &str) -> Vec<PathBuf> {
     let namespaces =
         mounts(mountinfo).filter(|it| it.kind == "nsfs" && it.root.starts_with("net:"));
     namespaces.map(|mount| mount.point()).collect()
+}
+
+/// Which processes hold the sockets of these inodes.
+pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
+    let mut census = Census::empty();
+    if !inodes.is_empty() {
+        census.find_holders();
+    }
+    census.holders.retain(|inode, _| inodes.contains(inode));
+    census.holders
 }
 
 /// Only the addresses of every namespace that a process is in, or that is mounted.

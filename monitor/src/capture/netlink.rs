@@ -44,16 +44,24 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// The states of `enum tcp_state`, one bit for each.
-    const fn states(self, protocol: Protocol) -> u32 {
-        match (self, protocol) {
+    /// The kernel's number of a protocol, and the states of `enum tcp_state`, one bit for each; None
+    /// where it is not asked for.
+    const fn asked(self, protocol: Protocol) -> Option<(i32, u32)> {
+        let states = match (self, protocol) {
             (Self::Open, Protocol::Tcp) => 1 << STATE_LISTEN,
             (Self::Open, Protocol::Udp) => 1 << STATE_CLOSE,
             (Self::Connected, Protocol::Tcp) => {
                 1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT
             }
             (Self::Connected, Protocol::Udp) => 1 << STATE_ESTABLISHED,
-        }
+            (_, Protocol::UdpLite | Protocol::Icmp | Protocol::Ip) => return None,
+        };
+        let number = match protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP,
+            Protocol::Udp => libc::IPPROTO_UDP,
+            Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => return None,
+        };
+        Some((number, states))
     }
 }
 
@@ -120,8 +128,11 @@ impl Sockets {
 /// The sockets of this namespace.
 pub(super) fn sockets(protocol: Protocol, wanted: Wanted) -> io::Result<Vec<OldSocket>> {
     let mut sockets = Vec::new();
+    let Some((protocol, states)) = wanted.asked(protocol) else {
+        return Ok(sockets);
+    };
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = sockets_request(protocol, wanted, family);
+        let request = sockets_request(protocol, states, family);
         dump(Some(netlink::SOCK_DIAG), &request, |kind, payload| {
             if kind == SOCK_DIAG_BY_FAMILY {
                 sockets.extend(old_socket(payload));
@@ -154,12 +165,7 @@ const STATE_CLOSE_WAIT: u8 = 8;
 const STATE_LISTEN: u8 = 10;
 
 /// struct inet_diag_req_v2
-fn sockets_request(protocol: Protocol, wanted: Wanted, family: i32) -> Vec<u8> {
-    let states = wanted.states(protocol);
-    let protocol = match protocol {
-        Protocol::Tcp => libc::IPPROTO_TCP,
-        Protocol::Udp => libc::IPPROTO_UDP,
-    };
+fn sockets_request(protocol: i32, states: u32, family: i32) -> Vec<u8> {
     let mut request = [0; 56];
     request[0] = family.to_ne_bytes()[low_byte()];
     request[1] = protocol.to_ne_bytes()[low_byte()];
