@@ -11,10 +11,11 @@ use monitor_common::{
 
 use crate::datagram;
 use crate::emit;
-use crate::maps::SOCKETS;
+use crate::maps::{SOCKETS, UNTOLD};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
@@ -74,7 +75,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     });
     if !seen::is_known(&tracked.key) {
         let key = Words::of(key(Outcome::Attempted));
-        seen::observe(&key, seen::now_ns(), || Origin {
+        let sighted = seen::observe(&key, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
@@ -82,10 +83,23 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
             client_port: 0,
             _reserved: [0; 6],
         });
+        if sighted == Sighted::OverBudget {
+            return untold(ctx, caller.cgroup_id);
+        }
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     if SOCKETS.insert(&cookie, &*tracked, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+/// A dial beyond the budget: not tracked, so that it takes no place from connections that are.
+#[inline(always)]
+fn untold(ctx: *mut bpf_sock_addr, cgroup_id: u64) {
+    // SAFETY: `ctx` is this hook's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    if UNTOLD.insert(&cookie, &cgroup_id, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }

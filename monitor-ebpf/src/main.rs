@@ -17,12 +17,15 @@
     feature(asm_experimental_arch)
 )]
 
+mod count;
 mod note;
 mod words;
 
 mod maps;
 
 mod emit;
+
+mod budget;
 
 mod seen;
 

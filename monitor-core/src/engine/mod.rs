@@ -3,6 +3,7 @@
 
 mod canary;
 mod command;
+mod flooding;
 mod judging;
 mod quiet;
 mod record;
@@ -17,7 +18,7 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Canary, Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Canary, Flood, Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
@@ -25,6 +26,7 @@ use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
 use self::canary::Canaries;
+use self::flooding::Floods;
 use self::trouble::{Gap, Losses};
 
 pub use self::canary::{CanaryView, Latency};
@@ -73,6 +75,8 @@ pub enum Input {
         count: Box<Count>,
     },
     Forgotten(FlowKey),
+    /// A cgroup shows more that is new than is told one by one.
+    Flooded(Box<Flood>),
     Lost {
         loss: Loss,
         count: u64,
@@ -123,6 +127,7 @@ pub struct Engine {
     mutes: Mutes,
     losses: Losses,
     canaries: Canaries,
+    floods: Floods,
     gap: Option<Gap>,
     next_audit: u64,
     random: u64,
@@ -174,6 +179,7 @@ impl Engine {
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
             canaries: Canaries::default(),
+            floods: Floods::default(),
             gap: None,
             next_audit: snapshot.next_audit,
             started: None,
@@ -211,6 +217,7 @@ impl Engine {
             }
             Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
+            Input::Flooded(flood) => self.flooded(now, &flood, &mut effects),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
             Input::Canary(canary) => self.canary(now, canary, &mut effects),

@@ -35,7 +35,7 @@ impl Losses {
         let mut troubles = Vec::new();
         for (&loss, &total) in &self.counted {
             let said = self.said.entry(loss).or_default();
-            if !is_told(loss) || said.count == total || now.boot < said.next {
+            if is_said_elsewhere(loss) || said.count == total || now.boot < said.next {
                 continue;
             }
             troubles.push(Trouble::Lost { loss, count: total - said.count });
@@ -45,10 +45,18 @@ impl Losses {
     }
 }
 
-/// Whether a loss is an alert. Missing counts hide no edge, an unusual socket is told by itself and a
-/// missing hook by its name: of those `status` shows how many.
-const fn is_told(loss: Loss) -> bool {
-    !matches!(loss, Loss::Untracked | Loss::Evicted | Loss::Unwatched | Loss::HookMissing)
+/// Missing counts hide no edge; a flood and an unusual socket are told by themselves, a missing hook by
+/// its name: `status` shows how many.
+const fn is_said_elsewhere(loss: Loss) -> bool {
+    matches!(
+        loss,
+        Loss::Untracked
+            | Loss::Evicted
+            | Loss::Unwatched
+            | Loss::OverBudget
+            | Loss::ServiceFull
+            | Loss::HookMissing
+    )
 }
 
 /// Nobody looked before this start.

@@ -15,6 +15,7 @@ mod procfs;
 mod canary;
 mod cgroups;
 mod executables;
+mod floods;
 mod namespaces;
 mod netlink;
 mod openers;
@@ -59,6 +60,7 @@ use self::attachments::Attachments;
 use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
 use self::namespaces::Census;
@@ -70,7 +72,7 @@ use self::tell::{Accepts, Teller};
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Every, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
@@ -173,9 +175,14 @@ impl Capture {
     /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
+    pub fn start(
+        ground: Ground,
+        config: &Config,
+        internal: &[Network],
+        budget: Budget,
+    ) -> Result<Self> {
         let seed = random_seed()?;
-        let mut attached = attach::load(config, &ground, seed)?;
+        let mut attached = attach::load(config, &ground, seed, budget)?;
         let ebpf = &mut attached.ebpf;
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
@@ -183,6 +190,7 @@ impl Capture {
         let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
@@ -197,7 +205,7 @@ impl Capture {
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
         let canary = Canary::new(config.canary.get(), cgroups.own());
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes, canary);
+        let mut teller = Teller::new(seen, config.seen, floods, lost, cgroups, processes, canary);
         teller.walk_cgroups();
         let started = Instant::now();
         let mut census = Census::take();
