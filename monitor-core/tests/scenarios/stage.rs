@@ -15,7 +15,7 @@ use monitor_core::engine::{
     Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
 };
 use monitor_core::flow::{
-    Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
+    Begun, Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use monitor_core::incident::State;
@@ -380,7 +380,7 @@ pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path:
         command: "app".to_owned(),
         ..Process::default()
     });
-    Flow { key, at, netns: NetnsCookie(1), client, process }
+    Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen, opener: None }
 }
 
 /// Plays `story` in `mode` and compares what was said, line by line.

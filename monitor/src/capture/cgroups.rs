@@ -73,6 +73,11 @@ impl Cgroups {
         }
     }
 
+    /// Our own.
+    pub(super) fn own(&self) -> Option<CgroupId> {
+        self.hierarchy.cgroup(std::process::id()).map(|(id, _)| id)
+    }
+
     /// Whether nobody tells of them unasked.
     pub(super) fn are_looked_for(&self) -> bool {
         self.news == CgroupNews::Looked
