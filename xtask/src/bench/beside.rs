@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::bench::figure::{Figure, Spread, written};
 use crate::bench::load::{Load, Taken};
 use crate::bench::report::Report;
-use crate::bench::side::{Peer, Side, Sides, Standing};
+use crate::bench::side::{EACH_TOLD, Peer, Side, Sides, Standing};
 use crate::bench::usage;
 use crate::machine;
 
@@ -89,7 +89,6 @@ pub(crate) fn measure(
     let all = own.into_iter().chain(installed.into_iter().map(Side::Peer));
     let mut columns: Vec<Column> =
         all.map(|side| Column { side, visits: Vec::with_capacity(ROUNDS) }).collect();
-    loads.raw.answers("raw")?;
     loads.plain.answers("listen 2000")?;
     for round in 0..ROUNDS {
         eprintln!("  round {} of {ROUNDS}", round + 1);
@@ -137,7 +136,9 @@ fn with(
     side: Side,
     hooks: &[(u32, u32)],
 ) -> anyhow::Result<With> {
-    let standing = sides.start(side, hooks)?;
+    let standing = sides.start_with(side, hooks, EACH_TOLD)?;
+    // News to whoever stands, who has the time of the first churn to look after it.
+    loads.raw.answers("raw")?;
     for order in WARM {
         loads.plain.takes(order)?;
         loads.raw.takes(order)?;

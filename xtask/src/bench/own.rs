@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::bench::beside::Loads;
 use crate::bench::figure::Figure;
 use crate::bench::report::Report;
-use crate::bench::side::Sides;
+use crate::bench::side::{EACH_TOLD, Sides};
 use crate::bench::usage::{self, Held};
 
 const ROUNDS: usize = 5;
@@ -34,7 +34,7 @@ pub(crate) fn measure(
         let (mut known, mut new, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             sides.interrupt.check()?;
-            let mut agent = sides.agent(detail, "")?;
+            let mut agent = sides.agent(detail, EACH_TOLD)?;
             let id = agent.id()?;
             loads.plain.takes("churn 500")?;
             std::thread::sleep(SETTLE);
