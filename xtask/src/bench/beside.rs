@@ -378,18 +378,16 @@ fn aims(normal: &Column, full: &Column) -> Vec<Figure> {
     kernel.into_iter().chain(aims).collect()
 }
 
-/// What ours adds, to what the cheapest of the others adds that tells of each connection.
+/// A connection with ours attached, to one with the cheapest of the others that tells of each.
 fn cheapest(columns: &[Column], normal: &Column, full: &Column) -> Vec<Figure> {
-    let added = |column: &Column| Spread::of(column.ratios(Traffic::Known, 0)).median - 1.0;
+    let ratio = |column: &Column| Spread::of(column.ratios(Traffic::Known, 0)).median;
     let tells = |side: Side| matches!(side, Side::Peer(peer) if peer.tells_each());
     let peers = columns.iter().filter(|it| tells(it.side));
-    let Some(peer) = peers.min_by(|a, b| added(a).total_cmp(&added(b))) else { return Vec::new() };
+    let Some(peer) = peers.min_by(|a, b| ratio(a).total_cmp(&ratio(b))) else { return Vec::new() };
     let figure = |what: &str, column: &Column| {
-        let name = format!(
-            "what {what} adds to a connection, to what {} adds, the cheapest that tells of each",
-            peer.side.name()
-        );
-        Figure::once(&name, "ratio", added(column).max(0.0) / added(peer)).aim(1.0)
+        let beside = format!("to one with {}, the cheapest that tells of each", peer.side.name());
+        let name = format!("a connection with {what} attached, {beside}");
+        Figure::once(&name, "ratio", ratio(column) / ratio(peer)).aim(1.0)
     };
     vec![figure("edgewatch", normal), figure("edgewatch in full", full)]
 }
