@@ -12,6 +12,7 @@ pub mod ground;
 pub mod kernel;
 pub mod lab;
 pub mod manifest;
+pub mod odd;
 pub mod receiver;
 pub mod tool;
 pub mod traffic;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
 use crate::flow::{
-    Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
+    Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
 };
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::socket::Socket;
@@ -76,6 +76,9 @@ pub struct Sighting {
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
+    pub begun: Begun,
+    /// Who opened the socket that the edge's owner uses, where that is somebody else.
+    pub opened_by: Option<ServiceName>,
 }
 
 impl Sighting {
@@ -245,6 +248,8 @@ impl Attribution {
         };
         let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
+        waiting.flow.begun = waiting.flow.begun.min(flow.begun);
+        waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
@@ -291,6 +296,7 @@ impl Attribution {
             self.namespaces.pair(&same, Listening::of(flow));
         }
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             for key in dial.keys {
@@ -309,6 +315,8 @@ impl Attribution {
             at: flow.at,
             process: process.flatten().map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -330,6 +338,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.clone().map(safe_process),
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
         }
     }
 
@@ -348,6 +358,8 @@ impl Attribution {
             at: flow.at,
             process: None,
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
         }
     }
 
@@ -366,6 +378,7 @@ impl Attribution {
         }
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
+        let opened_by = self.opener_of(&flow);
         let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
@@ -387,6 +400,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -409,6 +424,12 @@ impl Attribution {
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
+    }
+
+    /// The same service in another cgroup of its own is nobody else.
+    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
+        let opener = self.service_of(flow.opener?);
+        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.

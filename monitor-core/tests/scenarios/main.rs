@@ -17,6 +17,7 @@ mod oddities;
 mod properties;
 mod queue;
 mod quiet;
+mod sockets;
 mod stage;
 mod steadfast;
 

@@ -208,6 +208,8 @@ impl Scribe {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
             Observation::Detached { program } => self.recorded.detached.push(program),
+            // A recording has what was seen; what was not is told by losses and detachments.
+            Observation::Canary(_) => {}
         }
     }
 

@@ -3,7 +3,8 @@
 //! test that was killed leaves one behind.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -19,10 +20,17 @@ peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, �
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
 peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
                  a WAY of `tests::ways`: fast-open-send, ring, from-port=123, …
+peer odd serve ADDRESS:PORT    by UDP-Lite
+peer use ADDRESS:PORT    connects its standard input, a socket
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
+                 `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
+                 `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
+                 `handed CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
+                 `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
                  `shell SCRIPT`
@@ -59,7 +67,13 @@ fn run(words: &[String]) -> anyhow::Result<()> {
             outlive(parent.parse()?);
             say(&Dial::parse(rest)?.perform())
         }
+        ["odd", "serve", address] => serve_datagrams(tests::odd::server(address.parse()?)?),
         ["obey"] => obey(),
+        ["use", address] => {
+            let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+            connected(socket, address.parse()?)?;
+            say("used")
+        }
         ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
             Ok(()) => "registered".to_owned(),
             Err(error) => format!("refused: {error}"),
@@ -82,7 +96,7 @@ fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
         match option {
             ["--cgroup", path] => std::fs::write(format!("{path}/cgroup.procs"), "0")
                 .with_context(|| format!("enter {path}"))?,
-            ["--netns", name] => enter_namespace(name)?,
+            ["--netns", name] => enter_namespace(&format!("/run/netns/{name}"))?,
             ["--uid", uid] => {
                 let uid = uid.parse()?;
                 command.uid(uid).gid(uid);
@@ -111,11 +125,10 @@ fn unfiled(name: &str, words: &[&str]) -> anyhow::Result<io::Error> {
     Ok(Command::new(format!("/proc/self/fd/{number}")).args(words).exec())
 }
 
-fn enter_namespace(name: &str) -> anyhow::Result<()> {
-    let path = format!("/run/netns/{name}");
-    let namespace = std::fs::File::open(&path).with_context(|| format!("open {path}"))?;
+fn enter_namespace(path: &str) -> anyhow::Result<()> {
+    let namespace = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), kind)
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
         .with_context(|| format!("enter {path}"))
 }
 
@@ -153,7 +166,10 @@ fn accept(listener: &TcpListener) -> anyhow::Result<()> {
 
 /// Answers each datagram with how long it was.
 fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
-    let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+    serve_datagrams(UdpSocket::bind(address).with_context(|| format!("bind {address}"))?)
+}
+
+fn serve_datagrams(socket: UdpSocket) -> anyhow::Result<()> {
     serving(socket.local_addr()?)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -179,6 +195,7 @@ fn end_with_input() {
 
 fn obey() -> anyhow::Result<()> {
     let mut held = Vec::new();
+    let mut odd = tests::odd::Sockets::default();
     say("ready")?;
     for line in io::stdin().lock().lines() {
         let line = line.context("read standard input")?;
@@ -197,6 +214,31 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("held")?;
             }
+            ["odd", rest @ ..] => say(odd.obey(rest)?)?,
+            ["crowd", address, count] => {
+                crowd(address.parse()?, count.parse()?, &mut held)?;
+                say("crowded")?;
+            }
+            ["moved", cgroup, address] => {
+                let socket = unconnected()?;
+                std::fs::write(format!("{cgroup}/cgroup.procs"), "0").context("move")?;
+                held.push(connected(socket, address.parse()?)?);
+                say("moved")?;
+            }
+            ["handed", cgroup, address] => {
+                let socket = unconnected()?;
+                held.push(TcpStream::from(socket.try_clone().context("keep")?));
+                let program = std::env::current_exe().context("this program")?;
+                let mut command = Command::new(&program);
+                command.args(["enter", "--cgroup", cgroup, "--"]).arg(&program);
+                command.args(["use", address]).stdin(socket);
+                start(&mut command)?;
+            }
+            ["leave"] => {
+                let home = std::os::unix::process::parent_id();
+                enter_namespace(&format!("/proc/{home}/ns/net"))?;
+                say("left")?;
+            }
             ["release"] => {
                 held.clear();
                 say("released")?;
@@ -209,6 +251,29 @@ fn obey() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Listens, and dials that often itself; nobody takes what is accepted.
+fn crowd(address: SocketAddr, count: usize, held: &mut Vec<TcpStream>) -> anyhow::Result<()> {
+    use rustix::net::{bind, listen};
+    let listener = unconnected()?;
+    bind(&listener, &address).with_context(|| format!("bind {address}"))?;
+    listen(&listener, i32::try_from(count)?).context("listen")?;
+    for _ in 0..count {
+        held.push(TcpStream::connect(address).context("crowd")?);
+    }
+    held.push(TcpStream::from(listener));
+    Ok(())
+}
+
+fn unconnected() -> anyhow::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    socket(AddressFamily::INET, SocketType::STREAM, None).context("open a socket")
+}
+
+fn connected(socket: OwnedFd, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    rustix::net::connect(&socket, &address).with_context(|| format!("connect to {address}"))?;
+    Ok(TcpStream::from(socket))
 }
 
 /// Starts a command and waits for its end.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tests::agent::{Agent, SOON, Setup, verb};
-use tests::ground::{Missing, missing};
+use tests::ground::{Missing, asks_for_capabilities_are_seen, missing};
 use tests::kernel::Loaded;
 use tests::lab::{Lab, Wire};
 use tests::process::{Running, finish};
@@ -102,10 +102,11 @@ fn the_agent_says_what_it_cannot_see() {
     let told = status["missing"].as_array().map(Vec::as_slice).unwrap_or_default();
     let told: Vec<&str> = told.iter().filter_map(Value::as_str).collect();
     check_told("status", &told.join("\n"));
-    assert_eq!(told.is_empty(), missing().is_empty(), "{told:?}");
+    let all = missing().is_empty() && asks_for_capabilities_are_seen();
+    assert_eq!(told.is_empty(), all, "{told:?}");
     check_told("the log", &agent.said());
     let shown = agent.text(&["status"]);
-    assert_eq!(shown.contains("not seen"), !missing().is_empty(), "{shown}");
+    assert_eq!(shown.contains("not seen"), !all, "{shown}");
 
     let checked = finish(&mut verb(&["check"])).done();
     check_told("check", &checked);
@@ -123,7 +124,9 @@ fn check_told(who: &str, said: &str) {
     use tests::ground::Missing::{Processes, Tracepoints};
     for one in [Tracepoints, Processes] {
         for words in one.told() {
-            let expected = missing().contains(&one);
+            // Older kernels lack this one wherever they run; `check` looks at privileges alone.
+            let old = words.starts_with("packet sockets") && !asks_for_capabilities_are_seen();
+            let expected = missing().contains(&one) || (old && who != "check");
             assert_eq!(said.contains(words), expected, "{who}: {words:?}: {said}");
         }
     }
