@@ -25,7 +25,9 @@ mod unusual;
 
 mod makers;
 mod nets;
+mod losses;
 mod tell;
+mod told_addresses;
 
 mod attach;
 mod attachments;

@@ -1,12 +1,12 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common as wire;
@@ -25,12 +25,14 @@ use crate::capture::decode::{
     StatsBytes, Undecodable,
 };
 use crate::capture::floods::Floods;
+use crate::capture::losses::Losses;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
@@ -477,110 +479,5 @@ fn complete(process: &mut Process) {
     {
         process.uid = metadata.uid();
         process.command = String::from_utf8_lossy(&command).into_owned();
-    }
-}
-
-/// The addresses told, by namespace.
-#[derive(Default)]
-struct Addresses {
-    told: HashMap<NetnsCookie, Vec<IpAddr>>,
-    /// Those that could not be entered, and when that was tried.
-    tried: HashMap<NetnsCookie, Instant>,
-}
-
-impl Addresses {
-    /// Namespaces remembered; past this all are told anew.
-    const MAX: usize = 4096;
-    /// A namespace that could not be entered is tried again with a later flow, not with each.
-    const TRY_EVERY: Duration = Duration::from_millis(100);
-
-    fn told(&mut self, netns: NetnsCookie, addresses: Vec<IpAddr>, out: &mut Vec<Observation>) {
-        if self.told.get(&netns) == Some(&addresses) {
-            return;
-        }
-        if self.told.len() >= Self::MAX {
-            self.told.clear();
-        }
-        self.told.insert(netns, addresses.clone());
-        out.push(Observation::Addresses { netns, addresses });
-    }
-
-    fn ensure(&mut self, netns: NetnsCookie, pid: Option<u32>, out: &mut Vec<Observation>) {
-        let (Some(pid), false) = (pid, self.told.contains_key(&netns)) else {
-            return;
-        };
-        let due = self.tried.get(&netns).is_none_or(|last| last.elapsed() >= Self::TRY_EVERY);
-        if netns == NetnsCookie(0) || !due {
-            return;
-        }
-        match namespaces::addresses_of(pid, netns) {
-            Ok(addresses) => {
-                self.tried.remove(&netns);
-                self.told(netns, addresses, out);
-            }
-            // The process is gone, or elsewhere: its namespace is found with the next one.
-            Err(_gone) => {
-                if self.tried.len() >= Self::MAX {
-                    self.tried.clear();
-                }
-                self.tried.insert(netns, Instant::now());
-            }
-        }
-    }
-}
-
-/// The kernel's loss counters, and our own.
-struct Losses {
-    map: PerCpuArray<MapData, u64>,
-    before: Vec<u64>,
-    untold: BTreeMap<Loss, u64>,
-}
-
-impl Losses {
-    fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], untold: BTreeMap::new() }
-    }
-
-    fn count(&mut self, loss: Loss, count: u64) {
-        if count != 0 {
-            *self.untold.entry(loss).or_default() += count;
-        }
-    }
-
-    /// Takes in what the kernel lost since last time, and returns what it was.
-    fn read(&mut self) -> Result<Vec<Loss>> {
-        let mut lost = Vec::new();
-        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
-            let total = self.total(index)?;
-            let count = total.saturating_sub(self.before[position]);
-            self.before[position] = total;
-            if count != 0 {
-                lost.push(loss);
-                self.count(loss, count);
-            }
-        }
-        Ok(lost)
-    }
-
-    /// Takes what the kernel counted so far for these reasons as nothing.
-    fn forget(&mut self, reasons: &[Loss]) -> Result<()> {
-        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
-            if reasons.contains(&loss) {
-                self.before[position] = self.total(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn total(&self, index: u32) -> Result<u64> {
-        let counts = self.map.get(&index, 0);
-        let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
-        Ok(counts.iter().sum())
-    }
-
-    /// Tells all that was counted and not told.
-    fn tell(&mut self, out: &mut Vec<Observation>) {
-        let untold = std::mem::take(&mut self.untold);
-        out.extend(untold.into_iter().map(|(loss, count)| Observation::Lost { loss, count }));
     }
 }
