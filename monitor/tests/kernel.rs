@@ -133,7 +133,7 @@ const OFFERS: &[Offer] = &[
             (113, "probe_read_kernel"),
             (115, "probe_read_kernel_str"),
         ],
-        later: &[],
+        later: &[(123, "get_current_ancestor_cgroup_id", "5.15, in what is loaded since 6.14")],
     },
 ];
 
