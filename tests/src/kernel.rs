@@ -6,6 +6,7 @@ use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,15 @@ impl Loaded {
             links: among(links.collect(), &self.links),
             maps: among(maps.collect(), &self.maps),
         }
+    }
+
+    /// How many steps the verifier took for each program; fails where this kernel does not say.
+    #[track_caller]
+    #[must_use]
+    pub fn steps(&self) -> Vec<u32> {
+        let programs = aya::programs::loaded_programs().flatten();
+        let mine = programs.filter(|it| self.programs.contains(&it.id()));
+        mine.map(|it| it.verified_instruction_count().expect("said since 5.16")).collect()
     }
 
     /// Detaches the program of this name as anybody may who may load some, by its link's id.
@@ -207,4 +217,82 @@ fn by_perf_event(function: &str) -> io::Result<()> {
     // SAFETY: a descriptor that the kernel has just made for us alone.
     drop(unsafe { OwnedFd::from_raw_fd(event) });
     Ok(())
+}
+
+/// How many programs are attached to a cgroup itself, at a hook as the kernel numbers it.
+///
+/// # Errors
+/// There is no such cgroup, or no such hook.
+pub fn attached(cgroup: &Path, hook: u32) -> io::Result<u32> {
+    const PROG_QUERY: c_long = 16;
+    let cgroup = fs::File::open(cgroup)?;
+    let cgroup = u32::try_from(cgroup.as_raw_fd()).map(|fd| (fd, cgroup));
+    let (fd, _open) = cgroup.map_err(|_negative| io::ErrorKind::InvalidInput)?;
+    // The cgroup, the hook, two kinds of flags, the address of a list, its length, a filler.
+    let mut attribute = [fd, hook, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the attribute outlives the call, which reads and writes no more than its size, and asks
+    // for a list of no length.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_QUERY, attribute.as_mut_ptr(), size_of_val(&attribute))
+    };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() != Some(libc::ENOSPC) {
+        return Err(error);
+    }
+    Ok(attribute[6])
+}
+
+/// Has what a packet socket sends pass by the queues of its interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn bypass_queues(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    const SIZE: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == SIZE as usize) };
+    // SAFETY: the option is a number of the size that is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            SIZE,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a frame of a protocol that nobody speaks by the loopback interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
+    const SIZE: libc::socklen_t = 20;
+    const { assert!(size_of::<libc::sockaddr_ll>() == SIZE as usize) };
+    const NOBODYS: u16 = 0x88b5;
+    let to = libc::sockaddr_ll {
+        sll_family: libc::c_ushort::try_from(libc::AF_PACKET).unwrap_or_default(),
+        sll_protocol: NOBODYS.to_be(),
+        // Loopback is the first of every namespace.
+        sll_ifindex: 1,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let mut frame = [0_u8; 60];
+    frame[12..14].copy_from_slice(&NOBODYS.to_be_bytes());
+    // SAFETY: the frame and the address are of the sizes that are said, and outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            SIZE,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -20,6 +20,7 @@ mod setup;
 mod stage;
 mod test;
 mod tidy;
+mod tools;
 mod workspace;
 
 use std::ffi::OsString;

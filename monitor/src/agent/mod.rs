@@ -347,6 +347,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Flooded(flood) => Input::Flooded(flood),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
+        Observation::Canary(canary) => Input::Canary(canary),
     })
 }
 

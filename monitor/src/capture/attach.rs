@@ -2,8 +2,10 @@
 //! be done without. Nothing is pinned: what is attached goes with the process.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
@@ -13,9 +15,9 @@ use monitor_common::{global, map};
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::config::{Budget, Config, Detail};
+use crate::capture::makers;
 use crate::capture::nets;
 use crate::capture::preflight::Ground;
-use crate::capture::symbols;
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -107,7 +109,8 @@ pub(super) static NET: Spec = Spec {
     optional: Some(Extra::Destinations),
 };
 
-/// Attached when the owners of older sockets are known.
+/// Attached when the owners of older sockets are known. Dials before what came of them: else the end of
+/// one that nobody noted would pass for a loss.
 pub(super) static FLOWS: [Spec; 9] = [
     cgroup("sock_create", 2),
     Spec {
@@ -115,9 +118,9 @@ pub(super) static FLOWS: [Spec; 9] = [
         hook: Hook::RawTracepoint { name: "cap_capable" },
         optional: Some(Extra::OpenedSockets),
     },
-    cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
+    cgroup(STREAM, 3),
     cgroup("sendmsg4", 14),
     cgroup("sendmsg6", 15),
     cgroup("recvmsg4", 19),
@@ -156,7 +159,7 @@ pub(super) fn load(
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let interval_ns = budget.interval_ns();
     let full = u8::from(config.detail == Detail::Full);
-    let [packet_create, vsock_create] = makers(ground);
+    let watched = watched(path, &ground.cgroup.path);
     let connections = config.connections.get();
     let mut loader = EbpfLoader::new();
     // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
@@ -167,13 +170,13 @@ pub(super) fn load(
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::BUDGET_INTERVAL_NS, &interval_ns, true)
         .override_global(global::FULL, &full, true)
-        .override_global(global::PACKET_CREATE, &packet_create, true)
-        .override_global(global::VSOCK_CREATE, &vsock_create, true)
+        .override_global(global::WATCHED, &watched, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
         .map_max_entries(map::BUDGETS, config.seen.get().min(BUDGETS))
         .map_max_entries(map::SOCKETS, connections)
         .map_max_entries(map::TUPLES, connections)
+        .map_max_entries(map::ASKED, connections)
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
         .map_max_entries(map::PROCESSES, config.processes.get())
@@ -183,33 +186,28 @@ pub(super) fn load(
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
     let mut missing = Vec::new();
-    if let Some(why) = unseen_makers(ground, packet_create) {
+    if !asks_visibly(ground) {
+        let why = "cap_capable is not a raw tracepoint of this kernel";
         missing.push((Extra::OpenedSockets, why.to_owned()));
     }
     Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing })
 }
 
-/// Where the kernel makes packet and vsock sockets; zeros where that is not to be known.
-fn makers(ground: &Ground) -> [symbols::Range; 2] {
-    let known = ground.untraceable.is_none() && asks_visibly(ground);
-    let found = known.then(|| symbols::ranges(["packet_create", "vsock_create"]));
-    found.and_then(Result::ok).unwrap_or_default()
+/// The id of the watched cgroup and its level; zeros where that is the whole hierarchy, or where what is
+/// mounted is itself below the root.
+fn watched(path: &Path, hierarchy: &Path) -> [u64; 2] {
+    // The root has none.
+    let is_root = !hierarchy.join("cgroup.events").exists();
+    let below = path.strip_prefix(hierarchy).map_or(0, |below| below.components().count());
+    match fs::metadata(path) {
+        Ok(cgroup) if is_root && below > 0 => [cgroup.ino(), below as u64],
+        _ => [0, 0],
+    }
 }
 
 /// Whether what asks for a capability can be seen: since 6.14.
 fn asks_visibly(ground: &Ground) -> bool {
     ground.kernel.is_at_least(6, 14)
-}
-
-/// Why the making of packet sockets cannot be seen.
-fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'static str> {
-    if !asks_visibly(ground) {
-        Some("cap_capable is not a raw tracepoint of this kernel")
-    } else if packet_create == [0, 0] && ground.untraceable.is_none() {
-        Some("the kernel does not say where it makes them (kernel.kptr_restrict, CAP_SYSLOG)")
-    } else {
-        None
-    }
 }
 
 /// Cgroups whose budgets are known, each way; others have all of theirs.
@@ -277,6 +275,11 @@ impl Attached {
         Ok((self.ebpf, Attachments::new(self.root, present)))
     }
 
+    /// How many programs are not.
+    pub(super) fn lacking(&self) -> usize {
+        self.missing.len()
+    }
+
     /// Whether every program of this kind is attached.
     pub(super) fn has(&self, extra: Extra) -> bool {
         self.missing.iter().all(|(missing, _)| *missing != extra)
@@ -291,6 +294,16 @@ impl Attached {
         let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
+    }
+
+    /// Learns how to know who makes packet sockets, where that is attached.
+    pub(super) fn find_makers(&mut self, detail: Detail) -> Result<(), CaptureError> {
+        let extra = Extra::OpenedSockets;
+        if self.has(extra) && !makers::find(&mut self.ebpf, detail)? {
+            let why = "this process could not try to make one (seccomp, RestrictAddressFamilies)";
+            self.missing.push((extra, why.to_owned()));
+        }
+        Ok(())
     }
 
     /// Loads what is attached later, as far as that goes.

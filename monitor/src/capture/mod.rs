@@ -12,16 +12,18 @@ mod hierarchy;
 mod mountinfo;
 mod procfs;
 
+mod canary;
 mod cgroups;
 mod executables;
 mod floods;
 mod namespaces;
 mod netlink;
+mod openers;
 mod processes;
 mod seen;
-mod symbols;
 mod unusual;
 
+mod makers;
 mod nets;
 mod tell;
 
@@ -30,6 +32,7 @@ mod attachments;
 #[doc(hidden)]
 pub mod fuzzing;
 mod kernel_log;
+mod connections;
 mod older;
 
 mod foreign;
@@ -54,11 +57,13 @@ use tokio::time::Instant;
 
 use self::attach::Extra;
 use self::attachments::Attachments;
+use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
+use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
@@ -67,7 +72,7 @@ use self::tell::{Accepts, Teller};
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
@@ -142,6 +147,8 @@ pub struct Capture {
     nets: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
+    /// In and below this cgroup.
+    watched: PathBuf,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
@@ -187,7 +194,7 @@ impl Capture {
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
         let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let lost = take(ebpf, map::LOST)?;
-        let mut older = OlderSockets::new(ebpf, &ground)?;
+        let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.load_net();
@@ -199,14 +206,28 @@ impl Capture {
             processes.fill(&hierarchy);
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, floods, lost, cgroups, processes);
+        let canary = Canary::new(config.canary.get(), cgroups.own());
+        let mut teller = Teller::new(seen, config.seen, floods, lost, cgroups, processes, canary);
         teller.walk_cgroups();
-        let refused = older.enter(&mut teller);
+        let started = Instant::now();
+        let mut census = Census::take();
+        let refused = older.enter(&census, &mut teller);
+        let looked = started.elapsed();
         attached.attach(&attach::FLOWS)?;
+        attached.find_makers(config.detail)?;
+        let started = Instant::now();
         // Those that were opened in between.
-        older.enter(&mut teller);
+        census.find_namespaces();
+        older.enter(&census, &mut teller);
+        teller.begin_counting()?;
+        teller.unattached(attached.lacking());
         older.tell_listeners(&mut teller);
-        teller.unusual(Sought::All);
+        let connections = older.tell_connections(&census, internal, &mut teller);
+        drop(census);
+        let took_ms = (looked + started.elapsed()).as_millis();
+        tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+        let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
+        teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
@@ -221,6 +242,7 @@ impl Capture {
             older,
             nets,
             polled,
+            watched,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
@@ -242,6 +264,8 @@ impl Capture {
             if !pending.is_empty() {
                 return Ok(pending);
             }
+            let older = &mut self.older;
+            self.teller.fly(|at, cgroup| older.expect(at, cgroup));
             match &self.drain {
                 Some(drain) => tokio::time::sleep_until(drain.at).await,
                 None => self.sleep().await?,
@@ -249,6 +273,7 @@ impl Capture {
             let quiet_rounds = if self.hear()? {
                 0
             } else {
+                self.teller.judge_canary();
                 self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
             };
             self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
@@ -258,7 +283,9 @@ impl Capture {
 
     /// Sleeps until the kernel wakes us.
     async fn sleep(&self) -> Result<()> {
-        let woken = tokio::time::timeout(Self::DRAIN_AT_LEAST_EVERY, self.ring.readable()).await;
+        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
+        let next = next.min(self.teller.next_canary().into());
+        let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
             ready.map_err(CaptureError::Wait)?.clear_ready();
@@ -295,7 +322,7 @@ impl Capture {
         }
         self.older.tell_listeners(&mut self.teller);
         if self.polled {
-            self.teller.unusual(Sought::Packets);
+            self.teller.unusual(Sought::Packets, &self.watched);
         }
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));

@@ -150,6 +150,8 @@ impl Batch {
 pub(super) struct Told {
     keys: HashMap<KeyBytes, ToldKey>,
     round: u32,
+    /// Told keys that the kernel dropped by itself, since that was last asked.
+    evicted: u64,
 }
 
 struct ToldKey {
@@ -186,7 +188,7 @@ pub(super) enum Sighting {
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { keys: HashMap::new(), round: 0 }
+        Self { keys: HashMap::new(), round: 0, evicted: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -219,7 +221,10 @@ impl Told {
         };
         match self.keys.insert(bytes, told) {
             None => Sighting::New,
-            Some(_) => Sighting::Again,
+            Some(_) => {
+                self.evicted += 1;
+                Sighting::Again
+            }
         }
     }
 
@@ -279,7 +284,14 @@ impl Told {
                 out.push(Observation::Traffic(told.seen_once(key, clock)));
             }
             out.push(Observation::Forgotten(key));
+            self.evicted += 1;
         }
+    }
+
+    /// How many told keys the kernel dropped since this was last asked. Those that were removed from
+    /// here are none of them.
+    pub(super) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Forgets a key.
@@ -320,6 +332,8 @@ mod tests {
         assert_eq!(told.see(bytes, 10), Sighting::Known);
         told.remove(&bytes);
         assert_eq!(told.see(bytes, 30), Sighting::New);
+        assert_eq!(told.take_evicted(), 1, "the one that was seen again, not the one removed");
+        assert_eq!(told.take_evicted(), 0);
     }
 
     #[test]
@@ -352,6 +366,6 @@ mod tests {
             panic!("{out:?}");
         };
         assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));
-        assert_eq!(told.len(), 1);
+        assert_eq!((told.len(), told.take_evicted()), (1, 1));
     }
 }

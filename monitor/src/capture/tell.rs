@@ -1,20 +1,25 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
-use monitor_common::News;
-use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_common as wire;
+use monitor_core::flow::{
+    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
+};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
+use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
     StatsBytes, Undecodable,
@@ -22,10 +27,11 @@ use crate::capture::decode::{
 use crate::capture::floods::Floods;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
+use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
-use crate::capture::unusual::{self, Held, Sought};
+use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
@@ -39,9 +45,12 @@ pub(super) struct Teller {
     processes: Processes,
     addresses: Addresses,
     losses: Losses,
+    canary: Canary,
+    openers: Openers,
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+    unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
@@ -64,6 +73,7 @@ impl Teller {
         lost: PerCpuArray<MapData, u64>,
         cgroups: Cgroups,
         processes: Processes,
+        canary: Canary,
     ) -> Self {
         Self {
             seen,
@@ -74,9 +84,12 @@ impl Teller {
             processes,
             addresses: Addresses::default(),
             losses: Losses::new(lost),
+            canary,
+            openers: Openers::new(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            unusual: Unusual::default(),
             wanted: Vec::new(),
         }
     }
@@ -104,12 +117,16 @@ impl Teller {
         })
     }
 
-    /// Tells of unusual sockets that somebody holds, unless they were told.
-    pub(super) fn unusual(&mut self, sought: Sought) {
+    /// Tells of unusual sockets that somebody in or below the `watched` cgroup holds, unless they were
+    /// told.
+    pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
-        for Held { socket, pid } in unusual::held(sought) {
+        for Held { socket, pid } in self.unusual.held(sought) {
             // Gone meanwhile.
-            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
+            if !path.starts_with(watched) {
+                continue;
+            }
             let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
             let executable_id = self.executable_id(pid);
             let owner = SocketOwner { cgroup, executable_id, pid, uid };
@@ -129,13 +146,13 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: News::Entered, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
                 self.sighting(key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OverBudget, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OverBudget, key, at_ns, origin }) => {
                 self.example(&key, at_ns, &origin);
             }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
@@ -144,7 +161,7 @@ impl Teller {
             // Too long to be told: the tree is walked when a flow comes from it.
             Ok(Record::CgroupCreated { path: None, .. }) => {}
             Ok(Record::CgroupRemoved { id }) => self.cgroups.vanished(id, &mut self.pending),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
         }
     }
 
@@ -153,8 +170,9 @@ impl Teller {
     pub(super) fn end_batch(&mut self) -> Result<()> {
         let mut floods = Vec::new();
         let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
-        self.losses.undecodable +=
+        let undecodable =
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen()?;
@@ -165,7 +183,7 @@ impl Teller {
     /// Tells of everything that the kernel does not say by itself.
     pub(super) fn sweep(&mut self) -> Result<Accepts> {
         self.clock = Clock::read();
-        let lost = self.losses.read(&mut self.pending)?;
+        let lost = self.losses.read()?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
@@ -176,6 +194,8 @@ impl Teller {
             }
         }
         self.read_seen()?;
+        self.losses.count(Loss::Evicted, self.told.take_evicted());
+        self.losses.tell(&mut self.pending);
         Ok(if lost.contains(&Loss::Unattributed) {
             Accepts::SomeUnattributed
         } else {
@@ -188,8 +208,49 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
+    /// When there is something to do about the canary next.
+    pub(super) fn next_canary(&self) -> Instant {
+        self.canary.next()
+    }
+
+    /// Sends a canary off where one is due; `prepare` is told where it will land and whose it is.
+    pub(super) fn fly(
+        &mut self,
+        prepare: impl FnOnce(SocketAddr, CgroupId) -> std::result::Result<(), String>,
+    ) {
+        if !self.canary.is_due() {
+            return;
+        }
+        for bytes in self.canary.take_keys() {
+            // One that stays is found by a sweep, and known for a canary's.
+            drop(self.seen.remove(&bytes));
+        }
+        let own = self.cgroups.own();
+        let flown = self.canary.fly(own, |at| own.map_or(Ok(()), |own| prepare(at, own)));
+        if let Err(why) = flown {
+            self.pending.push(Observation::Canary(News::Grounded { why }));
+        }
+    }
+
+    /// Says that the canary did not come back, once all that there was to read was read.
+    pub(super) fn judge_canary(&mut self) {
+        self.pending.extend(self.canary.judge());
+    }
+
+    /// From now on every accept is seen with its listener known. What was accepted before is older
+    /// than the watch, and nothing that was lost.
+    pub(super) fn begin_counting(&mut self) -> Result<()> {
+        self.losses.forget(&[Loss::Unattributed, Loss::Untracked])
+    }
+
+    /// Counts programs that could not be attached.
+    pub(super) fn unattached(&mut self, programs: usize) {
+        self.losses.count(Loss::HookMissing, programs as u64);
+    }
+
     /// Tells that programs are no longer attached.
     pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
+        self.unattached(programs.len());
         let told = programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
     }
@@ -211,7 +272,33 @@ impl Teller {
                 }
             }
             Ok(_told) => {}
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
+        }
+    }
+
+    /// Tells of connections that are older than the kernel programs, unless those saw one like them.
+    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
+        if self.canary.owns(&flow.key) {
+            return;
+        }
+        let now_ns = clock::boot_ns();
+        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
+        let process = flow.pid.map(|pid| Caller {
+            pid,
+            uid: flow.uid,
+            command: String::new(),
+            executable_id,
+        });
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let bytes = decode::key_bytes(&flow.key);
+        if flow.connections == 0 {
+            // The other end of a dial that is told: it is counted by itself.
+            return self.tell(flow.key, now_ns, &origin, Begun::Before);
+        }
+        let stats = decode::counted(&origin, flow.connections, now_ns);
+        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
+            self.told.see(bytes, now_ns);
+            self.tell(flow.key, now_ns, &origin, Begun::Before);
         }
     }
 
@@ -272,8 +359,15 @@ impl Teller {
                     self.want(bytes, &origin);
                 }
             }
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.undecodable(bytes),
         }
+    }
+
+    /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
+    fn undecodable(&mut self, bytes: &KeyBytes) {
+        self.losses.count(Loss::Undecodable, 1);
+        // Where it stays it is counted again, which is what happened.
+        drop(self.seen.remove(bytes));
     }
 
     /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
@@ -290,15 +384,17 @@ impl Teller {
     /// Tells of a flow key, unless it was told.
     fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
-            self.losses.undecodable += 1;
-            return;
+            return self.undecodable(&bytes);
         };
+        if self.canary.owns(&key) {
+            return self.pending.extend(self.canary.came(bytes, &key));
+        }
         match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
-        self.tell(key, at_ns, origin);
+        self.tell(key, at_ns, origin, Begun::Seen);
         if decode::opens(&bytes) {
             self.want(&bytes, origin);
         }
@@ -307,8 +403,11 @@ impl Teller {
     /// Tells of a flow key whether or not it was told.
     fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         match decode::key(bytes) {
-            Ok(key) => self.tell(key, at_ns, origin),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Ok(key) if self.canary.owns(&key) => {
+                self.pending.extend(self.canary.came(*bytes, &key));
+            }
+            Ok(key) => self.tell(key, at_ns, origin, Begun::Seen),
+            Err(Undecodable) => self.undecodable(bytes),
         }
     }
 
@@ -322,7 +421,7 @@ impl Teller {
     /// Takes in one of many flows beyond a budget: it is told with their figures.
     fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
-            self.losses.undecodable += 1;
+            self.losses.count(Loss::Undecodable, 1);
             return;
         };
         let pid = origin.process.as_ref().map(|process| process.pid);
@@ -338,13 +437,17 @@ impl Teller {
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin) {
+    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin, begun: Begun) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
+        let opener = self.openers.of(&key, origin);
+        if let Some(opener) = opener {
+            self.cgroups.ensure(opener, None, &mut self.pending);
+        }
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
@@ -352,6 +455,8 @@ impl Teller {
             netns: origin.netns,
             client: origin.client,
             process,
+            begun,
+            opener,
         }));
     }
 
@@ -428,33 +533,54 @@ impl Addresses {
 struct Losses {
     map: PerCpuArray<MapData, u64>,
     before: Vec<u64>,
-    undecodable: u64,
+    untold: BTreeMap<Loss, u64>,
 }
 
 impl Losses {
     fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
+        Self { map, before: vec![0; decode::losses().len()], untold: BTreeMap::new() }
     }
 
-    /// Tells what was lost since last time, and returns what it was.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
+    fn count(&mut self, loss: Loss, count: u64) {
+        if count != 0 {
+            *self.untold.entry(loss).or_default() += count;
+        }
+    }
+
+    /// Takes in what the kernel lost since last time, and returns what it was.
+    fn read(&mut self) -> Result<Vec<Loss>> {
         let mut lost = Vec::new();
-        for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
-            let counts = self.map.get(&index, 0);
-            let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
-            let total = counts.iter().sum::<u64>();
-            let count = total.saturating_sub(*before);
-            *before = total;
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            let total = self.total(index)?;
+            let count = total.saturating_sub(self.before[position]);
+            self.before[position] = total;
             if count != 0 {
                 lost.push(loss);
-                out.push(Observation::Lost { loss, count });
+                self.count(loss, count);
             }
         }
-        let count = std::mem::take(&mut self.undecodable);
-        if count != 0 {
-            let loss = Loss::Undecodable;
-            out.push(Observation::Lost { loss, count });
-        }
         Ok(lost)
+    }
+
+    /// Takes what the kernel counted so far for these reasons as nothing.
+    fn forget(&mut self, reasons: &[Loss]) -> Result<()> {
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            if reasons.contains(&loss) {
+                self.before[position] = self.total(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn total(&self, index: u32) -> Result<u64> {
+        let counts = self.map.get(&index, 0);
+        let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
+        Ok(counts.iter().sum())
+    }
+
+    /// Tells all that was counted and not told.
+    fn tell(&mut self, out: &mut Vec<Observation>) {
+        let untold = std::mem::take(&mut self.untold);
+        out.extend(untold.into_iter().map(|(loss, count)| Observation::Lost { loss, count }));
     }
 }
