@@ -4,8 +4,11 @@
 
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::Direction;
+use crate::FlowKey;
+use crate::RemoteKind;
+use crate::address::Address;
 use crate::hash::KeyedHash;
-use crate::{Address, Direction, FlowKey, RemoteKind};
 
 /// In this time a budget that was used up comes back whole, in nanoseconds.
 pub const BUDGET_SPAN_NS: u64 = 4_000_000_000;

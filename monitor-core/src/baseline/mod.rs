@@ -21,6 +21,7 @@ use self::known::Known;
 pub use self::marks::Dirty;
 use self::marks::Marks;
 pub use self::pending::{Class, Pending, Told};
+pub use self::undecided::Room;
 use self::undecided::Undecided;
 
 /// How far a service's baseline has come.
@@ -179,15 +180,6 @@ impl EdgeRecord {
     }
 }
 
-/// Whether an edge finds a place in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    Some,
-    /// Its service has as many undecided ones as it may.
-    NoneOfService,
-    None,
-}
-
 /// Everything known about one service: stored as one value, under its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRecord {
@@ -271,8 +263,6 @@ pub struct Written {
 impl Baseline {
     /// Edges held at most: a node that talks to more peers than this is not learned but scanned.
     pub const EDGES: usize = 200_000;
-    /// Undecided edges that one service may have in it, so that it leaves room for others.
-    pub const UNDECIDED: usize = 4_096;
 
     /// Takes up what was stored. `seed` keys the hash tables: they hold what strangers choose.
     #[must_use]
@@ -351,20 +341,6 @@ impl Baseline {
             .filter(move |(_, it)| !it.grounds.expired(wall))
     }
 
-    /// Whether there is room for this edge; there is for one that has its place.
-    #[must_use]
-    pub fn room_for(&self, edge: &Edge) -> Room {
-        let full = self.edges.len() >= Self::EDGES;
-        let service_full = self.undecided.of_owner(edge) >= Self::UNDECIDED;
-        if !(full || service_full) || self.edges.contains_key(edge) {
-            Room::Some
-        } else if full {
-            Room::None
-        } else {
-            Room::NoneOfService
-        }
-    }
-
     /// Records that an edge was seen. Returns whether it is new to the map.
     pub fn see(&mut self, sighting: &Sighting) -> bool {
         for service in sighting.edge.services() {
@@ -433,23 +409,6 @@ impl Baseline {
             self.return_to_learning(service, sighting.at);
         }
         true
-    }
-
-    /// Takes back what `service` learned since then: it was no evidence of anything.
-    pub fn unlearn(&mut self, service: &ServiceName, since: WallTime, at: WallTime) {
-        let learned = |it: &Allowance| it.provenance == Provenance::Learned && it.since >= since;
-        // Marked, and so not taken for known yet, or known already.
-        let marked = self.dirty_edges.iter().filter(|edge| edge.touches(service));
-        let edges: BTreeSet<Edge> = marked.chain(self.known.edges_of(service)).cloned().collect();
-        for edge in edges {
-            let Some(record) = self.edges.get_mut(&edge) else { continue };
-            let before = record.allowed.len();
-            record.allowed.retain(|it| !learned(it));
-            if record.allowed.len() != before {
-                self.dirty_edges.mark(&edge);
-            }
-        }
-        self.return_to_learning(service, at);
     }
 
     /// A new edge: whatever was proposed no longer is.
