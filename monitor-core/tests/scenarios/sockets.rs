@@ -1,14 +1,13 @@
 //! Stories of sockets that are neither TCP's nor UDP's: never learned silently, allowed by name, on no
 //! map; and of where they send.
 
-use monitor_core::baseline::Mode;
 use monitor_core::baseline::Provenance;
 use monitor_core::baseline::document::{Document, FORMAT, Figures, List};
 use monitor_core::engine::Selection;
 use monitor_core::flow::{Direction, Outcome, Protocol, Remote};
 use monitor_core::ids::WallTime;
 
-use crate::stage::{check, check_in, key, traffic};
+use crate::stage::{check, key, traffic};
 
 #[test]
 fn a_raw_socket_is_never_learned_silently() {
@@ -51,10 +50,10 @@ fn how_grave_it_is_depends_on_the_kind_and_on_who_guards() {
 
 #[test]
 fn an_allowed_one_is_silent_for_its_executable() {
-    check_in(
-        Mode::Guard,
-        "0 guard a
-         1 approve a opens packet with /bin/tcpdump
+    check(
+        "0 a => b 80/tcp
+         2 guard a
+         3 approve a opens packet with /bin/tcpdump
          5 a opens packet with /bin/tcpdump
          10 a opens packet with /bin/x
          20 forbid a opens packet
