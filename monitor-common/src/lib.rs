@@ -9,6 +9,7 @@
 
 mod address;
 mod executable;
+mod followed;
 mod lineage;
 
 pub use address::Address;
@@ -16,6 +17,7 @@ pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
 };
+pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
@@ -25,7 +27,7 @@ pub mod map {
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
-    pub const TUPLES: &str = "TUPLES";
+    pub const DIALS: &str = "DIALS";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
@@ -43,6 +45,12 @@ pub mod global {
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
     pub const FULL: &str = "FULL";
+    /// `u32`, the power of two that says how many slots `SOCKETS` has.
+    pub const SOCKET_BITS: &str = "SOCKET_BITS";
+    /// `u32`, the power of two that says how many elements `DIALS` has.
+    pub const DIALS_BITS: &str = "DIALS_BITS";
+    /// `u64`, how long the kernel's tick lasts; 0 where that is not known.
+    pub const TICK_NS: &str = "TICK_NS";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -239,27 +247,6 @@ impl FlowStats {
     };
 }
 
-/// Value of `SOCKETS`, keyed by the socket's cookie (`u64`): a TCP connection under way.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Tracked {
-    /// Its outcome is `Established`, whatever has happened so far.
-    pub key: FlowKey,
-    pub netns_cookie: u64,
-    pub process: Process,
-    /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
-    pub flags: u32,
-    /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
-    /// after it tells whether the far end's did.
-    pub received_at_fin: u32,
-}
-const _: () = assert!(size_of::<Tracked>() == 96);
-
-impl Tracked {
-    pub const ESTABLISHED: u32 = 1;
-    pub const TIMED_OUT: u32 = 2;
-}
-
 /// Key of `LISTENERS`: a TCP address being listened at.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -296,29 +283,6 @@ pub struct Bound {
     pub _reserved: [u8; 5],
 }
 const _: () = assert!(size_of::<Bound>() == 64);
-
-/// Key of `TUPLES`: the client's end of an established TCP connection.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ClientKey {
-    /// Set only where the address means nothing outside its namespace (loopback).
-    pub netns_cookie: u64,
-    pub address: Address,
-    pub port: u16,
-    pub _reserved: [u8; 6],
-}
-const _: () = assert!(size_of::<ClientKey>() == 32);
-
-/// Value of `TUPLES`: who dialled.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Dialler {
-    pub cgroup_id: u64,
-    /// 1 where the dial was news: then the accept is told too, known or not, since only both
-    /// together say who answers at the address dialled.
-    pub news: u64,
-}
-const _: () = assert!(size_of::<Dialler>() == 16);
 
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]

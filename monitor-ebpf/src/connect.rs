@@ -6,12 +6,11 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use monitor_common::{
-    Address, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, Tracked,
+    Address, Direction, FlowKey, Followed, Origin, Outcome, Owner, Protocol, RemoteKind,
 };
 
 use crate::datagram;
-use crate::emit;
-use crate::maps::SOCKETS;
+use crate::follow;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -52,19 +51,14 @@ fn try_connect(ctx: *mut bpf_sock_addr, remote: Address) {
 
 #[inline(always)]
 fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
-    let caller = owner::caller();
+    let mut caller = owner::current();
     let netns_cookie = netns_cookie(ctx);
-    let key = |outcome| outbound(&caller, remote, port, Protocol::Tcp, outcome);
-    let tracked = Words::of(Tracked {
-        key: key(Outcome::Established),
-        netns_cookie,
-        process: caller.process,
-        flags: 0,
-        received_at_fin: 0,
-    });
-    if !seen::is_known(&tracked.key) {
-        let key = Words::of(key(Outcome::Attempted));
-        seen::observe(&key, seen::now_ns(), || Origin {
+    let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established));
+    let is_news = !seen::is_known(&key);
+    if is_news {
+        caller.process = owner::process(caller.process.pid);
+        let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
+        seen::observe(&attempted, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
@@ -75,8 +69,10 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    if SOCKETS.insert(&cookie, &*tracked, 0).is_err() {
-        emit::lost(Loss::MapFull);
+    if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process)
+        && is_news
+    {
+        followed.flags = Followed::NEWS;
     }
 }
 

@@ -21,11 +21,13 @@ mod note;
 mod words;
 
 mod maps;
+mod time;
 
 mod emit;
 
 mod seen;
 
+mod follow;
 mod owner;
 
 mod bind;

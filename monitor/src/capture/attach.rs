@@ -8,11 +8,12 @@ use std::io;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use monitor_common::{global, map};
+use monitor_common::{Followed, global, map};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
-use crate::capture::config::{Config, Detail};
+use crate::capture::clock;
+use crate::capture::config::{Config, Detail, Entries};
 use crate::capture::preflight::Ground;
 use crate::capture::tracefs;
 
@@ -126,7 +127,8 @@ pub(super) fn load(
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let full = u8::from(config.detail == Detail::Full);
-    let connections = config.connections.get();
+    let (socket_bits, dials_bits) = bits(config.connections);
+    let tick_ns = clock::tick_ns();
     let mut loader = EbpfLoader::new();
     // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
     loader.btf(None);
@@ -135,10 +137,13 @@ pub(super) fn load(
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
         .override_global(global::FULL, &full, true)
+        .override_global(global::SOCKET_BITS, &socket_bits, true)
+        .override_global(global::DIALS_BITS, &dials_bits, true)
+        .override_global(global::TICK_NS, &tick_ns, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
-        .map_max_entries(map::SOCKETS, connections)
-        .map_max_entries(map::TUPLES, connections)
+        .map_max_entries(map::SOCKETS, Followed::slots(socket_bits))
+        .map_max_entries(map::DIALS, 1 << dials_bits)
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
         .map_max_entries(map::PROCESSES, config.processes.get())
@@ -148,6 +153,13 @@ pub(super) fn load(
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
     Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing: Vec::new() })
+}
+
+/// The powers of two that say how many connections and dials there is room for: sets with twice as
+/// many slots as connections are to be followed, so that hardly any is full before they all are there.
+fn bits(connections: Entries) -> (u32, u32) {
+    let sets = (2 * connections.get()).div_ceil(Followed::WAYS).next_power_of_two();
+    (sets.trailing_zeros(), (sets / 2).trailing_zeros())
 }
 
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
