@@ -85,22 +85,21 @@ impl Followed {
     #[inline(always)]
     #[must_use]
     pub const fn place(cookie: u64, bits: u32) -> u32 {
-        (cookie >> 12 << 7 | cookie & 0x7f) as u32 & ((1 << (bits & 31)) - 1)
+        lowest((cookie >> 12 << 7) | (cookie & 0x7f), bits)
     }
 
     /// The first slot of a socket's set.
     #[inline(always)]
     #[must_use]
     pub const fn set(cookie: u64, bits: u32) -> u32 {
-        let sets = 1 << (bits & 31);
-        sets + (cookie as u32 & (sets - 1)) * Self::WAYS
+        (1 << (bits & 31)) + lowest(cookie, bits) * Self::WAYS
     }
 
     /// Which of the set is given up for a socket where none is free.
     #[inline(always)]
     #[must_use]
     pub const fn given_up(cookie: u64, bits: u32) -> u32 {
-        (cookie >> (bits & 31)) as u32 & (Self::WAYS - 1)
+        lowest(cookie >> (bits & 31), Self::WAYS.ilog2())
     }
 }
 
@@ -164,8 +163,8 @@ impl Dials {
         hash = hash ^ (hash >> 32) ^ key[1] ^ c as u64 ^ ((d as u64) << 32);
         hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
         // Clients of one program mostly have either even ports or odd ones.
-        let near = (client.port >> 1 & 31 ^ client.port & 1) as u32;
-        ((hash >> 33) as u32 & !31 | near) & ((1 << (bits & 31)) - 1)
+        let near = (client.port >> 1) ^ (client.port & 1);
+        lowest((hash >> 33 << 5) | (near & 31), bits)
     }
 
     /// Takes note of a dial, in place of the oldest.
@@ -232,6 +231,12 @@ impl Found {
         self.dialler.news = merged(dial.dialler.news, self.dialler.news);
         self.at_ns = merged(dial.at_ns, self.at_ns);
     }
+}
+
+/// The lowest `bits` of a word, of which there are fewer than 32.
+#[inline(always)]
+const fn lowest(word: u64, bits: u32) -> u32 {
+    (word & ((1 << (bits & 31)) - 1) & 0xffff_ffff) as u32
 }
 
 /// The words of a slot, added up without carrying.
@@ -372,13 +377,13 @@ mod tests {
         const BITS: u32 = 8;
         let spread = |key| {
             let mut sets = [0_u32; 1 << BITS];
-            for port in 0..4096 {
+            for port in 0..65_536 {
                 sets[Dials::set(&client(port), key, BITS) as usize] += 1;
             }
             sets
         };
         let sets = spread(KEY);
-        assert!(sets.iter().all(|&clients| (2..48).contains(&clients)), "{sets:?}");
+        assert!(sets.iter().all(|&clients| (120..400).contains(&clients)), "{sets:?}");
         assert_ne!(sets, spread([KEY[0] ^ 1, KEY[1]]));
         assert_ne!(sets, spread([KEY[0], KEY[1] ^ 1]));
     }

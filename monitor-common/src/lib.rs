@@ -28,6 +28,7 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
     pub const DIALS: &str = "DIALS";
+    pub const NETS: &str = "NETS";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
@@ -51,6 +52,10 @@ pub mod global {
     pub const DIALS_BITS: &str = "DIALS_BITS";
     /// `u64`, how long the kernel's tick lasts; 0 where that is not known.
     pub const TICK_NS: &str = "TICK_NS";
+    /// `[u64; 2]`, where in the kernel the function that makes packet sockets begins and ends; zeros
+    /// where that is not known. The same for vsock sockets.
+    pub const PACKET_CREATE: &str = "PACKET_CREATE";
+    pub const VSOCK_CREATE: &str = "VSOCK_CREATE";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -68,12 +73,34 @@ pub const RTT_BUCKETS: usize = 16;
 /// How long after a wake no further wake is sent, in nanoseconds; the agent drains that often.
 pub const WAKE_INTERVAL_NS: u64 = 5_000_000;
 
-/// The transport protocol.
+/// The transport protocol, as IP numbers it.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Protocol {
+    /// Any other; the port is the protocol's number.
+    Ip = 0,
+    /// ICMPv6 too; the port is the message's type.
+    Icmp = 1,
     Tcp = 6,
     Udp = 17,
+    UdpLite = 136,
+}
+
+/// A kind of socket whose making is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SocketKind {
+    Raw = 1,
+    Ping = 2,
+    UdpLite = 3,
+    Other = 4,
+    Packet = 5,
+    Vsock = 6,
+}
+
+impl SocketKind {
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::Ping, Self::UdpLite, Self::Other, Self::Packet, Self::Vsock];
 }
 
 /// Who opened the exchange, seen from the cgroup of the key; or that it waits for others to.
@@ -95,6 +122,8 @@ pub enum RemoteKind {
     Cgroup = 2,
     /// Anybody outside the internal networks; the bytes are zero.
     World = 3,
+    /// Nobody: an unusual socket was made, see [`FlowKey::opening`] and [`Address::of_socket`].
+    Socket = 4,
 }
 
 /// How an exchange went.
@@ -145,6 +174,26 @@ impl FlowKey {
             protocol: Protocol::Tcp,
             direction: Direction::Listening,
             remote_kind: RemoteKind::World,
+            outcome: Outcome::Established,
+            _reserved: [0; 2],
+        }
+    }
+}
+
+impl FlowKey {
+    /// That `owner` made an unusual socket; `protocol` is IP's number where it means something.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opening(owner: &Owner, kind: SocketKind, protocol: u8) -> Self {
+        Self {
+            cgroup_id: owner.cgroup_id,
+            executable_id: owner.executable_id,
+            remote: Address::of_socket(kind, protocol),
+            local: Address::ZERO,
+            port: 0,
+            protocol: Protocol::Ip,
+            direction: Direction::Outbound,
+            remote_kind: RemoteKind::Socket,
             outcome: Outcome::Established,
             _reserved: [0; 2],
         }
@@ -284,6 +333,15 @@ pub struct Bound {
 }
 const _: () = assert!(size_of::<Bound>() == 64);
 
+/// Value of `ODD`, keyed by the socket's cookie (`u64`): a raw, ping, UDP-Lite or other unusual socket.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Odd {
+    pub owner: Owner,
+    pub netns_cookie: u64,
+}
+const _: () = assert!(size_of::<Odd>() == 48);
+
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -350,10 +408,13 @@ pub enum Loss {
     Unattributed = 2,
     /// A connection ended that was not tracked, or whose key is no longer held.
     Untracked = 3,
+    /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
+    Unwatched = 4,
 }
 
 impl Loss {
-    pub const ALL: [Self; 4] = [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked];
+    pub const ALL: [Self; 5] =
+        [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked, Self::Unwatched];
 
     /// The index of its counter.
     #[must_use]

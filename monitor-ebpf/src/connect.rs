@@ -38,15 +38,25 @@ fn connect6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn try_connect(ctx: *mut bpf_sock_addr, remote: Address) {
     let port = remote_port(ctx);
-    if port == 0 {
-        // Nobody can be reached there: a look for the best source address (getaddrinfo).
-        return;
-    }
     match protocol(ctx) {
+        Some(Protocol::Icmp) => ping(ctx, remote),
+        // Nobody can be reached there: a look for the best source address (getaddrinfo).
+        _ if port == 0 => {}
         Some(Protocol::Tcp) => dial(ctx, remote, port),
-        Some(Protocol::Udp) => datagram::sent(ctx, remote, port, Outcome::Attempted),
-        None => {}
+        Some(to @ (Protocol::Udp | Protocol::UdpLite)) => {
+            datagram::sent(ctx, remote, (to, port), Outcome::Attempted);
+        }
+        Some(Protocol::Ip) | None => {}
     }
+}
+
+/// A ping socket sends echo requests and nothing else.
+#[inline(always)]
+fn ping(ctx: *mut bpf_sock_addr, remote: Address) {
+    const ECHO: u16 = 8;
+    const ECHO_V6: u16 = 128;
+    let kind = if remote.is_v4() { ECHO } else { ECHO_V6 };
+    datagram::sent(ctx, remote, (Protocol::Icmp, kind), Outcome::Attempted);
 }
 
 #[inline(always)]
@@ -104,6 +114,8 @@ pub(crate) fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
     match unsafe { (&raw const (*ctx).protocol).read_volatile() } {
         6 => Some(Protocol::Tcp),
         17 => Some(Protocol::Udp),
+        136 => Some(Protocol::UdpLite),
+        1 | 58 => Some(Protocol::Icmp),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! UDP. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
+//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
 //! receiver that never asks who sent is invisible. Who serves is decided by the local port: a
 //! socket bound to one may be a server, another is a client.
 
@@ -51,17 +51,24 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn try_send(ctx: *mut bpf_sock_addr, remote: Address) {
     let port = remote_port(ctx);
-    if port != 0 && protocol(ctx) == Some(Protocol::Udp) {
-        sent(ctx, remote, port, Outcome::Sent);
+    if port != 0
+        && let Some(to @ (Protocol::Udp | Protocol::UdpLite)) = protocol(ctx)
+    {
+        sent(ctx, remote, (to, port), Outcome::Sent);
     }
 }
 
 /// A datagram goes out, or will: a request, unless it answers one that came in.
 #[inline(always)]
-pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
+pub(crate) fn sent(
+    ctx: *mut bpf_sock_addr,
+    remote: Address,
+    (protocol, port): (Protocol, u16),
+    outcome: Outcome,
+) {
     let caller = owner::caller();
     let now_ns = seen::now_ns();
-    let key = Words::of(outbound(&caller, remote, port, Protocol::Udp, outcome));
+    let key = Words::of(outbound(&caller, remote, port, protocol, outcome));
     if seen::count(&key, now_ns) {
         return;
     }
@@ -77,9 +84,9 @@ pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome:
 /// sent from here.
 #[inline(always)]
 fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
-    if protocol(ctx) != Some(Protocol::Udp) {
+    let Some(protocol @ (Protocol::Udp | Protocol::UdpLite)) = protocol(ctx) else {
         return;
-    }
+    };
     let Some(bound) = bound(ctx) else {
         return;
     };
@@ -90,7 +97,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     }
     let port = remote_port(ctx);
-    let request = outbound(&caller, remote, port, Protocol::Udp, Outcome::Sent);
+    let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
     if has_asked(&Words::of(request)) {
         return;
     }
@@ -124,7 +131,7 @@ fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
         remote,
         local: bound.address,
         port: bound.port,
-        protocol: Protocol::Udp,
+        protocol: bound.protocol,
         direction: Direction::Inbound,
         remote_kind,
         outcome: Outcome::Sent,

@@ -34,7 +34,10 @@ mod bind;
 mod connect;
 mod datagram;
 mod lifecycle;
+mod odd;
 mod stream;
+
+mod net;
 
 #[cfg(not(test))]
 #[panic_handler]

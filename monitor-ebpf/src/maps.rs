@@ -10,7 +10,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
     Address, Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener,
-    Loss, Owner,
+    Loss, Odd, Owner,
 };
 
 use crate::time::Tick;
@@ -41,8 +41,19 @@ pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_en
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1024, 0);
 
-/// Who dialled from where, in sets by the client's end. Written when dialled, read at accept. Full: the oldest of the set is forgotten; it matters only in the moment before the accept,
-/// whose far end then is an address.
+/// Unusual sockets, by cookie: who made them. Written when made, read for what they send. Full: the
+/// longest unused is forgotten, and of what it sends only the cgroup is known.
+#[map]
+pub(crate) static ODD: LruHashMap<u64, Odd> = LruHashMap::with_max_entries(1024, 0);
+
+/// Cgroups whose packets are looked at. Written by the agent once `net` is attached there; read when an
+/// unusual socket is made. Full: never, the agent attaches no more.
+#[map]
+pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
+
+/// Who dialled from where, in sets by the client's end. Written when dialled, read at accept. Full:
+/// the oldest of the set is forgotten; it matters only in the moment before the accept, whose far end
+/// then is an address.
 #[map]
 pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
 
@@ -125,6 +136,10 @@ pub(crate) static SOCKET_BITS: Global<u32> = Global::new(0);
 pub(crate) static DIALS_BITS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static TICK_NS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static PACKET_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static VSOCK_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);
 

@@ -40,6 +40,8 @@ pub enum Kind {
     MetadataAccess,
     /// Somebody dials a container runtime, a kubelet or an etcd. Needs no baseline.
     SensitivePort,
+    /// Somebody made a socket that goes past TCP and UDP. Needs no baseline.
+    RawSocket,
     /// The agent itself sees less than it should.
     Sensor,
     /// A service talks and has no baseline, and nothing is learned.
@@ -58,6 +60,7 @@ impl fmt::Display for Kind {
             Self::RoleInversion => "role-inversion",
             Self::MetadataAccess => "metadata-access",
             Self::SensitivePort => "sensitive-port",
+            Self::RawSocket => "raw-socket",
             Self::Sensor => "sensor",
             Self::Unbaselined => "unbaselined",
         })
@@ -98,7 +101,8 @@ impl Kind {
             | Self::NewExecutable
             | Self::RoleInversion
             | Self::MetadataAccess
-            | Self::SensitivePort => Severity::High,
+            | Self::SensitivePort
+            | Self::RawSocket => Severity::High,
             Self::NewPort | Self::NewListener | Self::Unbaselined | Self::Sensor => {
                 Severity::Medium
             }
@@ -109,7 +113,7 @@ impl Kind {
     const fn weight(self) -> f64 {
         match self {
             Self::Forbidden => 6.0,
-            Self::MetadataAccess | Self::SensitivePort => 4.0,
+            Self::MetadataAccess | Self::SensitivePort | Self::RawSocket => 4.0,
             Self::RoleInversion => 3.5,
             Self::NewPeer | Self::NewClient => 3.0,
             Self::NewExecutable | Self::NewListener => 2.5,
@@ -121,7 +125,10 @@ impl Kind {
     /// Whether it may be told of an edge that nobody guards: what is never learned silently.
     #[must_use]
     pub const fn needs_no_baseline(self) -> bool {
-        matches!(self, Self::Forbidden | Self::MetadataAccess | Self::SensitivePort)
+        matches!(
+            self,
+            Self::Forbidden | Self::MetadataAccess | Self::SensitivePort | Self::RawSocket
+        )
     }
 }
 
@@ -251,7 +258,7 @@ fn unguarded(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
     match (place::hard_rule(sighting), mode) {
         (Some(kind), _) if !allowed() => Judgement::Odd { kind, also: None },
         // That a port was opened is no reason to ask for a baseline: whoever uses it is.
-        (_, Mode::Guard) if edge.is_listener() => Judgement::Normal,
+        (_, Mode::Guard) if !edge.is_exchange() => Judgement::Normal,
         (_, Mode::Guard) => Judgement::Odd { kind: Kind::Unbaselined, also: None },
         (_, Mode::Learn | Mode::Auto) => Judgement::Learnable,
     }
@@ -300,7 +307,7 @@ fn unknown_to_client(baseline: &Baseline, sighting: &Sighting, wall: WallTime) -
     };
     let mut history = History::default();
     for (known, allowance) in baseline.allowed_edges(client, wall) {
-        if known.is_listener() || allowance.attempted_only {
+        if !known.is_exchange() || allowance.attempted_only {
             continue;
         }
         if known.client == edge.client {

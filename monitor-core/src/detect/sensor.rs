@@ -47,7 +47,7 @@ impl Trouble {
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
-                Loss::RingFull | Loss::Untracked => Severity::Low,
+                Loss::RingFull | Loss::Untracked | Loss::Unwatched => Severity::Low,
                 Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
                     Severity::Medium
                 }
@@ -94,6 +94,10 @@ const fn meaning(loss: Loss) -> &'static str {
             "connections were accepted by a listener that is not known: their server is not named"
         }
         Loss::Untracked => "connections ended that were not followed: their bytes are missing",
+        Loss::Unwatched => {
+            "sockets that are neither TCP's nor UDP's were made where packets were not looked at: where \
+             they sent may be missing"
+        }
         Loss::Undecodable => {
             "the kernel programs and the agent do not agree on their format: one of them is of \
              another version; restart the agent"

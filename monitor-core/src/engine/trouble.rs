@@ -35,8 +35,9 @@ impl Losses {
         let mut troubles = Vec::new();
         for (&loss, &total) in &self.counted {
             let said = self.said.entry(loss).or_default();
-            // Missing bytes hide no edge: `status` shows them.
-            if loss == Loss::Untracked || said.count == total || now.boot < said.next {
+            // Missing bytes hide no edge, and an unusual socket is told by itself: `status` shows them.
+            let quiet = matches!(loss, Loss::Untracked | Loss::Unwatched);
+            if quiet || said.count == total || now.boot < said.next {
                 continue;
             }
             troubles.push(Trouble::Lost { loss, count: total - said.count });

@@ -13,6 +13,7 @@ use crate::flow::{Outcome, Process};
 use crate::ids::{ServiceName, WallTime};
 use crate::incident::telling::{RESOLVED, weightiest};
 use crate::incident::{Incident, State};
+use crate::socket::Socket;
 
 /// A message: one JSON object, the same for every receiver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -171,6 +172,9 @@ impl Incident {
         let reached = lead.outcome.is_some_and(Outcome::reached);
         let verb = if reached { "dialled" } else { "tried to dial" };
         let executable = || lead.executable().unwrap_or("another executable");
+        if let Some(socket) = edge.opens() {
+            return opening_title(lead, client, socket);
+        }
         match lead.kind {
             Kind::Forbidden if edge.is_listener() => {
                 format!("{server} listens at {port}, which is forbidden")
@@ -182,7 +186,7 @@ impl Incident {
             Kind::NewClient if reached => {
                 format!("{server} was dialled by {client} on {port} for the first time")
             }
-            Kind::NewPeer | Kind::NewClient | Kind::Sensor => {
+            Kind::NewPeer | Kind::NewClient | Kind::RawSocket | Kind::Sensor => {
                 format!("{client} {verb} {server} {port} for the first time")
             }
             Kind::NewExecutable => {
@@ -206,6 +210,26 @@ impl Incident {
             }
             Kind::Unbaselined => format!("{} talks and has no guarded baseline", self.service),
         }
+    }
+}
+
+/// "web opened a raw socket (raw/icmp)".
+fn opening_title(lead: &Finding, client: &Peer, socket: Socket) -> String {
+    let what = match socket {
+        Socket::Packet => "a packet socket".to_owned(),
+        Socket::Vsock => "a vsock socket".to_owned(),
+        Socket::Ping => "a ping socket".to_owned(),
+        Socket::UdpLite => "a UDP-Lite socket".to_owned(),
+        Socket::Raw(_) => format!("a raw socket ({socket})"),
+        Socket::Other(_) => format!("an unusual socket ({socket})"),
+    };
+    match lead.kind {
+        Kind::Forbidden => format!("{client} opened {what}, which is forbidden"),
+        Kind::NewExecutable => {
+            let executable = lead.executable().unwrap_or("another executable");
+            format!("{client} opened {what} with {executable} for the first time")
+        }
+        _ => format!("{client} opened {what}"),
     }
 }
 

@@ -212,9 +212,10 @@ impl Scribe {
         }
     }
 
-    /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
+    /// A line for a first sighting. A port that was opened, or a socket that was made, is no exchange:
+    /// it has no far end.
     fn sighted(&mut self, sighting: &Sighting) {
-        if sighting.edge.is_listener() {
+        if !sighting.edge.is_exchange() {
             return;
         }
         let direction = match sighting.seen_from {
@@ -247,7 +248,8 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };
+        let edge = self.attribution.edge_of(&traffic.key).filter(|edge| edge.is_exchange());
+        let Some(edge) = edge.cloned() else { return };
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);

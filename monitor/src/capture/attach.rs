@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 
-use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::{Followed, global, map};
@@ -14,7 +14,9 @@ use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::clock;
 use crate::capture::config::{Config, Detail, Entries};
+use crate::capture::nets;
 use crate::capture::preflight::Ground;
+use crate::capture::symbols;
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -26,6 +28,9 @@ pub(super) enum Hook {
     },
     Tracepoint {
         category: &'static str,
+        name: &'static str,
+    },
+    RawTracepoint {
         name: &'static str,
     },
 }
@@ -55,10 +60,14 @@ const fn tracepoint(
 pub(super) enum Extra {
     CgroupNames,
     Executables,
+    OpenedSockets,
+    Destinations,
 }
 
 impl Extra {
-    pub(super) const ALL: [Self; 2] = [Self::CgroupNames, Self::Executables];
+    /// Those that take CAP_PERFMON.
+    pub(super) const TRACED: [Self; 3] =
+        [Self::CgroupNames, Self::Executables, Self::OpenedSockets];
 }
 
 impl fmt::Display for Extra {
@@ -68,6 +77,10 @@ impl fmt::Display for Extra {
             Self::Executables => {
                 "executables of processes that are gone, and the shells that processes came from"
             }
+            Self::OpenedSockets => {
+                "packet sockets as they are made (they are looked for every 10 s), and vsock sockets"
+            }
+            Self::Destinations => "where sockets that are neither TCP's nor UDP's send",
         })
     }
 }
@@ -86,8 +99,23 @@ const STREAM: &str = "stream";
 /// Stands for it on kernels whose `sock_ops` programs may not ask for the caller (up to 6.1).
 pub(super) const STREAM_UNASKED: &str = "stream_unasked";
 
+const CAP_CAPABLE: &str = "cap_capable";
+
+/// Loaded, and attached where it is wanted, see `nets`.
+pub(super) static NET: Spec = Spec {
+    program: nets::NET,
+    hook: Hook::Cgroup { attach_type: 1 },
+    optional: Some(Extra::Destinations),
+};
+
 /// Attached when the owners of older sockets are known.
-pub(super) static FLOWS: [Spec; 7] = [
+pub(super) static FLOWS: [Spec; 9] = [
+    cgroup("sock_create", 2),
+    Spec {
+        program: CAP_CAPABLE,
+        hook: Hook::RawTracepoint { name: "cap_capable" },
+        optional: Some(Extra::OpenedSockets),
+    },
     cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
@@ -129,6 +157,7 @@ pub(super) fn load(
     let full = u8::from(config.detail == Detail::Full);
     let (socket_bits, dials_bits) = bits(config.connections);
     let tick_ns = clock::tick_ns();
+    let [packet_create, vsock_create] = makers(ground);
     let mut loader = EbpfLoader::new();
     // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
     loader.btf(None);
@@ -140,6 +169,8 @@ pub(super) fn load(
         .override_global(global::SOCKET_BITS, &socket_bits, true)
         .override_global(global::DIALS_BITS, &dials_bits, true)
         .override_global(global::TICK_NS, &tick_ns, true)
+        .override_global(global::PACKET_CREATE, &packet_create, true)
+        .override_global(global::VSOCK_CREATE, &vsock_create, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
         .map_max_entries(map::SOCKETS, Followed::slots(socket_bits))
@@ -152,7 +183,34 @@ pub(super) fn load(
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
         .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing: Vec::new() })
+    let mut missing = Vec::new();
+    if let Some(why) = unseen_makers(ground, packet_create) {
+        missing.push((Extra::OpenedSockets, why.to_owned()));
+    }
+    Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing })
+}
+
+/// Where the kernel makes packet and vsock sockets; zeros where that is not to be known.
+fn makers(ground: &Ground) -> [symbols::Range; 2] {
+    let known = ground.untraceable.is_none() && asks_visibly(ground);
+    let found = known.then(|| symbols::ranges(["packet_create", "vsock_create"]));
+    found.and_then(Result::ok).unwrap_or_default()
+}
+
+/// Whether what asks for a capability can be seen: since 6.14.
+fn asks_visibly(ground: &Ground) -> bool {
+    ground.kernel.is_at_least(6, 14)
+}
+
+/// Why the making of packet sockets cannot be seen.
+fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'static str> {
+    if !asks_visibly(ground) {
+        Some("cap_capable is not a raw tracepoint of this kernel")
+    } else if packet_create == [0, 0] && ground.untraceable.is_none() {
+        Some("the kernel does not say where it makes them (kernel.kptr_restrict, CAP_SYSLOG)")
+    } else {
+        None
+    }
 }
 
 /// The powers of two that say how many connections and dials there is room for: sets with twice as
@@ -190,6 +248,11 @@ impl Attached {
     /// Loads and attaches `programs`, the optional ones as far as they go.
     pub(super) fn attach(&mut self, programs: &'static [Spec]) -> Result<(), CaptureError> {
         for spec in programs {
+            // Known to be of no use here, and why.
+            if spec.optional.is_some_and(|extra| extra == Extra::OpenedSockets && !self.has(extra))
+            {
+                continue;
+            }
             match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.specs.push(spec),
                 (Err(source), None) => return Err(refusal(spec.program, source)),
@@ -226,10 +289,20 @@ impl Attached {
 
     /// What is not had, and why, for people; `known` is the reason, where it was foreseen.
     pub(super) fn missing(&self, known: Option<&str>) -> Vec<String> {
-        let told = |(extra, why): &(Extra, String)| format!("{extra}: {}", known.unwrap_or(why));
+        let told = |(extra, why): &(Extra, String)| {
+            let known = known.filter(|_| Extra::TRACED.contains(extra));
+            format!("{extra}: {}", known.unwrap_or(why))
+        };
         let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
+    }
+
+    /// Loads what is attached later, as far as that goes.
+    pub(super) fn load_net(&mut self) {
+        if let Err(error) = self.load_one(&NET) {
+            self.missing.push((Extra::Destinations, brief(&error)));
+        }
     }
 
     fn name_of(&self, spec: &Spec) -> &'static str {
@@ -253,6 +326,12 @@ impl Attached {
             (Program::SockOps(program), Hook::Cgroup { .. }) => {
                 program.attach(root, mode).map(drop)
             }
+            (Program::CgroupSkb(program), Hook::Cgroup { .. }) => {
+                program.attach(root, CgroupSkbAttachType::Egress, mode).map(drop)
+            }
+            (Program::RawTracePoint(program), Hook::RawTracepoint { name }) => {
+                program.attach(name).map(drop)
+            }
             (Program::TracePoint(program), Hook::Tracepoint { category, name }) => {
                 program.attach(category, name).map(drop)
             }
@@ -267,6 +346,8 @@ impl Attached {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::RawTracePoint(program) => program.load(),
             Program::TracePoint(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         }

@@ -18,7 +18,10 @@ mod namespaces;
 mod netlink;
 mod processes;
 mod seen;
+mod symbols;
+mod unusual;
 
+mod nets;
 mod tell;
 
 mod attach;
@@ -54,10 +57,12 @@ use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
+use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
+use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
 pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
@@ -132,13 +137,16 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    nets: Nets,
+    /// Packet sockets are looked for, since nothing tells of them.
+    polled: bool,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
     /// Links and programs: they are gone when this is.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 struct Drain {
@@ -174,6 +182,8 @@ impl Capture {
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
+        attached.load_net();
+        let nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
@@ -188,20 +198,26 @@ impl Capture {
         // Those that were opened in between.
         older.enter(&mut teller);
         older.tell_listeners(&mut teller);
+        teller.unusual(Sought::All);
+        let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
         let programs = attached.count();
-        let (ebpf, attachments) = attached.attachments()?;
+        let (mut ebpf, attachments) = attached.attachments()?;
+        let mut nets = nets;
+        nets.want(&mut ebpf, teller.wanted());
         Ok(Self {
             ring,
             teller,
             older,
+            nets,
+            polled,
             attachments,
             kernel_log,
             summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
             drain: None,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
@@ -255,6 +271,8 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         self.teller.detached(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
@@ -268,6 +286,11 @@ impl Capture {
             self.older.enter_again(&mut self.teller);
         }
         self.older.tell_listeners(&mut self.teller);
+        if self.polled {
+            self.teller.unusual(Sought::Packets);
+        }
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         Ok(self.teller.take())
     }
 

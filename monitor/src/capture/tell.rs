@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
 use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
-use monitor_core::ids::NetnsCookie;
+use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, StatsBytes,
+    Undecodable,
 };
 use crate::capture::namespaces;
+use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::unusual::{self, Held, Sought};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
@@ -37,6 +40,8 @@ pub(super) struct Teller {
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+    /// Where packets are to be looked at.
+    wanted: Vec<Wanted>,
 }
 
 /// Whether every connection accepted since the last sweep had an owner.
@@ -68,6 +73,7 @@ impl Teller {
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -79,6 +85,35 @@ impl Teller {
     /// What is to be told, in order.
     pub(super) fn take(&mut self) -> Vec<Observation> {
         std::mem::take(&mut self.pending)
+    }
+
+    /// The cgroups in which an unusual socket was made since it was last asked.
+    pub(super) fn wanted(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// The cgroups that are told to be gone.
+    pub(super) fn vanished(&self) -> impl Iterator<Item = CgroupId> {
+        self.pending.iter().filter_map(|told| match told {
+            Observation::CgroupVanished { id } => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Tells of unusual sockets that somebody holds, unless they were told.
+    pub(super) fn unusual(&mut self, sought: Sought) {
+        let now_ns = clock::boot_ns();
+        for Held { socket, pid } in unusual::held(sought) {
+            // Gone meanwhile.
+            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
+            let executable_id = self.executable_id(pid);
+            let owner = SocketOwner { cgroup, executable_id, pid, uid };
+            let (key, stats, origin) = decode::opening(socket, owner, now_ns);
+            if self.seen.enter(&key, &stats) {
+                self.sighting(key, now_ns, &origin);
+            }
+        }
     }
 
     /// Begins reading records: they share one reading of the clocks.
@@ -209,8 +244,22 @@ impl Teller {
                 }
                 let traffic = self.told.traffic(bytes, &counters, self.clock);
                 self.pending.extend(traffic.map(Observation::Traffic));
+                if decode::opens(bytes) {
+                    self.want(bytes, &origin);
+                }
             }
             Err(Undecodable) => self.losses.undecodable += 1,
+        }
+    }
+
+    /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
+    fn want(&mut self, bytes: &KeyBytes, origin: &Origin) {
+        if let Ok(FlowKey { cgroup, remote: Remote::Socket(socket), .. }) = decode::key(bytes)
+            && socket.sends_by_ip()
+            && self.cgroups.is_present(cgroup)
+        {
+            let pid = origin.process.as_ref().map(|process| process.pid);
+            self.wanted.push(Wanted { cgroup, pid });
         }
     }
 
@@ -226,6 +275,9 @@ impl Teller {
             Sighting::New => {}
         }
         self.tell(key, at_ns, origin);
+        if decode::opens(&bytes) {
+            self.want(&bytes, origin);
+        }
     }
 
     /// Tells of a flow key whether or not it was told.

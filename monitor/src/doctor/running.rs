@@ -97,6 +97,11 @@ fn lost(loss: Loss, count: u64) -> Finding {
             "raise capture.listeners, or restart servers that are older than the agent",
         ),
         Loss::Untracked => ("bytes of connections are missing", "raise capture.connections"),
+        Loss::Unwatched => {
+            let meaning = "unusual sockets made where packets were not looked at yet";
+            let finding = Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
+            return finding;
+        }
         Loss::Undecodable => ("the kernel said what this version cannot read", "restart the agent"),
         Loss::TableFull => {
             ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
