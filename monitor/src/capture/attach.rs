@@ -13,7 +13,7 @@ use monitor_common::{Followed, global, map};
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::clock;
-use crate::capture::config::{Config, Detail, Entries};
+use crate::capture::config::{Config, Detail};
 use crate::capture::nets;
 use crate::capture::preflight::Ground;
 use crate::capture::symbols;
@@ -155,7 +155,7 @@ pub(super) fn load(
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
     let full = u8::from(config.detail == Detail::Full);
-    let (socket_bits, dials_bits) = bits(config.connections);
+    let (socket_bits, dials_bits) = (config.socket_bits(), config.dials_bits());
     let tick_ns = clock::tick_ns();
     let [packet_create, vsock_create] = makers(ground);
     let mut loader = EbpfLoader::new();
@@ -178,7 +178,7 @@ pub(super) fn load(
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
         .map_max_entries(map::PROCESSES, config.processes.get())
-        .map_max_entries(map::EXECUTABLE_PATHS, EXECUTABLE_PATHS)
+        .map_max_entries(map::EXECUTABLE_PATHS, config.executables().get())
         .map_max_entries(map::EVENTS, config.ring.bytes());
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
@@ -212,16 +212,6 @@ fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'sta
         None
     }
 }
-
-/// The powers of two that say how many connections and dials there is room for: sets with twice as
-/// many slots as connections are to be followed, so that hardly any is full before they all are there.
-fn bits(connections: Entries) -> (u32, u32) {
-    let sets = (2 * connections.get()).div_ceil(Followed::WAYS).next_power_of_two();
-    (sets.trailing_zeros(), (sets / 2).trailing_zeros())
-}
-
-/// Executables whose path the kernel keeps for us; there are far fewer than processes.
-const EXECUTABLE_PATHS: u32 = 2048;
 
 /// Whether cgroup programs are told the command name.
 pub(super) fn command_in_cgroup() -> bool {
