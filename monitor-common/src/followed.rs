@@ -5,7 +5,9 @@
 
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
-use crate::{Address, FlowKey, Process};
+use crate::Address;
+use crate::FlowKey;
+use crate::Process;
 
 /// A TCP connection under way.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +260,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::{Direction, Outcome, Protocol, RemoteKind};
+    use crate::Direction;
+    use crate::Outcome;
+    use crate::Protocol;
+    use crate::RemoteKind;
 
     const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
     const SECOND_NS: u64 = 1_000_000_000;
