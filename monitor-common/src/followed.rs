@@ -39,7 +39,7 @@ pub struct Followed {
     pub cookie: u64,
     sum: u64,
     pub tracked: Tracked,
-    /// [`Followed::NEWS`] and [`Followed::TIMED_OUT`].
+    /// [`Followed::NEWS`], [`Followed::TIMED_OUT`] and [`Followed::UNTOLD`].
     pub flags: u32,
     /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
     /// after it tells whether the far end's did.
@@ -52,6 +52,8 @@ impl Followed {
     pub const NEWS: u32 = 1;
     /// The kernel gave up dialling.
     pub const TIMED_OUT: u32 = 2;
+    /// It was dialled beyond the cgroup's budget: followed only until its dial is noted.
+    pub const UNTOLD: u32 = 4;
 
     pub const WAYS: u32 = 8;
 

@@ -9,13 +9,18 @@
 
 mod address;
 mod executable;
+mod flood;
 mod followed;
+mod hash;
 mod lineage;
 
 pub use address::Address;
 pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
+};
+pub use flood::{
+    BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
 };
 pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
@@ -24,6 +29,8 @@ use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.
 pub mod map {
     pub const SEEN: &str = "SEEN";
+    pub const BUDGETS: &str = "BUDGETS";
+    pub const FLOODS: &str = "FLOODS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
@@ -44,6 +51,8 @@ pub mod global {
     pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
+    /// `u64`, the time in which one more new key may be told of a cgroup, in nanoseconds.
+    pub const BUDGET_INTERVAL_NS: &str = "BUDGET_INTERVAL_NS";
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
     pub const FULL: &str = "FULL";
     /// `u32`, the power of two that says how many slots `SOCKETS` has.
@@ -359,6 +368,8 @@ pub enum News {
     Entered = 1,
     /// The other end's was: see [`Dialler::news`].
     OtherEnd = 2,
+    /// Its key was new and not entered: one example of many beyond the budget of its [`Payer`].
+    OverBudget = 3,
 }
 
 /// A flow.
@@ -410,11 +421,19 @@ pub enum Loss {
     Untracked = 3,
     /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
     Unwatched = 4,
+    /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
+    OverBudget = 5,
 }
 
 impl Loss {
-    pub const ALL: [Self; 5] =
-        [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked, Self::Unwatched];
+    pub const ALL: [Self; 6] = [
+        Self::RingFull,
+        Self::MapFull,
+        Self::Unattributed,
+        Self::Untracked,
+        Self::Unwatched,
+        Self::OverBudget,
+    ];
 
     /// The index of its counter.
     #[must_use]

@@ -272,6 +272,34 @@ pub struct Traffic {
     pub rtt: RttHistogram,
 }
 
+/// One cgroup showed more that is new than its budget: what goes beyond is told as a whole. Nothing of
+/// it is known from then on: whatever is seen again when the budget allows is told one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flood {
+    /// Who showed it. Of connections between two cgroups of this machine that is who dialled.
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    /// When the budget was first exceeded.
+    pub since: WallTime,
+    pub last_seen: WallTime,
+    /// Flows that were not told one by one, exactly.
+    pub count: u64,
+    /// About how many different far ends they had, by address, port and protocol.
+    pub peers: u64,
+    /// A few of them, the latest last.
+    pub examples: Vec<FlowKey>,
+    /// Who showed the last example.
+    pub process: Option<Process>,
+    pub ended: Ended,
+}
+
+/// Whether something is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    No,
+    Yes,
+}
+
 /// Why something was not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -290,6 +318,11 @@ pub enum Loss {
     Undecodable,
     /// The table of edges was full: an edge was judged and neither learned nor kept.
     TableFull,
+    /// The table held as many undecided edges of one service as it may: a further one was judged, and
+    /// neither learned nor kept.
+    ServiceFull,
+    /// New beyond its cgroup's budget: told as a [`Flood`], not one by one.
+    OverBudget,
 }
 
 impl fmt::Display for Loss {
@@ -302,6 +335,8 @@ impl fmt::Display for Loss {
             Self::Unwatched => "unwatched",
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
+            Self::ServiceFull => "service-full",
+            Self::OverBudget => "over-budget",
         })
     }
 }
@@ -322,6 +357,8 @@ pub enum Observation {
     Traffic(Traffic),
     /// The kernel no longer holds this key: seen again, it will be told again.
     Forgotten(FlowKey),
+    /// What one cgroup showed beyond its budget; told again as it grows.
+    Flooded(Box<Flood>),
     /// Things not told, since last time.
     Lost { loss: Loss, count: u64 },
     /// A kernel program of ours is attached no longer: what it showed is not seen any more.

@@ -14,6 +14,7 @@ use crate::follow;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
@@ -64,11 +65,11 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let mut caller = owner::current();
     let netns_cookie = netns_cookie(ctx);
     let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established));
-    let is_news = !seen::is_known(&key);
-    if is_news {
+    let mut flags = 0;
+    if !seen::is_known(&key) {
         caller.process = owner::process(caller.process.pid);
         let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
-        seen::observe(&attempted, seen::now_ns(), || Origin {
+        let sighted = seen::observe(&attempted, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
@@ -76,13 +77,14 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
             client_port: 0,
             _reserved: [0; 6],
         });
+        // A flood takes no place from connections that are told.
+        let untold = sighted == Sighted::OverBudget;
+        flags = if untold { Followed::UNTOLD } else { Followed::NEWS };
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process)
-        && is_news
-    {
-        followed.flags = Followed::NEWS;
+    if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process) {
+        followed.flags = flags;
     }
 }
 

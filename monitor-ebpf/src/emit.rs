@@ -9,6 +9,7 @@ use monitor_common::{
     WAKE_INTERVAL_NS,
 };
 
+use crate::count::add;
 use crate::maps::{self, EVENTS, LOST, WOKEN};
 
 /// Tells of a flow.
@@ -58,10 +59,9 @@ pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
 #[inline(always)]
 pub(crate) fn lost(loss: Loss) {
     let count = maps::element((&raw const LOST).cast(), loss.index()).cast::<u64>();
-    // SAFETY: null, or a valid map value of this CPU. A hook that interrupts another one here may
-    // lose it a count, never more.
-    if let Some(count) = unsafe { count.as_mut() } {
-        *count += 1;
+    if !count.is_null() {
+        // SAFETY: a valid map value of this CPU, on which another hook may interrupt this one.
+        unsafe { add(count, 1) };
     }
 }
 

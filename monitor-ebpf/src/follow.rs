@@ -17,7 +17,7 @@ pub(crate) fn begin<'a>(
     // SAFETY: null, or a valid map value. What is left of it where another CPU writes it at the same
     // time is found out by its sum.
     let place = unsafe { place.as_mut() }?;
-    if place.cookie != 0 {
+    if place.cookie != 0 && place.flags & Followed::UNTOLD == 0 {
         move_home(place);
     }
     place.fill(cookie, key, netns_cookie, process);

@@ -17,6 +17,7 @@
     feature(asm_experimental_arch)
 )]
 
+mod count;
 mod note;
 mod words;
 
@@ -24,6 +25,8 @@ mod maps;
 mod time;
 
 mod emit;
+
+mod budget;
 
 mod seen;
 

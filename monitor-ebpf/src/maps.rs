@@ -9,8 +9,8 @@ use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener,
-    Loss, Odd, Owner,
+    Address, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed, Lineage,
+    ListenKey, Listener, Loss, Odd, Owner, Payer,
 };
 
 use crate::time::Tick;
@@ -21,6 +21,22 @@ use crate::words::Words;
 /// unused is forgotten, hence told again when seen.
 #[map]
 pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
+
+/// What each payer may still show. Written and read by `budget`, and credited by the agent for keys that
+/// it has forgotten. Full: the longest unused is forgotten, hence whole.
+#[map]
+pub(crate) static BUDGETS: LruHashMap<Payer, Budget> = LruHashMap::with_max_entries(1024, 0);
+
+/// What was new beyond a budget. Written by `budget`, read by the agent, and removed by it once a flood
+/// is over. Full: `MapFull`. Never LRU: its counts are exact.
+#[map]
+pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128, 0);
+
+/// With whom a bound socket exchanges datagrams that are beyond a budget, by a hash of the socket, the far
+/// end and who began: the answer to what was not entered is nothing new. Written and read by `datagram`.
+/// Full: the longest unused is forgotten, and its answer passes for a beginning.
+#[map]
+pub(crate) static UNTOLD_DATAGRAMS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// TCP connections under way, in slots by socket cookie. Written when dialled or accepted, read and
 /// freed when closed. Full: one of those whose slots are the same is forgotten, and its close counted
@@ -128,6 +144,8 @@ pub(crate) static EXECUTABLE_SEED: Global<[u64; 2]> = Global::new([0; 2]);
 pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static BUDGET_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]

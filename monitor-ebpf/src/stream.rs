@@ -21,7 +21,7 @@ use crate::maps::{BOUND, FULL, LISTENERS, NETNS_IN_SOCK_OPS};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::Closed;
+use crate::seen::{Closed, Sighted};
 use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
@@ -86,12 +86,17 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
 /// accepted before it is established, so who accepts is told already who dials.
 #[inline(never)]
 fn dials(ctx: &SockOpsContext) {
-    watch(ctx, FOLLOWED);
-    if let Some(followed) = follow::of(cookie(ctx)) {
-        let client = client_key(ctx, local(ctx), local_port(ctx));
-        let news = u64::from(followed.flags & Followed::NEWS);
-        let dialler = Dialler { cgroup_id: followed.tracked.key.cgroup_id, news };
-        follow::dials(&client, dialler, seen::about_now_ns());
+    let Some(followed) = follow::of(cookie(ctx)) else {
+        return watch(ctx, FOLLOWED);
+    };
+    let client = client_key(ctx, local(ctx), local_port(ctx));
+    let news = u64::from(followed.flags & Followed::NEWS);
+    let dialler = Dialler { cgroup_id: followed.tracked.key.cgroup_id, news };
+    follow::dials(&client, dialler, seen::about_now_ns());
+    if followed.flags & Followed::UNTOLD == 0 {
+        watch(ctx, FOLLOWED);
+    } else {
+        followed.cookie = 0;
     }
 }
 
@@ -154,8 +159,8 @@ fn accepted(ctx: &SockOpsContext) {
         });
         if is_known {
             seen::repeat(&key, &origin, seen::now_ns());
-        } else {
-            seen::enter(&key, &origin, seen::now_ns());
+        } else if seen::enter(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
+            return;
         }
     }
     // Where the dialler is here as well, what is carried is counted at its end.

@@ -1,11 +1,11 @@
 //! What the kernel holds on behalf of a process: programs, links and maps by their ids, which it
-//! does not give out twice; and whether it lets anybody register a kprobe.
+//! does not give out twice; programs that do nothing; and whether it lets anybody register a kprobe.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,11 +80,11 @@ impl Loaded {
             .unwrap_or_else(|| panic!("{name} is not attached"));
         const LINK_GET_FD_BY_ID: c_long = 30;
         const LINK_DETACH: c_long = 34;
-        let link = bpf(LINK_GET_FD_BY_ID, link.id()).expect("it is attached");
+        let link = bpf(LINK_GET_FD_BY_ID, &[link.id(), 0, 0, 0]).expect("it is attached");
         // SAFETY: a descriptor that the kernel just gave us.
         let link = unsafe { OwnedFd::from_raw_fd(link) };
         let link = u32::try_from(link.as_raw_fd()).expect("it is open");
-        bpf(LINK_DETACH, link).expect("its kind can be detached");
+        bpf(LINK_DETACH, &[link, 0, 0, 0]).expect("its kind can be detached");
     }
 
     /// Nothing where all is gone, else what is left.
@@ -97,12 +97,65 @@ impl Loaded {
     }
 }
 
-/// Calls `bpf(2)` with an attribute of which only the first word is not zero.
-fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
-    let attribute = [word, 0, 0, 0];
-    // SAFETY: the attribute outlives the call, which reads no more than its size.
+/// A program that lets through what it sees and does nothing else, attached until it is dropped.
+#[derive(Debug)]
+pub struct Empty {
+    /// Held only so that what it did can be looked up.
+    _program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Empty {
+    /// Attaches one to a cgroup, at the hook that `enum bpf_prog_type` and `enum bpf_attach_type`
+    /// name.
+    ///
+    /// # Errors
+    /// Why the kernel refuses it.
+    pub fn attach(cgroup: BorrowedFd<'_>, program_type: u32, at: u32) -> io::Result<Self> {
+        /// The head of `union bpf_attr` for loading, as far as it is needed here.
+        #[repr(C)]
+        struct Load {
+            program_type: u32,
+            instruction_count: u32,
+            instructions: u64,
+            license: u64,
+            until_expected: [u64; 5],
+            device: u32,
+            expected_attach_type: u32,
+        }
+        const { assert!(size_of::<Load>() == 72) };
+        const PROG_LOAD: c_long = 5;
+        const LINK_CREATE: c_long = 28;
+        // `r0 = 1; exit`, as a little-endian machine lays it out.
+        let instructions: [u64; 2] = [0x1_0000_00b7, 0x95];
+        let load = Load {
+            program_type,
+            instruction_count: 2,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            until_expected: [0; 5],
+            device: 0,
+            expected_attach_type: at,
+        };
+        let program = bpf(PROG_LOAD, &load)?;
+        // SAFETY: a descriptor that the kernel has just made for us alone.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let word = |it: RawFd| u32::try_from(it).unwrap_or_default();
+        let flags = 0;
+        let link = [word(program.as_raw_fd()), word(cgroup.as_raw_fd()), at, flags];
+        let link = bpf(LINK_CREATE, &link)?;
+        // SAFETY: as above.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        Ok(Self { _program: program, _link: link })
+    }
+}
+
+/// Calls `bpf(2)` with the head of an attribute; the kernel takes the rest for zero.
+fn bpf<T>(command: c_long, attribute: &T) -> io::Result<RawFd> {
+    // SAFETY: the attribute and what it points to outlive the call, which reads no more than its
+    // size.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(&attribute))
+        libc::syscall(libc::SYS_bpf, command, &raw const *attribute, size_of_val(attribute))
     };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -103,6 +103,9 @@ impl Attribution {
     pub const WORKLOADS: usize = 65_536;
     /// Flows that may wait at once; beyond it the oldest is released as it stands.
     pub const WAITING: usize = 8_192;
+    /// Flows of one cgroup that may wait at once; a further one is told as it stands, so that others
+    /// keep their time.
+    pub const WAITING_OF_ONE: usize = Self::WAITING / 4;
 
     /// `seed` keys the hash table: its keys hold what strangers choose.
     #[must_use]
@@ -242,7 +245,13 @@ impl Attribution {
             ready.extend(oldest.and_then(|oldest| self.release(oldest)));
         }
         let until = now.boot.plus_millis(Self::PATIENCE_MS);
-        self.waiting.push(Waiting { keys: vec![flow.key], flow, until });
+        let is_one_of_many = self.waiting.len_of(flow.key.cgroup) >= Self::WAITING_OF_ONE;
+        let waiting = Waiting { keys: vec![flow.key], flow, until };
+        if is_one_of_many {
+            ready.extend(self.release(waiting));
+        } else {
+            self.waiting.push(waiting);
+        }
     }
 
     /// The kernel matched both ends: the accepting side names the client's cgroup.
@@ -381,11 +390,17 @@ impl Attribution {
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
-    fn peer_of(&self, cgroup: CgroupId) -> Peer {
-        Peer::Service(match self.workloads.get(&cgroup) {
+    /// The service that runs in a cgroup; a provisional name where it is not known.
+    #[must_use]
+    pub fn service_of(&self, cgroup: CgroupId) -> ServiceName {
+        match self.workloads.get(&cgroup) {
             Some(workload) => workload.service.clone(),
             None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
-        })
+        }
+    }
+
+    fn peer_of(&self, cgroup: CgroupId) -> Peer {
+        Peer::Service(self.service_of(cgroup))
     }
 }
 

@@ -47,7 +47,11 @@ impl Trouble {
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
-                Loss::RingFull | Loss::Untracked | Loss::Unwatched => Severity::Low,
+                Loss::RingFull
+                | Loss::Untracked
+                | Loss::Unwatched
+                | Loss::ServiceFull
+                | Loss::OverBudget => Severity::Low,
                 Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
                     Severity::Medium
                 }
@@ -105,6 +109,13 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::TableFull => {
             "the map holds as many edges as it can: further ones are judged, and neither kept nor \
              learned; somebody scans, or a service dials without end"
+        }
+        Loss::ServiceFull => {
+            "the map holds as many undecided edges of one service as it may: further ones are judged, \
+             and neither kept nor learned"
+        }
+        Loss::OverBudget => {
+            "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"
         }
     }
 }

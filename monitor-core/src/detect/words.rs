@@ -51,7 +51,7 @@ fn severity(context: &Context<'_>, kind: Kind, edge: &Edge) -> Severity {
     }
 }
 
-fn place_of(node: &str, workload: Option<&Workload>) -> Where {
+pub(super) fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
         node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
@@ -101,7 +101,7 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         Kind::NewListener => listener_text(context, sighting),
         Kind::RawSocket => socket_text(edge),
         // Written out by its own words.
-        Kind::Sensor => String::new(),
+        Kind::Sensor | Kind::FanOut => String::new(),
         Kind::NewClient => match &edge.server {
             Peer::Service(server) => learned_text(context, server, edge, "from"),
             _ => "the server never served it".to_owned(),
@@ -296,7 +296,7 @@ const SHELLS: [&str; 11] =
 
 /// What is odd about the process by itself: a shell that dials, an interpreter under one, a file that
 /// is gone or never was.
-fn process_reasons(process: &Process) -> Vec<Reason> {
+pub(super) fn process_reasons(process: &Process) -> Vec<Reason> {
     let reason = |name: &str, weight, text| Reason { name: name.to_owned(), weight, text };
     let mut reasons = Vec::new();
     let path = process.executable.as_deref().unwrap_or_default();
@@ -327,7 +327,7 @@ fn process_reasons(process: &Process) -> Vec<Reason> {
 fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
     let server = &sighting.edge.server;
     let mut techniques = match (kind, server) {
-        (Kind::Unbaselined | Kind::Sensor, _) => vec![],
+        (Kind::Unbaselined | Kind::Sensor | Kind::FanOut, _) => vec![],
         _ if place::asks_metadata(sighting) => vec!["T1552.005"],
         (Kind::SensitivePort, _) => vec!["T1552.007"],
         (Kind::NewListener, _) => vec!["T1205"],

@@ -50,7 +50,8 @@ pub struct Recorded {
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
     let capture = config.capture.in_full();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let mut capture = Capture::start(ground, &capture, internal, budget)?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
@@ -194,6 +195,8 @@ impl Scribe {
                 self.attribution.forgotten(&key);
                 self.executables.remove(&key);
             }
+            // Nobody to be told: how many connections are missing is counted as lost.
+            Observation::Flooded(_) => {}
             Observation::Lost { loss, count } => {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }

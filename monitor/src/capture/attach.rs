@@ -13,7 +13,7 @@ use monitor_common::{Followed, global, map};
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::clock;
-use crate::capture::config::{Config, Detail};
+use crate::capture::config::{Budget, Config, Detail};
 use crate::capture::nets;
 use crate::capture::preflight::Ground;
 use crate::capture::symbols;
@@ -141,6 +141,7 @@ pub(super) fn load(
     config: &Config,
     ground: &Ground,
     seed: [u64; 2],
+    budget: Budget,
 ) -> Result<Attached, CaptureError> {
     let path = config.cgroup.as_ref().unwrap_or(&ground.cgroup.path);
     if !path.starts_with(&ground.cgroup.path) {
@@ -154,6 +155,7 @@ pub(super) fn load(
     let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
     let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
     let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
+    let interval_ns = budget.interval_ns();
     let full = u8::from(config.detail == Detail::Full);
     let (socket_bits, dials_bits) = (config.socket_bits(), config.dials_bits());
     let tick_ns = clock::tick_ns();
@@ -165,6 +167,7 @@ pub(super) fn load(
         .override_global(global::EXECUTABLE_SEED, &seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
+        .override_global(global::BUDGET_INTERVAL_NS, &interval_ns, true)
         .override_global(global::FULL, &full, true)
         .override_global(global::SOCKET_BITS, &socket_bits, true)
         .override_global(global::DIALS_BITS, &dials_bits, true)
@@ -173,6 +176,7 @@ pub(super) fn load(
         .override_global(global::VSOCK_CREATE, &vsock_create, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
+        .map_max_entries(map::BUDGETS, config.seen.get().min(BUDGETS))
         .map_max_entries(map::SOCKETS, Followed::slots(socket_bits))
         .map_max_entries(map::DIALS, 1 << dials_bits)
         .map_max_entries(map::LISTENERS, config.listeners.get())
@@ -212,6 +216,9 @@ fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'sta
         None
     }
 }
+
+/// Cgroups whose budgets are known, each way; others have all of theirs.
+const BUDGETS: u32 = 4096;
 
 /// Whether cgroup programs are told the command name.
 pub(super) fn command_in_cgroup() -> bool {

@@ -16,6 +16,9 @@ pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
 pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
 pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
+pub(super) type PayerBytes = [u8; size_of::<wire::Payer>()];
+pub(super) type BudgetBytes = [u8; size_of::<wire::Budget>()];
+pub(super) type FloodBytes = [u8; size_of::<wire::Flood>()];
 pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
 /// The bytes are not what this program agreed upon with the kernel's half.
@@ -100,6 +103,38 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     }
 }
 
+/// Who pays for a key that is new.
+pub(super) fn payer(bytes: &KeyBytes) -> Result<PayerBytes, Undecodable> {
+    let key: wire::FlowKey = read(bytes)?;
+    Ok(zerocopy::transmute!(wire::Payer::of(&key)))
+}
+
+/// A budget, as it was if there was one, with `more` new keys that cost nothing, `most` at once.
+pub(super) fn credited(budget: Option<&BudgetBytes>, more: u64, most: u64) -> BudgetBytes {
+    let before = budget.and_then(|bytes| read::<wire::Budget>(bytes).ok());
+    let before = before.unwrap_or(wire::Budget { whole_ns: 0, credit: 0 });
+    let credit = before.credit.saturating_add(more).min(most);
+    zerocopy::transmute!(wire::Budget { credit, ..before })
+}
+
+/// An entry of `FLOODS`: whose it is, what it counted. Of one whose writer is still at it, `first_ns`
+/// is 0.
+pub(super) fn flood(
+    payer: &PayerBytes,
+    flood: &FloodBytes,
+) -> Result<((CgroupId, Direction), wire::Flood), Undecodable> {
+    let payer: wire::Payer = read(payer)?;
+    Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
+}
+
+const fn direction(direction: wire::Direction) -> Direction {
+    match direction {
+        wire::Direction::Outbound => Direction::Outbound,
+        wire::Direction::Inbound => Direction::Inbound,
+        wire::Direction::Listening => Direction::Listening,
+    }
+}
+
 /// Of an entry whose writer is still at it, `first_seen_ns` is 0.
 pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
     let stats: wire::FlowStats = read(bytes)?;
@@ -118,11 +153,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     let key: wire::FlowKey = read(bytes)?;
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
-        direction: match key.direction {
-            wire::Direction::Outbound => Direction::Outbound,
-            wire::Direction::Inbound => Direction::Inbound,
-            wire::Direction::Listening => Direction::Listening,
-        },
+        direction: direction(key.direction),
         protocol: match key.protocol {
             wire::Protocol::Tcp => Protocol::Tcp,
             wire::Protocol::Udp => Protocol::Udp,
@@ -319,6 +350,7 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::Unattributed => Loss::Unattributed,
             wire::Loss::Untracked => Loss::Untracked,
             wire::Loss::Unwatched => Loss::Unwatched,
+            wire::Loss::OverBudget => Loss::OverBudget,
         };
         (loss.index(), meaning)
     })

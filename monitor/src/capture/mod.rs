@@ -14,6 +14,7 @@ mod procfs;
 
 mod cgroups;
 mod executables;
+mod floods;
 mod namespaces;
 mod netlink;
 mod processes;
@@ -55,6 +56,7 @@ use self::attach::Extra;
 use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::kernel_log::KernelLog;
 use self::nets::Nets;
@@ -65,7 +67,7 @@ use self::tell::{Accepts, Teller};
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
@@ -168,9 +170,14 @@ impl Capture {
     /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
+    pub fn start(
+        ground: Ground,
+        config: &Config,
+        internal: &[Network],
+        budget: Budget,
+    ) -> Result<Self> {
         let seed = random_seed()?;
-        let mut attached = attach::load(config, &ground, seed)?;
+        let mut attached = attach::load(config, &ground, seed, budget)?;
         let ebpf = &mut attached.ebpf;
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
@@ -178,6 +185,7 @@ impl Capture {
         let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let lost = take(ebpf, map::LOST)?;
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
@@ -191,7 +199,7 @@ impl Capture {
             processes.fill(&hierarchy);
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
+        let mut teller = Teller::new(seen, config.seen, floods, lost, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, StatsBytes,
-    Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
+    StatsBytes, Undecodable,
 };
+use crate::capture::floods::Floods;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
@@ -31,6 +32,7 @@ use crate::capture::{CaptureError, Result, map_error};
 pub(super) struct Teller {
     seen: SeenMap,
     told: Told,
+    floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
     cgroups: Cgroups,
@@ -58,6 +60,7 @@ impl Teller {
     pub(super) fn new(
         seen: SeenMap,
         seen_entries: Entries,
+        floods: Floods,
         lost: PerCpuArray<MapData, u64>,
         cgroups: Cgroups,
         processes: Processes,
@@ -65,6 +68,7 @@ impl Teller {
         Self {
             seen,
             told: Told::new(),
+            floods,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
@@ -131,6 +135,9 @@ impl Teller {
             Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
+            Ok(Record::Flow { news: News::OverBudget, key, at_ns, origin }) => {
+                self.example(&key, at_ns, &origin);
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -144,6 +151,11 @@ impl Teller {
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
+        let mut floods = Vec::new();
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
+        self.losses.undecodable +=
+            unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen()?;
         }
@@ -205,8 +217,9 @@ impl Teller {
 
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            let bytes = decode::key_bytes(key);
+        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        self.credit(&keys);
+        for bytes in keys {
             if let Some(stats) = self.seen.get(&bytes)
                 && let Ok((counters, _)) = decode::stats(&stats)
             {
@@ -218,6 +231,17 @@ impl Teller {
             self.told.remove(&bytes);
         }
         Ok(())
+    }
+
+    /// What is to be told again costs whoever shows it nothing.
+    fn credit(&mut self, keys: &[KeyBytes]) {
+        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
+        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+            *credits.entry(payer).or_default() += 1;
+        }
+        for (payer, keys) in credits {
+            self.floods.credit(payer, keys, self.seen_entries as u64);
+        }
     }
 
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
@@ -286,6 +310,31 @@ impl Teller {
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.losses.undecodable += 1,
         }
+    }
+
+    /// Tells of a flood, before what belongs to it.
+    fn flooded(&mut self, flood: Flood) {
+        let first = |it: &Observation| matches!(it, Observation::Flow(flow) if flow.key.cgroup == flood.cgroup);
+        let at = self.pending.iter().position(first).unwrap_or(self.pending.len());
+        self.pending.insert(at, Observation::Flooded(Box::new(flood)));
+    }
+
+    /// Takes in one of many flows beyond a budget: it is told with their figures.
+    fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
+            self.losses.undecodable += 1;
+            return;
+        };
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, None, &mut self.pending);
+        }
+        // What a dial beyond the budget reached here is told by its server: the process is that one's.
+        let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
+        let process = origin.process.as_ref().filter(shown_by);
+        let process = process.map(|caller| self.process(caller, at_ns));
+        self.floods.example(payer, key, process);
     }
 
     /// Tells of a flow, and of all that must be known before it.

@@ -106,6 +106,14 @@ fn lost(loss: Loss, count: u64) -> Finding {
         Loss::TableFull => {
             ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
         }
+        Loss::ServiceFull => (
+            "undecided edges of a service were judged and not kept",
+            "`edgewatch alerts` says which service scans; approve or forbid what it may do",
+        ),
+        Loss::OverBudget => (
+            "new edges were told as a whole, not one by one",
+            "`edgewatch alerts` says who fans out; for one that may, raise detect.budget",
+        ),
     };
     Finding::warn(Check::Agent, "lost", format!("{count} {loss}, {meaning}")).mend(mend)
 }
