@@ -200,8 +200,8 @@ fn what_the_kernel_holds_stays_within_what_is_promised() {
         CONFIGURATION.split_once("within 3 MiB:\n\n```toml\n[capture]\n").expect("one");
     let (small, _) = small.split_once("```").expect("its end");
     let lab = lab();
-    for (sizes, mebibytes) in [("", 12), (small, 3)] {
-        let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, sizes));
+    for (name, sizes, mebibytes) in [("whole", "", 12), ("small", small, 3)] {
+        let agent = lab.agent(name, &Setup::mode("learn").within(&lab, sizes));
         let loaded = Loaded::by(agent.pid());
         let bytes = loaded.map_bytes();
         assert!(loaded.maps.len() > 10, "{loaded:?}");
