@@ -10,6 +10,7 @@
 mod address;
 mod executable;
 mod flood;
+mod followed;
 mod hash;
 mod lineage;
 
@@ -21,6 +22,7 @@ pub use executable::{
 pub use flood::{
     BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
 };
+pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
@@ -32,10 +34,10 @@ pub mod map {
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
+    pub const DIALS: &str = "DIALS";
     pub const NETS: &str = "NETS";
     pub const TRIED: &str = "TRIED";
     pub const MAKERS: &str = "MAKERS";
-    pub const TUPLES: &str = "TUPLES";
     pub const ASKED: &str = "ASKED";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
@@ -59,6 +61,12 @@ pub mod global {
     /// `[u64; 2]`, the cgroup below which all is watched and how far it is below the root; zeros where
     /// that is everywhere. For what belongs to no cgroup.
     pub const WATCHED: &str = "WATCHED";
+    /// `u32`, the power of two that says how many slots `SOCKETS` has.
+    pub const SOCKET_BITS: &str = "SOCKET_BITS";
+    /// `u32`, the power of two that says how many elements `DIALS` has.
+    pub const DIALS_BITS: &str = "DIALS_BITS";
+    /// `u64`, how long the kernel's tick lasts; 0 where that is not known.
+    pub const TICK_NS: &str = "TICK_NS";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -311,29 +319,6 @@ impl FlowStats {
     };
 }
 
-/// Value of `SOCKETS`, keyed by the socket's cookie (`u64`): a TCP connection under way.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Tracked {
-    /// Its outcome is `Established`, whatever has happened so far.
-    pub key: FlowKey,
-    pub netns_cookie: u64,
-    pub process: Process,
-    /// [`Tracked::ESTABLISHED`], [`Tracked::TIMED_OUT`] and [`Tracked::EARLY`].
-    pub flags: u32,
-    /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
-    /// after it tells whether the far end's did.
-    pub received_at_fin: u32,
-}
-const _: () = assert!(size_of::<Tracked>() == 96);
-
-impl Tracked {
-    pub const ESTABLISHED: u32 = 1;
-    pub const TIMED_OUT: u32 = 2;
-    /// Accepted before its dialler could know (Fast Open): not told yet.
-    pub const EARLY: u32 = 4;
-}
-
 /// Key of `LISTENERS`: a TCP address being listened at.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -379,29 +364,6 @@ pub struct Odd {
     pub netns_cookie: u64,
 }
 const _: () = assert!(size_of::<Odd>() == 48);
-
-/// Key of `TUPLES`: the client's end of an established TCP connection.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ClientKey {
-    /// Set only where the address means nothing outside its namespace (loopback).
-    pub netns_cookie: u64,
-    pub address: Address,
-    pub port: u16,
-    pub _reserved: [u8; 6],
-}
-const _: () = assert!(size_of::<ClientKey>() == 32);
-
-/// Value of `TUPLES`: who dialled.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Dialler {
-    pub cgroup_id: u64,
-    /// 1 where the dial was news: then the accept is told too, known or not, since only both
-    /// together say who answers at the address dialled.
-    pub news: u64,
-}
-const _: () = assert!(size_of::<Dialler>() == 16);
 
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]

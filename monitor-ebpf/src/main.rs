@@ -22,6 +22,7 @@ mod note;
 mod words;
 
 mod maps;
+mod time;
 
 mod emit;
 
@@ -29,6 +30,7 @@ mod budget;
 
 mod seen;
 
+mod follow;
 mod owner;
 
 mod bind;

@@ -1,21 +1,15 @@
 //! Is it news? Looks up first and counts in place; only a miss costs more.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, RTT_BUCKETS};
+
+pub(crate) use crate::time::{about_now_ns, now_ns};
 
 use crate::budget;
 use crate::count::add;
 use crate::emit;
 use crate::maps::SEEN;
 use crate::words::Words;
-
-/// The one timestamp of an event.
-#[inline(always)]
-pub(crate) fn now_ns() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
-}
 
 /// Whether the key was told; counts nothing.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! What the kernel holds on behalf of a process: programs, links and maps by their ids, which it
 //! does not give out twice; programs that do nothing; and whether it lets anybody register a kprobe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
@@ -14,6 +14,8 @@ pub struct Loaded {
     pub programs: BTreeSet<u32>,
     pub links: BTreeSet<u32>,
     pub maps: BTreeSet<u32>,
+    /// What each of the maps takes of the kernel's memory, in bytes, by its id.
+    memory: BTreeMap<u32, u64>,
 }
 
 impl Loaded {
@@ -35,8 +37,20 @@ impl Loaded {
                 let value = text.lines().find_map(|line| line.strip_prefix(key));
                 ids.extend(value.and_then(|id| id.trim().parse::<u32>().ok()));
             }
+            let value =
+                |key| text.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
+            if let (Some(id), Some(bytes)) = (value("map_id:"), value("memlock:")) {
+                let id = u32::try_from(id).expect("an id");
+                loaded.memory.insert(id, bytes);
+            }
         }
         loaded
+    }
+
+    /// What all maps take of the kernel's memory.
+    #[must_use]
+    pub fn map_bytes(&self) -> u64 {
+        self.memory.values().sum()
     }
 
     /// Those of them that the kernel still knows.
@@ -50,6 +64,7 @@ impl Loaded {
             programs: among(programs.collect(), &self.programs),
             links: among(links.collect(), &self.links),
             maps: among(maps.collect(), &self.maps),
+            memory: BTreeMap::new(),
         }
     }
 

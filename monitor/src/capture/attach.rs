@@ -10,10 +10,11 @@ use std::path::Path;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use monitor_common::{global, map};
+use monitor_common::{Followed, global, map};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
+use crate::capture::clock;
 use crate::capture::config::{Budget, Config, Detail};
 use crate::capture::makers;
 use crate::capture::nets;
@@ -160,7 +161,8 @@ pub(super) fn load(
     let interval_ns = budget.interval_ns();
     let full = u8::from(config.detail == Detail::Full);
     let watched = watched(path, &ground.cgroup.path);
-    let connections = config.connections.get();
+    let (socket_bits, dials_bits) = (config.socket_bits(), config.dials_bits());
+    let tick_ns = clock::tick_ns();
     let mut loader = EbpfLoader::new();
     // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
     loader.btf(None);
@@ -171,16 +173,19 @@ pub(super) fn load(
         .override_global(global::BUDGET_INTERVAL_NS, &interval_ns, true)
         .override_global(global::FULL, &full, true)
         .override_global(global::WATCHED, &watched, true)
+        .override_global(global::SOCKET_BITS, &socket_bits, true)
+        .override_global(global::DIALS_BITS, &dials_bits, true)
+        .override_global(global::TICK_NS, &tick_ns, true)
         .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
         .map_max_entries(map::SEEN, config.seen.get())
         .map_max_entries(map::BUDGETS, config.seen.get().min(BUDGETS))
-        .map_max_entries(map::SOCKETS, connections)
-        .map_max_entries(map::TUPLES, connections)
-        .map_max_entries(map::ASKED, connections)
+        .map_max_entries(map::SOCKETS, Followed::slots(socket_bits))
+        .map_max_entries(map::DIALS, 1 << dials_bits)
+        .map_max_entries(map::ASKED, config.connections.get())
         .map_max_entries(map::LISTENERS, config.listeners.get())
         .map_max_entries(map::BOUND, config.bound.get())
         .map_max_entries(map::PROCESSES, config.processes.get())
-        .map_max_entries(map::EXECUTABLE_PATHS, EXECUTABLE_PATHS)
+        .map_max_entries(map::EXECUTABLE_PATHS, config.executables().get())
         .map_max_entries(map::EVENTS, config.ring.bytes());
     let ebpf = loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
@@ -212,9 +217,6 @@ fn asks_visibly(ground: &Ground) -> bool {
 
 /// Cgroups whose budgets are known, each way; others have all of theirs.
 const BUDGETS: u32 = 4096;
-
-/// Executables whose path the kernel keeps for us; there are far fewer than processes.
-const EXECUTABLE_PATHS: u32 = 2048;
 
 /// Whether cgroup programs are told the command name.
 pub(super) fn command_in_cgroup() -> bool {

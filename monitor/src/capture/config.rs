@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use monitor_common::{
+    Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener,
+};
 use serde::{Deserialize, Serialize};
 
 /// What is watched, and the sizes of what the kernel holds for us, all of it allocated at start.
@@ -18,16 +21,16 @@ pub struct Config {
     pub cgroup: Option<PathBuf>,
     /// How much is noted of connections on edges that are known.
     pub detail: Detail,
-    /// Flow keys held (about 270 bytes each). More are told again when seen again.
+    /// Flow keys held (about 290 bytes each). More are told again when seen again.
     pub seen: Entries,
-    /// TCP connections followed at once (about 150 bytes each, and as many again to pair both ends
-    /// on one machine). Of more, the bytes are missing.
+    /// TCP connections followed at once (about 280 bytes each). Of more, the bytes are missing.
     pub connections: Entries,
     /// TCP addresses listened at. What is accepted at more is nobody's.
     pub listeners: Entries,
     /// Sockets bound to a port, for who serves by UDP.
     pub bound: Entries,
-    /// Processes whose executable is known to the kernel.
+    /// Processes whose executable is known to the kernel; of an eighth as many executables it keeps
+    /// the path.
     pub processes: Entries,
     /// Room for news that the agent has not yet read: a power of two, at least a page.
     pub ring: RingSize,
@@ -40,10 +43,10 @@ impl Default for Config {
         Self {
             cgroup: None,
             detail: Detail::Normal,
-            seen: Entries(32_768),
-            connections: Entries(16_384),
-            listeners: Entries(8192),
-            bound: Entries(8192),
+            seen: Entries(16_384),
+            connections: Entries(4096),
+            listeners: Entries(4096),
+            bound: Entries(4096),
             processes: Entries(16_384),
             ring: RingSize(1 << 20),
             canary: Every(Duration::from_secs(30)),
@@ -57,6 +60,48 @@ impl Config {
     pub fn in_full(&self) -> Self {
         Self { detail: Detail::Full, ..self.clone() }
     }
+
+    /// What the sizes may take in all, in bytes of the kernel's memory: more is a slip of the pen.
+    pub const MOST_BYTES: u64 = 1 << 30;
+
+    /// What each size takes of the kernel's memory, in bytes, by its key.
+    #[must_use]
+    pub fn takes(&self) -> [(&'static str, u64); 6] {
+        let slots = size_of::<Followed>() * Followed::slots(self.socket_bits()) as usize;
+        let dials = size_of::<Dials>() << self.dials_bits();
+        let paths = entries::<u64, Executable>(self.executables());
+        [
+            ("seen", entries::<FlowKey, FlowStats>(self.seen)),
+            ("connections", (slots + dials) as u64),
+            ("listeners", entries::<ListenKey, Listener>(self.listeners)),
+            ("bound", entries::<u64, Bound>(self.bound)),
+            ("processes", entries::<u64, Lineage>(self.processes) + paths),
+            ("ring", self.ring.bytes().into()),
+        ]
+    }
+
+    /// The power of two that says how many connections there is room for: in sets with twice as many
+    /// slots as connections are to be followed, so that hardly any is full before they all are there.
+    pub(super) fn socket_bits(&self) -> u32 {
+        (2 * self.connections.get()).div_ceil(Followed::WAYS).next_power_of_two().ilog2()
+    }
+
+    /// As much for dials, of which few wait to be accepted: half as many sets, of half as many slots.
+    pub(super) fn dials_bits(&self) -> u32 {
+        self.socket_bits() - 1
+    }
+
+    /// How many executables the kernel keeps the path of.
+    pub(super) fn executables(&self) -> Entries {
+        Entries((self.processes.get() / 8).max(Entries::MIN))
+    }
+}
+
+/// What a kernel's hash map of so many entries takes: its keys and values, what it keeps beside each,
+/// and a list for each power of two of them.
+fn entries<K, V>(entries: Entries) -> u64 {
+    let (count, beside, list) = (u64::from(entries.get()), 48, 16);
+    count * (size_of::<K>() + size_of::<V>() + beside) as u64 + count.next_power_of_two() * list
 }
 
 /// How much the kernel notes of what is known already. What is new is noted the same in both.
@@ -389,6 +434,12 @@ mod tests {
         for network in Network::INTERNAL {
             assert_eq!(network.to_string().parse(), Ok(network));
         }
+    }
+
+    #[test]
+    fn the_default_sizes_leave_room_within_twelve_mebibytes() {
+        let taken: u64 = Config::default().takes().iter().map(|(_, bytes)| bytes).sum();
+        assert!((9 << 20..11 << 20).contains(&taken), "{taken}");
     }
 
     #[test]

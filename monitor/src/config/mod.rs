@@ -166,6 +166,18 @@ impl Config {
         if self.state_dir.as_os_str().is_empty() {
             return Err(wrong("state_dir", "is empty: name a directory"));
         }
+        let taken = self.capture.takes();
+        let all: u64 = taken.iter().map(|(_, bytes)| bytes).sum();
+        if all > capture::Config::MOST_BYTES
+            && let Some((key, most)) = taken.iter().max_by_key(|(_, bytes)| bytes)
+        {
+            let place = Place::of(table, &["capture", key]);
+            let [all, most, limit] = [all, *most, capture::Config::MOST_BYTES].map(|it| it >> 20);
+            let what = format!(
+                "{key} in [capture]: takes {most} MiB of the kernel's memory, all sizes there {all} MiB: lower it until they take {limit} MiB at most"
+            );
+            return Err(source.mistake(place.map_or(0, |it| it.at), what));
+        }
         let mut names = std::collections::BTreeSet::new();
         for (index, sink) in self.notify.iter().enumerate() {
             let refuse = |key: &str, what: &str| {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use rustix::process::Signal;
 use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
@@ -103,7 +103,7 @@ fn connections_beyond_the_table_are_counted_exactly_when_they_end() {
     dialler.does(&format!("hold {} {HELD}", server.address), "held");
     agent.sees(&server.edge_from(&web));
     // Both ends of each are followed; which of them were forgotten meanwhile is the kernel's choice.
-    let followed = count::<u64>(&agent, "SOCKETS");
+    let followed = followed(&agent);
     assert!((1..HELD).contains(&followed), "{followed} followed");
     dialler.does("release", "released");
     loses_exactly(&agent, "untracked", 2 * HELD - followed);
@@ -203,19 +203,24 @@ fn seen_map(agent: &Agent) -> HashMap<MapData, Key, Value> {
     })
 }
 
-/// How many entries a map of this agent has.
+/// How many connections this agent's kernel programs follow: the slots with a socket's cookie.
 #[track_caller]
-fn count<K: aya::Pod>(agent: &Agent, name: &str) -> u64 {
-    eventually(SOON, name, || {
-        let map: HashMap<MapData, K, [u8; 96]> =
-            map_of(agent, name)?.try_into().map_err(|error: MapError| error.to_string())?;
-        Ok(map.keys().flatten().count() as u64)
+fn followed(agent: &Agent) -> u64 {
+    eventually(SOON, "the followed sockets", || {
+        let map = Map::Array(opened(agent, "SOCKETS")?);
+        let slots: Array<MapData, [u64; 14]> =
+            map.try_into().map_err(|error: MapError| error.to_string())?;
+        Ok(slots.iter().flatten().filter(|slot| slot[0] != 0).count() as u64)
     })
 }
 
 fn map_of(agent: &Agent, name: &str) -> Result<Map, String> {
+    opened(agent, name).map(Map::LruHashMap)
+}
+
+fn opened(agent: &Agent, name: &str) -> Result<MapData, String> {
     let maps = Loaded::by(agent.pid()).maps;
-    let opened = maps.into_iter().filter_map(|id| MapData::from_id(id).ok());
+    let mut opened = maps.into_iter().filter_map(|id| MapData::from_id(id).ok());
     let named = |it: &MapData| it.info().is_ok_and(|it| it.name() == name.as_bytes());
-    opened.into_iter().find(named).map(Map::LruHashMap).ok_or_else(|| "none".to_owned())
+    opened.find(named).ok_or_else(|| "none".to_owned())
 }
