@@ -167,6 +167,19 @@ impl Attribution {
         ready
     }
 
+    /// Takes up what an agent before this one knew: this flow is `edge`.
+    pub fn resume(&mut self, flow: &Flow, edge: Edge) {
+        match (flow.key.direction, flow.key.remote) {
+            (Direction::Inbound, Remote::Cgroup(client)) => self.answers(client, flow),
+            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
+                self.namespaces.serves(flow);
+            }
+            (Direction::Outbound, _) => self.namespaces.dials(flow),
+            (Direction::Inbound | Direction::Listening, _) => {}
+        }
+        self.edges.insert(flow.key, edge);
+    }
+
     /// Releases the flows whose time is up.
     pub fn due(&mut self, now: Now) -> Vec<Sighting> {
         let mut ready = Vec::new();
@@ -252,12 +265,7 @@ impl Attribution {
         };
         self.edges.insert(flow.key, edge.clone());
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
-        // Without address translation this is what was dialled, and the next dial like it.
-        if let Some(local) = flow.key.local {
-            let remote = Remote::Address(local);
-            let same = FlowKey { cgroup: client, remote, ..flow.key };
-            self.namespaces.pair(&same, Listening::of(flow));
-        }
+        self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
@@ -278,6 +286,15 @@ impl Attribution {
             process: process.flatten().map(safe_process),
             dialled,
         })
+    }
+
+    /// Without address translation a client dials what it reached, and so does its next dial.
+    fn answers(&mut self, client: CgroupId, accepted: &Flow) {
+        if let Some(local) = accepted.key.local {
+            let remote = Remote::Address(local);
+            let same = FlowKey { cgroup: client, remote, ..accepted.key };
+            self.namespaces.pair(&same, Listening::of(accepted));
+        }
     }
 
     /// A port was opened: nothing to wait for, and nobody at the other end.

@@ -12,6 +12,8 @@ const FILES: &str = "baseline-file";
 pub enum Trouble {
     /// A kernel program of ours is attached no longer.
     Detached { program: String },
+    /// What was to outlive the agent does not any more: this pin is gone.
+    Unpinned { path: String },
     /// A baseline file cannot be read: what it said before still holds.
     Files { mistake: String },
     /// So many things were not told, for this reason, since it was last said.
@@ -27,6 +29,7 @@ impl Trouble {
     fn name(&self) -> String {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
+            Self::Unpinned { .. } => "unpinned".to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
             Self::EmptyStore => "empty-store".to_owned(),
@@ -43,7 +46,7 @@ impl Trouble {
     const fn severity(&self) -> Severity {
         match self {
             Self::Detached { .. } => Severity::High,
-            Self::Files { .. } | Self::EmptyStore => Severity::Medium,
+            Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
@@ -60,6 +63,10 @@ impl Trouble {
             Self::Detached { program } => format!(
                 "the kernel program {program} is attached no longer, and not by us: what it showed \
                  is not seen until the agent is restarted"
+            ),
+            Self::Unpinned { path } => format!(
+                "{path} is gone, and not by us: what is attached ends with the agent, and what happens \
+                 until the next one runs is not seen; restart the agent, on a mounted bpffs"
             ),
             Self::Files { mistake } => {
                 format!("{mistake}; what the files said before still holds")
@@ -119,7 +126,9 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
         nearest: None,
         attack: match trouble {
-            Trouble::Detached { .. } | Trouble::EmptyStore => vec!["T1562.001".to_owned()],
+            Trouble::Detached { .. } | Trouble::Unpinned { .. } | Trouble::EmptyStore => {
+                vec!["T1562.001".to_owned()]
+            }
             Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),
         },
         process: None,

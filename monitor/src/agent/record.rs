@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::agent::perform::LAST_LINES;
 use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
-use crate::capture::{self, Capture};
+use crate::capture::{self, Before, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
@@ -49,8 +49,8 @@ pub struct Recorded {
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
-    let capture = config.capture.in_full();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
+    let capture = config.capture.for_a_look();
+    let mut capture = Capture::start(ground, &capture, &config.detect.internal, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
@@ -63,7 +63,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     loop {
         let due = until(scribe.attribution.next_due());
         let heard = tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = pen.gone() => break,
             () = sleep_until(end) => break,
             () = sleep_until(due) => Vec::new(),
@@ -73,7 +73,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
         scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = sleep_until(end) => break,
             () = pen.write(&mut scribe.lines) => {}
         }
@@ -198,6 +198,8 @@ impl Scribe {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
             Observation::Detached { program } => self.recorded.detached.push(program),
+            // A recording pins nothing.
+            Observation::Unpinned { .. } => {}
         }
     }
 

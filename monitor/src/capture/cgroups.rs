@@ -112,6 +112,11 @@ impl Cgroups {
         }
     }
 
+    /// Whether a cgroup was told.
+    pub(super) fn knows(&self, id: CgroupId) -> bool {
+        self.known.contains_key(&id)
+    }
+
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.
     fn is_of(&mut self, id: CgroupId, pid: u32, out: &mut Vec<Observation>) -> bool {
         let found = self.hierarchy.cgroup(pid).filter(|(found, _)| *found == id);

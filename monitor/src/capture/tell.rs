@@ -9,15 +9,18 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
+use monitor_core::edge::Edge;
 use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
 use monitor_core::ids::NetnsCookie;
 
+use crate::capture::attachments::Gone;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
 };
+use crate::capture::ledger::Row;
 use crate::capture::namespaces;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
@@ -52,19 +55,20 @@ impl Teller {
 
     pub(super) fn new(
         seen: SeenMap,
+        told: Told,
         seen_entries: Entries,
-        lost: PerCpuArray<MapData, u64>,
+        losses: Losses,
         cgroups: Cgroups,
         processes: Processes,
     ) -> Self {
         Self {
             seen,
-            told: Told::new(),
+            told,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
             addresses: Addresses::default(),
-            losses: Losses::new(lost),
+            losses,
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
@@ -141,10 +145,12 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
-    /// Tells that programs are no longer attached.
-    pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
-        let told = programs.into_iter().map(str::to_owned);
+    /// Tells that programs are no longer attached, or links no longer pinned.
+    pub(super) fn gone(&mut self, gone: Gone) {
+        let told = gone.programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
+        let path = gone.pin.map(|path| path.display().to_string());
+        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -185,6 +191,57 @@ impl Teller {
         Ok(())
     }
 
+    /// Of the keys that an agent before this one told: which flow each is. Before any news.
+    pub(super) fn resume(&mut self) -> Result<Vec<(KeyBytes, Flow)>> {
+        let mut flows = Vec::new();
+        let mut batch = Batch::new();
+        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+            for (bytes, stats) in batch.entries() {
+                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
+                else {
+                    continue;
+                };
+                let pid = origin.process.as_ref().map(|process| process.pid);
+                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+                if !self.cgroups.knows(key.cgroup) {
+                    // Nobody could name it now; it was named when it was told.
+                    self.told.leave(bytes);
+                }
+                if self.told.knows(bytes, counters.first_seen_ns) {
+                    let at = self.clock.wall(counters.first_seen_ns);
+                    let (netns, client) = (origin.netns, origin.client);
+                    flows.push((*bytes, Flow { key, at, netns, client, process: None }));
+                }
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Tells what came up while no agent ran.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        self.clock = Clock::read();
+        self.read_seen()
+    }
+
+    /// What the store is to learn; see [`Told::rows`].
+    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Vec<Row> {
+        self.told.rows(clock::boot_ms(), edge_of)
+    }
+
+    /// See [`Told::rows_again`].
+    pub(super) fn rows_again<'e>(
+        &mut self,
+        keys: &[FlowKey],
+        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+    ) -> Vec<Row> {
+        self.told.rows_again(keys, edge_of)
+    }
+
+    /// What the kernel has lost in all, as far as it was told.
+    pub(super) fn told_losses(&self) -> &[u64] {
+        &self.losses.before
+    }
+
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     fn read_seen(&mut self) -> Result<()> {
@@ -207,7 +264,7 @@ impl Teller {
                 if !self.told.knows(bytes, counters.first_seen_ns) {
                     self.sighting(*bytes, counters.first_seen_ns, &origin);
                 }
-                let traffic = self.told.traffic(bytes, &counters, self.clock);
+                let traffic = self.told.traffic_in_time(bytes, &counters, self.clock);
                 self.pending.extend(traffic.map(Observation::Traffic));
             }
             Err(Undecodable) => self.losses.undecodable += 1,
@@ -324,15 +381,18 @@ impl Addresses {
 }
 
 /// The kernel's loss counters, and our own.
-struct Losses {
+pub(super) struct Losses {
     map: PerCpuArray<MapData, u64>,
     before: Vec<u64>,
     undecodable: u64,
 }
 
 impl Losses {
-    fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
+    /// `told` is what an agent before this one told.
+    pub(super) fn new(map: PerCpuArray<MapData, u64>, told: &[u64]) -> Self {
+        let mut before = told.to_vec();
+        before.resize(decode::losses().len(), 0);
+        Self { map, before, undecodable: 0 }
     }
 
     /// Tells what was lost since last time, and returns what it was.

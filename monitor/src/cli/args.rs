@@ -288,6 +288,9 @@ pub(crate) struct Doctor {
     /// Also connect to every receiver; nothing is sent
     #[arg(long)]
     pub(crate) receivers: bool,
+    /// Examine nothing: remove what an agent left attached and pinned when it ended
+    #[arg(long, conflicts_with_all = ["receivers", "state_dir"])]
+    pub(crate) clean: bool,
 }
 
 #[derive(Debug, Args)]

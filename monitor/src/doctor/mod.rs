@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::capture::{Machine, Tracing};
+use crate::capture::{self, CaptureError, Machine, Tracing};
 use crate::config::{Config, ConfigError};
 
 /// What is examined.
@@ -34,6 +34,16 @@ pub struct Subject {
 pub enum Receivers {
     Left,
     Dialled,
+}
+
+pub use crate::capture::Cleaned;
+
+/// Removes what an agent that ended has left attached and pinned.
+///
+/// # Errors
+/// An agent runs there, or the system refused.
+pub fn clean(config: &Config) -> Result<Cleaned, CaptureError> {
+    capture::clean(&config.capture.pins)
 }
 
 /// How a check ended.
