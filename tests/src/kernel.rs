@@ -6,6 +6,10 @@ use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya::maps::MapInfo;
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,10 +88,77 @@ impl Loaded {
 
 /// Calls `bpf(2)` with an attribute of which only the first word is not zero.
 fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
-    let attribute = [word, 0, 0, 0];
-    // SAFETY: the attribute outlives the call, which reads no more than its size.
+    words(command, &[word, 0, 0, 0])
+}
+
+/// Pins an array of one value.
+///
+/// # Errors
+/// The kernel refused.
+pub fn pin_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_CREATE: c_long = 0;
+    const OBJ_PIN: c_long = 6;
+    let (array, key_bytes, one) = (2, 4, 1);
+    let value_bytes = u32::try_from(value.len()).unwrap_or(0);
+    let map = words(MAP_CREATE, &[array, key_bytes, value_bytes, one])?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    with_path(OBJ_PIN, path, map.as_raw_fd().cast_unsigned())?;
+    write_cell(path, value)
+}
+
+/// The value of a pinned array of one.
+///
+/// # Errors
+/// There is none, or its size cannot be told.
+pub fn read_cell(path: &Path) -> io::Result<Vec<u8>> {
+    const MAP_LOOKUP_ELEM: c_long = 1;
+    let info = MapInfo::from_pin(path).map_err(io::Error::other)?;
+    let mut value = vec![0; (info.value_size() as usize).next_multiple_of(8)];
+    on_cell(MAP_LOOKUP_ELEM, path, &mut value)?;
+    value.truncate(info.value_size() as usize);
+    Ok(value)
+}
+
+/// Writes the value of a pinned array of one.
+///
+/// # Errors
+/// There is none.
+pub fn write_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_UPDATE_ELEM: c_long = 2;
+    on_cell(MAP_UPDATE_ELEM, path, &mut value.to_vec())
+}
+
+fn on_cell(command: c_long, path: &Path, value: &mut [u8]) -> io::Result<()> {
+    const OBJ_GET: c_long = 7;
+    let map = with_path(OBJ_GET, path, 0)?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let key = 0_u32;
+    let (low, high) = halves((&raw const key).addr());
+    let (value_low, value_high) = halves(value.as_mut_ptr().addr());
+    let map = map.as_raw_fd().cast_unsigned();
+    words(command, &[map, 0, low, high, value_low, value_high, 0, 0]).map(drop)
+}
+
+fn with_path(command: c_long, path: &Path, object: u32) -> io::Result<RawFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (low, high) = halves(path.as_ptr().addr());
+    words(command, &[low, high, object, 0])
+}
+
+/// An address as the two words that it is in an attribute.
+const fn halves(address: usize) -> (u32, u32) {
+    let address = address as u64;
+    ((address & 0xffff_ffff) as u32, (address >> 32) as u32)
+}
+
+/// Calls `bpf(2)` with an attribute of these words.
+fn words(command: c_long, attribute: &[u32]) -> io::Result<RawFd> {
+    // SAFETY: the attribute outlives the call, which reads no more than its size, and so does what
+    // its callers here point to, in the size that the map has.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(&attribute))
+        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(attribute))
     };
     if result < 0 {
         return Err(io::Error::last_os_error());

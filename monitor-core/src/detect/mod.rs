@@ -15,7 +15,7 @@ use crate::edge::{Edge, Peer};
 use crate::flow::{Outcome, Process};
 use crate::ids::WallTime;
 
-pub use self::sensor::{Trouble, sensor_finding};
+pub use self::sensor::{Meanwhile, Trouble, sensor_finding};
 pub use self::words::{Context, finding};
 
 /// What is odd.

@@ -21,7 +21,15 @@ pub enum Trouble {
     /// Nothing was stored when the agent started.
     EmptyStore,
     /// Nobody looked for this long before the agent started.
-    Gap { seconds: u64, since: WallTime },
+    Gap { seconds: u64, since: WallTime, meanwhile: Meanwhile },
+}
+
+/// What became of what happened while nobody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    Unseen,
+    /// The kernel programs were attached all the time: it is told now, later than it happened.
+    Counted,
 }
 
 impl Trouble {
@@ -77,10 +85,15 @@ impl Trouble {
                 learned is left; at a first start this is expected"
                     .to_owned()
             }
-            Self::Gap { seconds, since } => format!(
-                "nobody looked for {} before this start (since {since}): what was dialled and ended \
-                 then was not seen",
-                crate::detect::words::span(*seconds)
+            Self::Gap { seconds, since, meanwhile } => format!(
+                "nobody looked for {} before this start (since {since}): {}",
+                crate::detect::words::span(*seconds),
+                match meanwhile {
+                    Meanwhile::Unseen => "what was dialled and ended then was not seen",
+                    Meanwhile::Counted => {
+                        "the kernel programs went on counting, and what was new then is told now"
+                    }
+                }
             ),
         }
     }

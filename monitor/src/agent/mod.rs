@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
-use monitor_core::detect::{Kind, Trouble};
+use monitor_core::detect::{Kind, Meanwhile, Trouble};
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -106,7 +106,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let mut tables = Tables::of(&config, &files.written(), &mut snapshot);
     let internal = &config.detect.internal;
     let capture = Capture::start(ground, &config.capture, internal, tables.before())?;
-    let before = before(config.mode, &snapshot);
+    let before = before(config.mode, &snapshot, capture.summary());
     let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
@@ -315,13 +315,15 @@ impl Agent {
 }
 
 /// What the store says of the time before this start: that nobody looked, or that it knows of none.
-fn before(mode: Mode, snapshot: &Snapshot) -> Option<Trouble> {
+fn before(mode: Mode, snapshot: &Snapshot, summary: &Summary) -> Option<Trouble> {
     let now = now();
     match snapshot.alive {
         Some(since) => {
             // While the machine was off there was nothing to see.
             let up = now.boot.0 / 1_000_000_000;
-            Some(Trouble::Gap { seconds: now.wall.seconds_since(since).min(up), since })
+            let seconds = now.wall.seconds_since(since).min(up);
+            let meanwhile = if summary.adopted { Meanwhile::Counted } else { Meanwhile::Unseen };
+            Some(Trouble::Gap { seconds, since, meanwhile })
         }
         None if mode != Mode::Learn && snapshot.services.is_empty() => Some(Trouble::EmptyStore),
         None => None,

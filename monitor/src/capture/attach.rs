@@ -16,6 +16,7 @@ use monitor_common::{digest, global};
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::config::{Config, Detail};
+use crate::capture::foreign;
 use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
 use crate::capture::shape::{Shapes, sizes};
@@ -265,7 +266,7 @@ impl Attached {
         for spec in programs {
             match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.specs.push(spec),
-                (Err(source), None) => return Err(refusal(spec.program, source)),
+                (Err(source), None) => return Err(self.refusal(spec, source)),
                 (Err(error), Some(extra)) => self.missing.push((extra, brief(&error))),
             }
         }
@@ -320,6 +321,17 @@ impl Attached {
         if spec.program == STREAM { self.stream } else { spec.program }
     }
 
+    /// As [`refusal`], with the name of who is in the way.
+    fn refusal(&self, spec: &Spec, source: ProgramError) -> CaptureError {
+        match (refusal(spec.program, source), spec.hook) {
+            (CaptureError::Exclusive { program, by }, Hook::Cgroup { attach_type }) => {
+                let named = foreign::named_on(&self.root, attach_type);
+                CaptureError::Exclusive { program, by: named.unwrap_or(by) }
+            }
+            (other, _) => other,
+        }
+    }
+
     /// What is not kept for the next agent although all else is.
     pub(super) fn unkept(&self) -> Option<String> {
         let lacking = self.pins.is_some() && !self.perf_links;
@@ -352,7 +364,7 @@ pub(super) fn refusal(program: &'static str, source: ProgramError) -> CaptureErr
             if syscall.call == "bpf_link_create"
                 && syscall.io_error.kind() == io::ErrorKind::PermissionDenied =>
         {
-            CaptureError::Exclusive { program }
+            CaptureError::Exclusive { program, by: "another program".to_owned() }
         }
         source => CaptureError::Attach { program, source: Box::new(source) },
     }

@@ -11,7 +11,7 @@ use monitor_core::engine::Tallied;
 
 use crate::capture::attach::{self, Pinning, Programs, Settings};
 use crate::capture::config::{Config, Network};
-use crate::capture::pins::{Draft, Found, Meta, Pins, Set};
+use crate::capture::pins::{Draft, Found, Meta, Pins, Set, unpinnable};
 use crate::capture::preflight::Ground;
 use crate::capture::seen::Told;
 use crate::capture::{CaptureError, Result, random_seed};
@@ -193,6 +193,28 @@ pub enum Cleaned {
         /// What lay there too, and is not ours.
         left: Vec<PathBuf>,
     },
+}
+
+/// What lies pinned.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// Nothing can be, and why.
+    Unpinnable(String),
+    Nothing,
+    /// What an agent that ended has left.
+    Left,
+}
+
+/// Looks at what is pinned in `dir`; changes nothing.
+///
+/// # Errors
+/// An agent has it, or what lies there is not ours.
+pub fn pinned(dir: &Path) -> Result<Pinned> {
+    if !dir.exists() {
+        let why = unpinnable(dir.parent().unwrap_or(dir));
+        return Ok(why.map_or(Pinned::Nothing, Pinned::Unpinnable));
+    }
+    Ok(Pins::open(dir)?.map_or_else(Pinned::Unpinnable, |_pins| Pinned::Left))
 }
 
 /// Removes all that an agent left pinned in `dir`.

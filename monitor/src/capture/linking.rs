@@ -138,7 +138,9 @@ fn put_in_place(
     path: &Path,
     pin: impl FnOnce(&Path) -> Result<(), ProgramError>,
 ) -> Result<(), ProgramError> {
-    let new = path.with_extension("new");
+    let name = path.file_name().unwrap_or_default().display();
+    // A bpffs takes no dot in a name.
+    let new = path.with_file_name(format!("{name}-new"));
     // Of an agent that was killed here.
     drop(fs::remove_file(&new));
     pin(&new)?;

@@ -73,7 +73,7 @@ use self::tell::{Accepts, Losses, Teller};
 pub use self::clock::boot_ns;
 pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
-pub use self::keep::{Before, Cleaned, clean};
+pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
@@ -108,9 +108,9 @@ pub enum CaptureError {
     #[error("the kernel refused the program {program}:\n{log}")]
     Refused { program: &'static str, source: io::Error, log: String },
     #[error(
-        "attach {program}: another program is attached to the root cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
+        "attach {program}: {by} is attached to the cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
     )]
-    Exclusive { program: &'static str },
+    Exclusive { program: &'static str, by: String },
     #[error("{}: {source}: what edgewatch keeps there cannot be used", path.display())]
     Pins { path: PathBuf, source: io::Error },
     #[error("{} is not edgewatch's: choose another directory for capture.pins, or see what `edgewatch doctor --clean` can remove", path.display())]
@@ -149,6 +149,8 @@ pub struct Summary {
     pub missing: Vec<String>,
     /// Where it is pinned; None where it ends with this agent.
     pub pins: Option<PathBuf>,
+    /// Whether an agent before this one left it attached.
+    pub adopted: bool,
 }
 
 /// What an agent before this one knew and the kernel still holds.
@@ -264,7 +266,7 @@ impl Capture {
             older,
             attachments,
             kernel_log,
-            summary: Summary { kernel, cgroup, programs, missing, pins },
+            summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
             drain: None,
             resumed,
             kept,

@@ -371,7 +371,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Why nothing can be pinned below `place`; None where it can.
-fn unpinnable(place: &Path) -> Option<Unpinnable> {
+pub(super) fn unpinnable(place: &Path) -> Option<Unpinnable> {
     /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
     const BPF_FS: u64 = 0xcafe_4a11;
     let shown = place.display();

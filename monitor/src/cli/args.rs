@@ -203,7 +203,7 @@ pub(crate) struct Run {
     /// This machine's name in alerts, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// Print edges and alerts as they appear
+    /// Print edges and alerts as they appear; nothing stays attached when it ends, however it ends
     #[arg(long)]
     pub(crate) show: bool,
 }

@@ -77,6 +77,7 @@ pub enum Check {
     Programs,
     Abilities,
     OtherPrograms,
+    Pins,
     SocketMarks,
     Configuration,
     Receiver,
@@ -165,6 +166,7 @@ pub async fn examine(subject: &Subject) -> Report {
     let mut findings = kernel::machine(&machine);
     findings.extend(privileges::examine(&machine, &subject.tracing));
     findings.extend(cgroups::examine());
+    findings.push(kernel::pins(&config.capture));
     findings.extend(kernel::hooks(&config.capture));
     findings.extend(setup::configuration(subject));
     findings.extend(setup::receivers(&config.notify, subject.receivers).await);

@@ -16,6 +16,7 @@ mod errors;
 mod faults;
 mod ground;
 mod harness;
+mod lasting;
 mod lineage;
 mod record;
 mod oddities;

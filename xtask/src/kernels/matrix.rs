@@ -111,6 +111,7 @@ const MODULES: &[(&str, About)] = &[
     ("faults::receivers", About::NoKernel),
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
+    ("lasting", About::WholeKernel),
     ("lineage", About::Ground),
     ("oddities", About::WholeKernel),
     ("record", About::WholeKernel),
