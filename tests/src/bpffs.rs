@@ -39,7 +39,7 @@ impl Bpffs {
     /// Takes it away from under whoever uses it.
     pub fn unmount(&self) {
         // It may be gone already; who has something open there keeps that.
-        drop(unmount(&self.at, UnmountFlags::DETACH));
+        let _gone_already = unmount(&self.at, UnmountFlags::DETACH);
     }
 }
 

@@ -226,3 +226,87 @@ fn by_perf_event(function: &str) -> io::Result<()> {
     drop(unsafe { OwnedFd::from_raw_fd(event) });
     Ok(())
 }
+
+/// Somebody else's program on the hook that sees dials (`cgroup/connect4`).
+#[derive(Debug)]
+pub struct Connect4(OwnedFd);
+
+impl Connect4 {
+    const ATTACH_TYPE: u32 = 10;
+
+    /// Lets all through, and has who dials port `from` reach port `to` instead.
+    #[track_caller]
+    #[must_use]
+    pub fn rewriting(name: &str, from: u16, to: u16) -> Self {
+        let port = |port: u16| i32::from(port.to_be());
+        const USER_PORT: i16 = 24;
+        let instruction = |code: u8, registers: u8, offset: i16, immediate: i32| {
+            let [low, high] = offset.to_le_bytes();
+            u32::from_le_bytes([code, registers, low, high]) as u64
+                | u64::from(immediate.cast_unsigned()) << 32
+        };
+        let program = [
+            // r2 = context.user_port; unless it is `from`, leave it
+            instruction(0x61, 0x12, USER_PORT, 0),
+            instruction(0x55, 0x02, 2, port(from)),
+            // context.user_port = `to`
+            instruction(0xb7, 0x02, 0, port(to)),
+            instruction(0x63, 0x21, USER_PORT, 0),
+            // return 1
+            instruction(0xb7, 0x00, 0, 1),
+            instruction(0x95, 0x00, 0, 0),
+        ];
+        const PROG_LOAD: c_long = 5;
+        const CGROUP_SOCK_ADDR: u32 = 18;
+        let license = c"GPL";
+        let mut attribute = [0_u32; 18];
+        attribute[0] = CGROUP_SOCK_ADDR;
+        attribute[1] = 6;
+        (attribute[2], attribute[3]) = halves(program.as_ptr().addr());
+        (attribute[4], attribute[5]) = halves(license.as_ptr().addr());
+        for (word, bytes) in attribute[12..16].iter_mut().zip(name.as_bytes().chunks(4)) {
+            let mut padded = [0; 4];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u32::from_ne_bytes(padded);
+        }
+        attribute[17] = Self::ATTACH_TYPE;
+        let program = words(PROG_LOAD, &attribute);
+        let program = program.unwrap_or_else(|error| panic!("load a program: {error}"));
+        // SAFETY: a descriptor that the kernel just gave us.
+        Self(unsafe { OwnedFd::from_raw_fd(program) })
+    }
+
+    /// Attaches it beside others, as long as what is returned is open.
+    #[track_caller]
+    #[must_use]
+    pub fn link(&self, cgroup: &Path) -> OwnedFd {
+        const LINK_CREATE: c_long = 28;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        let link = self.on(LINK_CREATE, [self.word(), word_of(&directory)]);
+        // SAFETY: a descriptor that the kernel just gave us.
+        unsafe { OwnedFd::from_raw_fd(link) }
+    }
+
+    /// Attaches it for itself alone, until the cgroup is removed.
+    #[track_caller]
+    pub fn attach_alone(&self, cgroup: &Path) {
+        const PROG_ATTACH: c_long = 8;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        self.on(PROG_ATTACH, [word_of(&directory), self.word()]);
+    }
+
+    #[track_caller]
+    fn on(&self, command: c_long, [first, second]: [u32; 2]) -> RawFd {
+        let flags = 0;
+        let done = words(command, &[first, second, Self::ATTACH_TYPE, flags]);
+        done.unwrap_or_else(|error| panic!("attach a program: {error}"))
+    }
+
+    fn word(&self) -> u32 {
+        self.0.as_raw_fd().cast_unsigned()
+    }
+}
+
+fn word_of(file: &fs::File) -> u32 {
+    file.as_raw_fd().cast_unsigned()
+}

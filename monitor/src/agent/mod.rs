@@ -171,7 +171,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
             () = sleep_until(tick) => Vec::new(),
             heard = capture.next() => heard?,
             // What a full ring kept from us.
-            _ = sweep.tick() => capture.sweep()?,
+            _ = sweep.tick() => capture.sweep(|key| engine.edge_of(key).is_some())?,
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
@@ -283,7 +283,8 @@ impl Agent {
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
-        let heard = self.capture.sweep().context("sweep the kernel's tables")?;
+        let heard = self.capture.sweep(|key| self.engine.edge_of(key).is_some());
+        let heard = heard.context("sweep the kernel's tables")?;
         self.observe(heard)
     }
 

@@ -68,7 +68,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
             () = sleep_until(end) => break,
             () = sleep_until(due) => Vec::new(),
             heard = capture.next() => heard?,
-            _ = sweep.tick() => capture.sweep()?,
+            _ = sweep.tick() => capture.sweep(|_| true)?,
         };
         scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
@@ -78,7 +78,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
             () = pen.write(&mut scribe.lines) => {}
         }
     }
-    scribe.take(now(), capture.sweep()?);
+    scribe.take(now(), capture.sweep(|_| true)?);
     scribe.take(Now { boot: BootTime(u64::MAX), ..now() }, Vec::new());
     drop(capture);
     pen.finish(scribe.lines, LAST_LINES)

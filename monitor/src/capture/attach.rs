@@ -122,6 +122,8 @@ pub(super) struct Attached {
     pub(super) pins: Option<Pinning>,
     /// Whether links of tracepoints can be pinned.
     pub(super) perf_links: bool,
+    /// Whether this kernel runs no program before those of others.
+    pub(super) behind_others: bool,
     pub(super) attachments: Vec<Attachment>,
     pub(super) links: Links,
     specs: Vec<&'static Spec>,
@@ -217,6 +219,7 @@ pub(super) fn load(
         stream: settings.stream,
         pins,
         perf_links: ground.kernel.is_at_least(5, 15),
+        behind_others: false,
         attachments: Vec::new(),
         links: Links::default(),
         specs: Vec::new(),

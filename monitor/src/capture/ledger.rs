@@ -24,8 +24,8 @@ pub(super) struct Ledger {
 pub(super) type Row = (KeyBytes, Option<Tallied>);
 
 impl Ledger {
-    /// What a key did is told only when it is this old: by then the engine has made an edge of it.
-    pub(super) const HOLD_MS: u32 = 500;
+    /// When a key is this old the engine may have made an edge of it: sooner is not worth a look.
+    pub(super) const FRESH_MS: u32 = 500;
 
     pub(super) fn told(&mut self, bytes: KeyBytes) {
         self.fresh.push_back(bytes);
@@ -58,7 +58,7 @@ impl Told {
         while let Some(bytes) = ledger.fresh.front().copied() {
             // None where it was forgotten since.
             let told = self.keys.get_mut(&bytes);
-            if told.as_ref().is_some_and(|told| told.is_held(now_ms)) {
+            if told.as_ref().is_some_and(|told| told.is_fresh(now_ms)) {
                 break;
             }
             ledger.fresh.pop_front();
@@ -70,7 +70,7 @@ impl Told {
             let Some(told) = self.keys.get_mut(&bytes) else { continue };
             told.queued = false;
             let key = decode::key(&bytes).ok();
-            // What the engine makes no edge of it does not count either.
+            // What has no edge was not counted either: it is told when it has one, and is here again.
             if let Some(edge) = key.and_then(|key| edge_of(&key)) {
                 told.stored = true;
                 rows.push((bytes, Some(told.tallied(edge.clone()))));

@@ -78,14 +78,17 @@ impl Attached {
 
     /// A new link of a loaded program. Before those of others where it dials: one that rewrites the
     /// address would hide what was dialled.
-    fn link(&self, spec: &Spec, attach_type: u32) -> Result<OwnedFd, ProgramError> {
+    fn link(&mut self, spec: &Spec, attach_type: u32) -> Result<OwnedFd, ProgramError> {
         let program = self.loaded(spec)?.fd()?.as_fd();
         let link = |flags| bpf::link(program, self.root.as_fd(), attach_type, flags);
         let first = if spec.sees_dialled() { bpf::PREORDER } else { 0 };
-        let linked = match link(first) {
-            Err(error) if first != 0 && error.kind() == io::ErrorKind::InvalidInput => link(0),
-            linked => linked,
-        };
+        let mut linked = link(first);
+        let refused = linked.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::InvalidInput);
+        let behind = first != 0 && refused;
+        if behind {
+            linked = link(0);
+        }
+        self.behind_others |= behind;
         linked.map_err(|error| failed("bpf_link_create", error))
     }
 

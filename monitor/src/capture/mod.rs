@@ -374,10 +374,11 @@ impl Capture {
     }
 
     /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
-    /// ten seconds or so.
-    pub fn sweep(&mut self) -> Result<Vec<Observation>> {
+    /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
+    /// edge yet nobody could count it, so that it is told the next time.
+    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
         while self.hear()? {}
-        if self.teller.sweep()? == Accepts::SomeUnattributed {
+        if self.teller.sweep(counts)? == Accepts::SomeUnattributed {
             self.older.enter_again(&mut self.teller);
         }
         self.older.tell_listeners(&mut self.teller);

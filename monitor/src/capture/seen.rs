@@ -186,7 +186,7 @@ impl ToldKey {
             bytes_received: tallied.bytes_received,
             rtt,
             round: 0,
-            told_ms: clock::boot_ms().wrapping_sub(Ledger::HOLD_MS),
+            told_ms: clock::boot_ms().wrapping_sub(Ledger::FRESH_MS),
             again: tallied.again,
             queued: false,
             stored: true,
@@ -205,9 +205,9 @@ impl ToldKey {
         }
     }
 
-    /// Whether what it did is not yet to be told.
-    pub(super) fn is_held(&self, now_ms: u32) -> bool {
-        now_ms.wrapping_sub(self.told_ms) < Ledger::HOLD_MS
+    /// Whether it was told a moment ago.
+    pub(super) fn is_fresh(&self, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(self.told_ms) < Ledger::FRESH_MS
     }
 
     fn seen_once(&self, key: FlowKey, clock: Clock) -> Traffic {
@@ -297,21 +297,11 @@ impl Told {
         }
     }
 
-    /// As [`Told::traffic`], but for what is not yet to be told.
-    pub(super) fn traffic_in_time(
-        &mut self,
-        bytes: &KeyBytes,
-        now: &Counters,
-        clock: Clock,
-    ) -> Option<Traffic> {
-        if self.ledger.is_some() {
-            let told = self.keys.get_mut(bytes)?;
-            if told.is_held(clock::boot_ms()) {
-                told.round = self.round;
-                return None;
-            }
+    /// That a round over the whole map came by a key.
+    pub(super) fn came_by(&mut self, bytes: &KeyBytes) {
+        if let Some(told) = self.keys.get_mut(bytes) {
+            told.round = self.round;
         }
-        self.traffic(bytes, now, clock)
     }
 
     /// What a told key did since it was last asked for; None where nothing.

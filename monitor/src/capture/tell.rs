@@ -114,13 +114,13 @@ impl Teller {
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
         if self.told.len() > self.seen_entries.saturating_mul(2) {
-            self.read_seen()?;
+            self.read_seen(|_| false)?;
         }
         Ok(())
     }
 
     /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self) -> Result<Accepts> {
+    pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
         self.clock = Clock::read();
         let lost = self.losses.read(&mut self.pending)?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
@@ -132,7 +132,7 @@ impl Teller {
                 self.addresses(namespace.0, namespace.1);
             }
         }
-        self.read_seen()?;
+        self.read_seen(counts)?;
         Ok(if lost.contains(&Loss::Unattributed) {
             Accepts::SomeUnattributed
         } else {
@@ -220,7 +220,7 @@ impl Teller {
     /// Tells what came up while no agent ran.
     pub(super) fn catch_up(&mut self) -> Result<()> {
         self.clock = Clock::read();
-        self.read_seen()
+        self.read_seen(|_| false)
     }
 
     /// What the store is to learn; see [`Told::rows`].
@@ -244,19 +244,25 @@ impl Teller {
 
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
-    fn read_seen(&mut self) -> Result<()> {
+    /// Of those that `counts` does not pick, what they did is told the next time.
+    fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
             for (bytes, stats) in batch.entries() {
-                self.read_entry(bytes, stats);
+                self.read_entry(bytes, stats, &counts);
             }
         }
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
     }
 
-    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes) {
+    fn read_entry(
+        &mut self,
+        bytes: &KeyBytes,
+        stats: &StatsBytes,
+        counts: impl Fn(&FlowKey) -> bool,
+    ) {
         match decode::stats(stats) {
             // Being entered at this moment: told by the ring, or the next time.
             Ok((counters, _)) if counters.first_seen_ns == 0 => {}
@@ -264,8 +270,12 @@ impl Teller {
                 if !self.told.knows(bytes, counters.first_seen_ns) {
                     self.sighting(*bytes, counters.first_seen_ns, &origin);
                 }
-                let traffic = self.told.traffic_in_time(bytes, &counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
+                if decode::key(bytes).is_ok_and(|key| counts(&key)) {
+                    let traffic = self.told.traffic(bytes, &counters, self.clock);
+                    self.pending.extend(traffic.map(Observation::Traffic));
+                } else {
+                    self.told.came_by(bytes);
+                }
             }
             Err(Undecodable) => self.losses.undecodable += 1,
         }

@@ -50,7 +50,7 @@ pub struct Ability {
 pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
     let started = Instant::now();
     let ground = preflight()?;
-    let abilities = abilities(&ground);
+    let mut abilities = abilities(&ground);
     let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
     let (place, unattached) = match Place::make(&watched) {
         Ok(place) => (Some(place), None),
@@ -71,6 +71,13 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
         }
     });
     let programs = programs.collect();
+    if place.is_some() {
+        abilities.push(Ability {
+            name: "what was dialled, before programs of others (BPF_F_PREORDER)",
+            present: !attached.behind_others,
+            without: "one of them that rewrites addresses and was attached earlier hides what was dialled",
+        });
+    }
     // What is attached to a cgroup keeps a part of it alive.
     drop(attached);
     drop(place);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::agent::{Agent, SOON, SWEPT, Setup, verb};
 use tests::bpffs::Bpffs;
 use tests::eventually;
-use tests::kernel::{self, Loaded};
+use tests::kernel::{self, Connect4, Loaded};
 use tests::lab::{Lab, Wire};
 use tests::process::finish;
 use tests::traffic::{Dialler, Protocol, Server};
@@ -276,4 +276,42 @@ fn without_a_bpffs_it_works_and_says_what_is_missing() {
     let loaded = Loaded::by(agent.pid());
     agent.kill();
     eventually(SOON, "nothing of ours in the kernel", || loaded.gone());
+}
+
+#[test]
+fn what_was_dialled_is_seen_whoever_rewrites_it() {
+    for earlier in [true, false] {
+        let lab = lab();
+        let (bpffs, wire) = (lab.bpffs(), lab.wire());
+        let web = lab.service("web");
+        let cgroup = format!("[capture]\ncgroup = {:?}\n", web.cgroup.display().to_string());
+        let setup = Setup::mode("learn").tables(&cgroup).pinned(&bpffs.pins());
+        let proxy = Connect4::rewriting("their_proxy", 9999, 8080);
+        let before = earlier.then(|| proxy.link(&web.cgroup));
+        let agent = lab.agent("agent", &setup);
+        let after = (!earlier).then(|| proxy.link(&web.cgroup));
+        // Outside the part that is watched: another machine to the agent.
+        let at = std::net::SocketAddr::new(wire.server.v4, 8080);
+        let _api = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+        let to = std::net::SocketAddr::new(wire.server.v4, 9999);
+        lab.dialler(&web, &wire.client).dials(&format!("tcp {to}"), "established");
+        let edge = format!("{} -> ip:{} 9999/tcp", web.name, to.ip());
+        agent.shows(&edge, SOON, |view| view["outcome"] == "established");
+        drop((before, after));
+    }
+}
+
+#[test]
+fn who_is_attached_alone_is_named_and_not_fought() {
+    let lab = lab();
+    let bpffs = lab.bpffs();
+    let setup = Setup::mode("learn").within(&lab, "").pinned(&bpffs.pins());
+    let alone = Connect4::rewriting("their_proxy", 9999, 8080);
+    alone.attach_alone(lab.slice());
+    let mut agent = lab.prepared_agent("agent", &setup);
+    agent.launch();
+    assert_eq!(agent.ended().code(), Some(1), "{}", agent.said());
+    assert!(agent.said().contains("their_proxy (program "), "{}", agent.said());
+    let left: Vec<_> = fs::read_dir(bpffs.pins()).expect("it was made").flatten().collect();
+    assert!(left.is_empty(), "what was attached before it is gone again: {left:?}");
 }
