@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
 
 use crate::lab::Lab;
 
 /// Mounted until it is dropped.
 #[derive(Debug)]
 pub struct Bpffs {
+    outer: PathBuf,
     at: PathBuf,
 }
 
@@ -16,11 +19,20 @@ impl Lab {
     #[track_caller]
     #[must_use]
     pub fn bpffs(&self) -> Bpffs {
-        let at = self.path("bpf");
-        std::fs::create_dir_all(&at).expect("the place is ours");
-        let mounted = mount("bpf", &at, "bpf", MountFlags::empty(), None);
+        let outer = self.path("bpf");
+        std::fs::create_dir_all(&outer).expect("the place is ours");
+        let none = MountFlags::empty();
+        // What is unmounted here is to be unmounted for an agent with mounts of its own, too, as it is
+        // where systemd runs.
+        let mounted = mount("tmpfs", &outer, "tmpfs", none, None)
+            .and_then(|()| mount_change(&outer, MountPropagationFlags::SHARED));
+        let at = outer.join("fs");
+        let mounted = mounted.and_then(|()| {
+            std::fs::create_dir(&at).expect("the place is ours");
+            mount("bpf", &at, "bpf", none, None)
+        });
         mounted.unwrap_or_else(|error| panic!("mount a bpffs: {error}"));
-        Bpffs { at }
+        Bpffs { outer, at }
     }
 }
 
@@ -47,5 +59,6 @@ impl Drop for Bpffs {
     fn drop(&mut self) {
         // What is pinned goes with it.
         self.unmount();
+        let _gone_already = unmount(&self.outer, UnmountFlags::DETACH);
     }
 }

@@ -114,6 +114,7 @@ pub(super) static FLOWS: [Spec; 7] = [
 ];
 
 /// What is loaded and, so far, attached; what is not pinned is detached when this is dropped.
+#[expect(clippy::struct_excessive_bools, reason = "two things that a kernel can or cannot")]
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
     pub(super) root: File,

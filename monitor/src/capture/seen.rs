@@ -157,6 +157,7 @@ pub(super) struct Told {
     pub(super) ledger: Option<Ledger>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "marks of their own, in the room of one word")]
 pub(super) struct ToldKey {
     first_seen_ns: u64,
     connections: u64,

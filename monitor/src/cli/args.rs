@@ -278,6 +278,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Doctor {
     /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
     #[arg(long, value_name = "FILE")]

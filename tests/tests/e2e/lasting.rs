@@ -98,6 +98,21 @@ fn killed_it_goes_on_counting_and_the_next_counts_nothing_twice() {
 }
 
 #[test]
+fn killed_amid_traffic_it_loses_no_connection_and_counts_none_twice() {
+    const DIALS: u64 = 4_000;
+    let mut scene = Scene::set();
+    let to = scene.api.address;
+    scene.web.begins(&format!("tcp {to} --count {DIALS}"));
+    for _life in 0..3 {
+        scene.agent.sees(&scene.edge());
+        scene.agent.kill();
+        scene.agent.start();
+    }
+    scene.web.ends("established");
+    scene.counts(DIALS);
+}
+
+#[test]
 fn ended_as_a_service_it_goes_on_counting() {
     let mut scene = Scene::set();
     scene.dials(5);
@@ -241,12 +256,19 @@ fn doctor_removes_every_trace_and_nothing_of_a_running_agent() {
 
 #[test]
 fn pins_that_are_gone_are_missed() {
-    let scene = Scene::set();
-    scene.bpffs.unmount();
-    eventually(SOON, "that it is told", || {
-        let alerts = scene.agent.json(&["alerts"]).to_string();
-        if alerts.contains("unpinned") { Ok(()) } else { Err(alerts) }
-    });
+    let unmount: fn(&Bpffs) = Bpffs::unmount;
+    let remove: fn(&Bpffs) = |bpffs| {
+        let link = bpffs.pins().join("current/links/stream");
+        fs::remove_file(link).expect("it is pinned");
+    };
+    for take_away in [unmount, remove] {
+        let scene = Scene::set();
+        take_away(&scene.bpffs);
+        eventually(SOON, "that it is told", || {
+            let alerts = scene.agent.json(&["alerts"]).to_string();
+            if alerts.contains("unpinned") { Ok(()) } else { Err(alerts) }
+        });
+    }
 }
 
 #[test]
