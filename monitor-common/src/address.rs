@@ -2,6 +2,8 @@
 
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::SocketKind;
+
 /// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`: four words whose bytes lie in network
 /// order, as the kernel hands them out.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,20 @@ impl Address {
         let [a, b, c, d] = self.0[0].to_ne_bytes();
         let [e, f, g, h] = self.0[1].to_ne_bytes();
         u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// A kind of socket, and the IP protocol where it has one, in place of an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_socket(kind: SocketKind, protocol: u8) -> Self {
+        Self([kind as u32, protocol as u32, 0, 0])
+    }
+
+    /// What [`Address::of_socket`] was made of; None where it was not.
+    #[must_use]
+    pub fn socket(self) -> Option<(SocketKind, u8)> {
+        let kind = SocketKind::ALL.into_iter().find(|it| *it as u32 == self.0[0])?;
+        Some((kind, u8::try_from(self.0[1]).ok()?)).filter(|_| self.0[2] == 0 && self.0[3] == 0)
     }
 
     #[inline(always)]
@@ -87,6 +103,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::Address;
+    use crate::SocketKind;
 
     fn address(text: &str) -> Address {
         let v6 = text
@@ -119,6 +136,10 @@ mod tests {
     #[test]
     fn cgroups_and_bytes_survive_the_trip() {
         assert_eq!(Address::of_cgroup(u64::MAX - 7).cgroup(), u64::MAX - 7);
+        for kind in SocketKind::ALL {
+            assert_eq!(Address::of_socket(kind, 58).socket(), Some((kind, 58)));
+        }
+        assert_eq!((Address::ZERO.socket(), Address([1, 256, 0, 0]).socket()), (None, None));
         let word = u32::from_ne_bytes([192, 0, 2, 7]);
         assert_eq!(Address::v4(word), address("192.0.2.7"));
         assert_eq!(Address::from_bytes(address("fd00::1").bytes()), address("fd00::1"));

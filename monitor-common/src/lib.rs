@@ -9,12 +9,17 @@
 
 mod address;
 mod executable;
+mod flood;
+mod hash;
 mod lineage;
 
 pub use address::Address;
 pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
+};
+pub use flood::{
+    BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
 };
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
@@ -41,9 +46,12 @@ pub const fn digest(text: &[u8]) -> u64 {
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.
 pub mod map {
     pub const SEEN: &str = "SEEN";
+    pub const BUDGETS: &str = "BUDGETS";
+    pub const FLOODS: &str = "FLOODS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
+    pub const NETS: &str = "NETS";
     pub const TUPLES: &str = "TUPLES";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
@@ -60,8 +68,14 @@ pub mod global {
     pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
+    /// `u64`, the time in which one more new key may be told of a cgroup, in nanoseconds.
+    pub const BUDGET_INTERVAL_NS: &str = "BUDGET_INTERVAL_NS";
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
     pub const FULL: &str = "FULL";
+    /// `[u64; 2]`, where in the kernel the function that makes packet sockets begins and ends; zeros
+    /// where that is not known. The same for vsock sockets.
+    pub const PACKET_CREATE: &str = "PACKET_CREATE";
+    pub const VSOCK_CREATE: &str = "VSOCK_CREATE";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -79,12 +93,34 @@ pub const RTT_BUCKETS: usize = 16;
 /// How long after a wake no further wake is sent, in nanoseconds; the agent drains that often.
 pub const WAKE_INTERVAL_NS: u64 = 5_000_000;
 
-/// The transport protocol.
+/// The transport protocol, as IP numbers it.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Protocol {
+    /// Any other; the port is the protocol's number.
+    Ip = 0,
+    /// ICMPv6 too; the port is the message's type.
+    Icmp = 1,
     Tcp = 6,
     Udp = 17,
+    UdpLite = 136,
+}
+
+/// A kind of socket whose making is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SocketKind {
+    Raw = 1,
+    Ping = 2,
+    UdpLite = 3,
+    Other = 4,
+    Packet = 5,
+    Vsock = 6,
+}
+
+impl SocketKind {
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::Ping, Self::UdpLite, Self::Other, Self::Packet, Self::Vsock];
 }
 
 /// Who opened the exchange, seen from the cgroup of the key; or that it waits for others to.
@@ -106,6 +142,8 @@ pub enum RemoteKind {
     Cgroup = 2,
     /// Anybody outside the internal networks; the bytes are zero.
     World = 3,
+    /// Nobody: an unusual socket was made, see [`FlowKey::opening`] and [`Address::of_socket`].
+    Socket = 4,
 }
 
 /// How an exchange went.
@@ -156,6 +194,26 @@ impl FlowKey {
             protocol: Protocol::Tcp,
             direction: Direction::Listening,
             remote_kind: RemoteKind::World,
+            outcome: Outcome::Established,
+            _reserved: [0; 2],
+        }
+    }
+}
+
+impl FlowKey {
+    /// That `owner` made an unusual socket; `protocol` is IP's number where it means something.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opening(owner: &Owner, kind: SocketKind, protocol: u8) -> Self {
+        Self {
+            cgroup_id: owner.cgroup_id,
+            executable_id: owner.executable_id,
+            remote: Address::of_socket(kind, protocol),
+            local: Address::ZERO,
+            port: 0,
+            protocol: Protocol::Ip,
+            direction: Direction::Outbound,
+            remote_kind: RemoteKind::Socket,
             outcome: Outcome::Established,
             _reserved: [0; 2],
         }
@@ -316,6 +374,15 @@ pub struct Bound {
 }
 const _: () = assert!(size_of::<Bound>() == 64);
 
+/// Value of `ODD`, keyed by the socket's cookie (`u64`): a raw, ping, UDP-Lite or other unusual socket.
+#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Odd {
+    pub owner: Owner,
+    pub netns_cookie: u64,
+}
+const _: () = assert!(size_of::<Odd>() == 48);
+
 /// Key of `TUPLES`: the client's end of an established TCP connection.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -356,6 +423,8 @@ pub enum News {
     Entered = 1,
     /// The other end's was: see [`Dialler::news`].
     OtherEnd = 2,
+    /// Its key was new and not entered: one example of many beyond the budget of its [`Payer`].
+    OverBudget = 3,
 }
 
 /// A flow.
@@ -405,10 +474,21 @@ pub enum Loss {
     Unattributed = 2,
     /// A connection ended that was not tracked, or whose key is no longer held.
     Untracked = 3,
+    /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
+    Unwatched = 4,
+    /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
+    OverBudget = 5,
 }
 
 impl Loss {
-    pub const ALL: [Self; 4] = [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked];
+    pub const ALL: [Self; 6] = [
+        Self::RingFull,
+        Self::MapFull,
+        Self::Unattributed,
+        Self::Untracked,
+        Self::Unwatched,
+        Self::OverBudget,
+    ];
 
     /// The index of its counter.
     #[must_use]

@@ -1,7 +1,7 @@
 //! An edge: who talks to whom, over what. The one key that the map, the baseline, the alerts and the
 //! files share, and the one way to write it: `CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]`,
-//! or where a port was opened `SERVICE listens PORT/PROTOCOL [with EXECUTABLE]`. The client's port
-//! never enters it.
+//! or where a port was opened `SERVICE listens PORT/PROTOCOL [with EXECUTABLE]`, where an unusual
+//! socket was made `SERVICE opens KIND [with EXECUTABLE]`. The client's port never enters it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::Protocol;
 use crate::ids::{NameError, ServiceName, percent_encode_into};
+use crate::socket::Socket;
 
 /// One end of an edge.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -24,6 +25,8 @@ pub enum Peer {
     Address(IpAddr),
     /// The Internet as a whole; a client only.
     World,
+    /// Nobody: the server's place in what is no exchange but an unusual socket that was made.
+    Socket(Socket),
     /// Nobody: the client's place in what is no exchange but a port that was opened.
     #[default]
     Nobody,
@@ -58,6 +61,7 @@ impl fmt::Display for Peer {
             Self::Network(name) => write!(f, "net:{name}"),
             Self::Address(address) => write!(f, "ip:{address}"),
             Self::World => f.write_str("world"),
+            Self::Socket(socket) => write!(f, "socket:{socket}"),
             Self::Nobody => f.write_str("nobody"),
         }
     }
@@ -82,6 +86,7 @@ impl FromStr for Peer {
                 Ok(if scheme == "dns" { Self::Name(encoded) } else { Self::Network(encoded) })
             }
             "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
+            "socket" => rest.parse().map(Self::Socket),
             _ => text.parse().map(Self::Service).map_err(|_error| wrong()),
         }
     }
@@ -92,6 +97,11 @@ impl FromStr for Peer {
 pub struct Port {
     pub number: u16,
     pub protocol: Protocol,
+}
+
+impl Port {
+    /// In place of one, where a socket was made and nothing sent yet.
+    pub const NONE: Self = Self { number: 0, protocol: Protocol::Ip };
 }
 
 impl fmt::Display for Port {
@@ -106,18 +116,16 @@ impl FromStr for Port {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let wrong = || NameError::Port(text.to_owned());
         let (number, protocol) = text.split_once('/').ok_or_else(wrong)?;
-        let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            _ => return Err(wrong()),
-        };
+        let protocol = Protocol::ALL.into_iter().find(|it| it.to_string() == protocol);
+        let protocol = protocol.ok_or_else(wrong)?;
         let number = number.parse().map_err(|_error| wrong())?;
         Ok(Self { number, protocol })
     }
 }
 
 /// Client, server, and the server's port. Canonical: seen from both ends it is still one edge. A
-/// port that a service opened has nobody as its client: `SERVICE listens PORT/PROTOCOL`.
+/// port that a service opened has nobody as its client: `SERVICE listens PORT/PROTOCOL`. An unusual
+/// socket that it made stands in the server's place: `SERVICE opens KIND`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Edge {
     pub client: Peer,
@@ -126,6 +134,12 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// That `service` made an unusual socket.
+    #[must_use]
+    pub const fn opening(service: Peer, socket: Socket) -> Self {
+        Self { client: service, server: Peer::Socket(socket), port: Port::NONE }
+    }
+
     /// The services at its ends, the client first.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.client.service().into_iter().chain(self.server.service())
@@ -146,6 +160,21 @@ impl Edge {
         self.client.is_nobody()
     }
 
+    /// The unusual socket that was made, where it is no exchange but that.
+    #[must_use]
+    pub const fn opens(&self) -> Option<Socket> {
+        match self.server {
+            Peer::Socket(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// Whether anybody talked to anybody: what the map shows.
+    #[must_use]
+    pub const fn is_exchange(&self) -> bool {
+        !self.is_listener() && self.opens().is_none()
+    }
+
     #[must_use]
     pub fn touches(&self, service: &ServiceName) -> bool {
         self.services().any(|end| end == service)
@@ -161,6 +190,9 @@ impl fmt::Display for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_listener() {
             return write!(f, "{} listens {}", self.server, self.port);
+        }
+        if let Some(socket) = self.opens() {
+            return write!(f, "{} opens {socket}", self.client);
         }
         write!(f, "{} -> {} {}", self.client, self.server, self.port)
     }
@@ -211,14 +243,26 @@ impl FromStr for EdgeWith {
             }
             edge => (edge, None),
         };
-        let (client, server, port) = match words {
-            [client, "->" | "→", server, port] => (client.parse()?, server, port),
-            [server, "listens", port] => (Peer::Nobody, server, port),
+        let edge = match words {
+            [client, "->" | "→", server, port] => {
+                let edge =
+                    Edge { client: client.parse()?, server: server.parse()?, port: port.parse()? };
+                let ends = [&edge.client, &edge.server];
+                if ends.iter().any(|it| matches!(it, Peer::Socket(_))) {
+                    return Err(wrong());
+                }
+                edge
+            }
+            [server, "listens", port] => {
+                Edge { client: Peer::Nobody, server: server.parse()?, port: port.parse()? }
+            }
+            [client, "opens", socket] => Edge::opening(client.parse()?, socket.parse()?),
             _ => return Err(wrong()),
         };
-        let edge = Edge { client, server: server.parse()?, port: port.parse()? };
         let listens_elsewhere = edge.is_listener() && edge.server.service().is_none();
-        if edge.owner().is_none() || edge.server == Peer::World || listens_elsewhere {
+        let opens_elsewhere = edge.opens().is_some() && edge.client.service().is_none();
+        let elsewhere = listens_elsewhere || opens_elsewhere;
+        if edge.owner().is_none() || edge.server == Peer::World || elsewhere {
             return Err(wrong());
         }
         Ok(Self { edge, executable })
@@ -271,6 +315,11 @@ mod tests {
             "compose:shop/api -> ip:192.0.2.1 443/tcp with /bin/sh:/usr/bin/python3",
             "compose:shop/api listens 4444/tcp with /memfd:x",
             "systemd:a.service listens 80/tcp",
+            "systemd:a.service -> ip:192.0.2.1 8/icmp",
+            "systemd:a.service -> ip:192.0.2.1 47/ip",
+            "systemd:a.service -> ip:192.0.2.1 53/udplite with /usr/bin/x",
+            "systemd:a.service opens packet",
+            "systemd:a.service opens raw/icmp with /usr/bin/nmap",
         ] {
             assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
         }
@@ -293,6 +342,11 @@ mod tests {
             "ip:1.2.3.4 listens 80/tcp",
             "world listens 80/tcp",
             "nobody -> systemd:a.service 80/tcp",
+            "ip:1.2.3.4 opens packet",
+            "systemd:a.service opens",
+            "systemd:a.service opens tcp",
+            "systemd:a.service -> socket:packet 0/ip",
+            "socket:packet -> systemd:a.service 80/tcp",
         ] {
             assert!(text.parse::<EdgeWith>().is_err(), "{text}");
         }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{CgroupId, NetnsCookie, WallTime};
+use crate::socket::Socket;
 
 /// Who opened the exchange, seen from the cgroup that the flow belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,12 +23,30 @@ pub enum Direction {
     Listening,
 }
 
-/// The transport protocol.
+/// The transport protocol, and with it what a port means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
     Udp,
+    UdpLite,
+    /// ICMP and ICMPv6; the port is the message's type.
+    Icmp,
+    /// Any other above IP; the port is the protocol's number.
+    Ip,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::UdpLite, Self::Icmp, Self::Ip];
+
+    /// Whether a server of it is found by its port, and answers without having accepted.
+    #[must_use]
+    pub const fn serves_datagrams(self) -> bool {
+        match self {
+            Self::Udp | Self::UdpLite => true,
+            Self::Tcp | Self::Icmp | Self::Ip => false,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -35,6 +54,9 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::UdpLite => "udplite",
+            Self::Icmp => "icmp",
+            Self::Ip => "ip",
         })
     }
 }
@@ -97,6 +119,9 @@ pub enum Remote {
     Cgroup(CgroupId),
     /// Somewhere outside the internal networks (inbound only).
     World,
+    /// No exchange and nobody: the cgroup made a socket of this kind (outbound, established, port 0
+    /// of [`Protocol::Ip`]).
+    Socket(Socket),
 }
 
 /// What makes a flow news: one entry of the kernel's seen-map.
@@ -247,6 +272,34 @@ pub struct Traffic {
     pub rtt: RttHistogram,
 }
 
+/// One cgroup showed more that is new than its budget: what goes beyond is told as a whole. Nothing of
+/// it is known from then on: whatever is seen again when the budget allows is told one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flood {
+    /// Who showed it. Of connections between two cgroups of this machine that is who dialled.
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    /// When the budget was first exceeded.
+    pub since: WallTime,
+    pub last_seen: WallTime,
+    /// Flows that were not told one by one, exactly.
+    pub count: u64,
+    /// About how many different far ends they had, by address, port and protocol.
+    pub peers: u64,
+    /// A few of them, the latest last.
+    pub examples: Vec<FlowKey>,
+    /// Who showed the last example.
+    pub process: Option<Process>,
+    pub ended: Ended,
+}
+
+/// Whether something is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    No,
+    Yes,
+}
+
 /// Why something was not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -259,10 +312,17 @@ pub enum Loss {
     Unattributed,
     /// A connection closed whose dial was not tracked (any more): its bytes are missing.
     Untracked,
+    /// An unusual socket was made where packets were not looked at (yet): where it sent may be missing.
+    Unwatched,
     /// The kernel handed over bytes that this program cannot read.
     Undecodable,
     /// The table of edges was full: an edge was judged and neither learned nor kept.
     TableFull,
+    /// The table held as many undecided edges of one service as it may: a further one was judged, and
+    /// neither learned nor kept.
+    ServiceFull,
+    /// New beyond its cgroup's budget: told as a [`Flood`], not one by one.
+    OverBudget,
 }
 
 impl fmt::Display for Loss {
@@ -272,8 +332,11 @@ impl fmt::Display for Loss {
             Self::MapFull => "map-full",
             Self::Unattributed => "unattributed",
             Self::Untracked => "untracked",
+            Self::Unwatched => "unwatched",
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
+            Self::ServiceFull => "service-full",
+            Self::OverBudget => "over-budget",
         })
     }
 }
@@ -294,6 +357,8 @@ pub enum Observation {
     Traffic(Traffic),
     /// The kernel no longer holds this key: seen again, it will be told again.
     Forgotten(FlowKey),
+    /// What one cgroup showed beyond its budget; told again as it grows.
+    Flooded(Box<Flood>),
     /// Things not told, since last time.
     Lost { loss: Loss, count: u64 },
     /// A kernel program of ours is attached no longer: what it showed is not seen any more.

@@ -117,13 +117,17 @@ pub enum NameError {
     #[error("{0:?} is not a peer: a service, dns:NAME, net:NAME, ip:ADDRESS or world")]
     Peer(String),
     #[error(
-        "{0:?} is not an edge: write 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', like 'systemd:nginx.service -> ip:192.0.2.7 443/tcp', or for a port that is opened 'SERVICE listens PORT/PROTOCOL'"
+        "{0:?} is not an edge: write 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', like 'systemd:nginx.service -> ip:192.0.2.7 443/tcp', or for a port that is opened 'SERVICE listens PORT/PROTOCOL', for an unusual socket 'SERVICE opens KIND'"
     )]
     Edge(String),
     #[error("{0:?} is not an executable: write its whole path, as `edgewatch baseline show` does")]
     Executable(String),
     #[error("{0:?} is not a port and protocol: write one like 443/tcp")]
     Port(String),
+    #[error(
+        "{0:?} is not a kind of socket: write packet, vsock, ping, udplite, raw/PROTOCOL or inet/PROTOCOL, like raw/icmp"
+    )]
+    Socket(String),
     #[error("{0:?} is not a time: write RFC 3339 in UTC, like 2026-11-21T10:00:00Z")]
     Time(String),
 }

@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod pattern;
+pub mod socket;
 pub mod flow;
 pub mod edge;
 pub mod attribute;

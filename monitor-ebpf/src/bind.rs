@@ -54,6 +54,7 @@ fn try_bind(sock: *mut bpf_sock, address: Address) {
     let protocol = match protocol {
         6 | IPPROTO_MPTCP => Protocol::Tcp,
         17 => Protocol::Udp,
+        136 => Protocol::UdpLite,
         _ => return,
     };
     if port == 0 {

@@ -11,10 +11,11 @@ use monitor_common::{
 
 use crate::datagram;
 use crate::emit;
-use crate::maps::SOCKETS;
+use crate::maps::{SOCKETS, UNTOLD};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
@@ -39,15 +40,25 @@ fn connect6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn try_connect(ctx: *mut bpf_sock_addr, remote: Address) {
     let port = remote_port(ctx);
-    if port == 0 {
-        // Nobody can be reached there: a look for the best source address (getaddrinfo).
-        return;
-    }
     match protocol(ctx) {
+        Some(Protocol::Icmp) => ping(ctx, remote),
+        // Nobody can be reached there: a look for the best source address (getaddrinfo).
+        _ if port == 0 => {}
         Some(Protocol::Tcp) => dial(ctx, remote, port),
-        Some(Protocol::Udp) => datagram::sent(ctx, remote, port, Outcome::Attempted),
-        None => {}
+        Some(to @ (Protocol::Udp | Protocol::UdpLite)) => {
+            datagram::sent(ctx, remote, (to, port), Outcome::Attempted);
+        }
+        Some(Protocol::Ip) | None => {}
     }
+}
+
+/// A ping socket sends echo requests and nothing else.
+#[inline(always)]
+fn ping(ctx: *mut bpf_sock_addr, remote: Address) {
+    const ECHO: u16 = 8;
+    const ECHO_V6: u16 = 128;
+    let kind = if remote.is_v4() { ECHO } else { ECHO_V6 };
+    datagram::sent(ctx, remote, (Protocol::Icmp, kind), Outcome::Attempted);
 }
 
 #[inline(always)]
@@ -64,7 +75,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     });
     if !seen::is_known(&tracked.key) {
         let key = Words::of(key(Outcome::Attempted));
-        seen::observe(&key, seen::now_ns(), || Origin {
+        let sighted = seen::observe(&key, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
@@ -72,10 +83,23 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
             client_port: 0,
             _reserved: [0; 6],
         });
+        if sighted == Sighted::OverBudget {
+            return untold(ctx, caller.cgroup_id);
+        }
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     if SOCKETS.insert(&cookie, &*tracked, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+/// A dial beyond the budget: not tracked, so that it takes no place from connections that are.
+#[inline(always)]
+fn untold(ctx: *mut bpf_sock_addr, cgroup_id: u64) {
+    // SAFETY: `ctx` is this hook's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    if UNTOLD.insert(&cookie, &cgroup_id, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
@@ -108,6 +132,8 @@ pub(crate) fn protocol(ctx: *mut bpf_sock_addr) -> Option<Protocol> {
     match unsafe { (&raw const (*ctx).protocol).read_volatile() } {
         6 => Some(Protocol::Tcp),
         17 => Some(Protocol::Udp),
+        136 => Some(Protocol::UdpLite),
+        1 | 58 => Some(Protocol::Icmp),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! UDP. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
+//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
 //! receiver that never asks who sent is invisible. Who serves is decided by the local port: a
 //! socket bound to one may be a server, another is a client.
 
@@ -6,13 +6,17 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Protocol};
+use monitor_common::{
+    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, peer_note,
+};
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
-use crate::maps::BOUND;
+use crate::emit;
+use crate::maps::{BOUND, EXECUTABLE_SEED, UNTOLD_DATAGRAMS};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
@@ -51,35 +55,47 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn try_send(ctx: *mut bpf_sock_addr, remote: Address) {
     let port = remote_port(ctx);
-    if port != 0 && protocol(ctx) == Some(Protocol::Udp) {
-        sent(ctx, remote, port, Outcome::Sent);
+    if port != 0
+        && let Some(to @ (Protocol::Udp | Protocol::UdpLite)) = protocol(ctx)
+    {
+        sent(ctx, remote, (to, port), Outcome::Sent);
     }
 }
 
 /// A datagram goes out, or will: a request, unless it answers one that came in.
 #[inline(always)]
-pub(crate) fn sent(ctx: *mut bpf_sock_addr, remote: Address, port: u16, outcome: Outcome) {
+pub(crate) fn sent(
+    ctx: *mut bpf_sock_addr,
+    remote: Address,
+    (protocol, port): (Protocol, u16),
+    outcome: Outcome,
+) {
     let caller = owner::caller();
     let now_ns = seen::now_ns();
-    let key = Words::of(outbound(&caller, remote, port, Protocol::Udp, outcome));
+    let key = Words::of(outbound(&caller, remote, port, protocol, outcome));
     if seen::count(&key, now_ns) {
         return;
     }
-    if let Some(bound) = bound(ctx)
-        && seen::is_known(&Words::of(inbound(&caller, remote, bound)))
+    let bound = bound(ctx);
+    if let Some(bound) = bound
+        && (seen::is_known(&Words::of(inbound(&caller, remote, bound)))
+            || is_untold(ctx, &remote, port, Direction::Inbound))
     {
         return;
     }
-    seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    if sighted == Sighted::OverBudget && bound.is_some() {
+        untold(ctx, &remote, port, Direction::Outbound);
+    }
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
 /// sent from here.
 #[inline(always)]
 fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
-    if protocol(ctx) != Some(Protocol::Udp) {
+    let Some(protocol @ (Protocol::Udp | Protocol::UdpLite)) = protocol(ctx) else {
         return;
-    }
+    };
     let Some(bound) = bound(ctx) else {
         return;
     };
@@ -90,12 +106,41 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     }
     let port = remote_port(ctx);
-    let request = outbound(&caller, remote, port, Protocol::Udp, Outcome::Sent);
-    if has_asked(&Words::of(request)) {
+    let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
+    if has_asked(&Words::of(request)) || is_untold(ctx, &remote, port, Direction::Outbound) {
         return;
     }
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
-    seen::enter(&key, &origin, now_ns);
+    if seen::enter(&key, &origin, now_ns) == Sighted::OverBudget {
+        untold(ctx, &remote, port, Direction::Inbound);
+    }
+}
+
+/// Notes that datagrams of this socket with that far end, begun by `began`, are beyond a budget.
+#[inline(always)]
+fn untold(ctx: *mut bpf_sock_addr, remote: &Address, port: u16, began: Direction) {
+    let note = Words::of(note_of(cookie(ctx), remote, u64::from(port), began as u64));
+    if UNTOLD_DATAGRAMS.insert(&*note, &0, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+fn is_untold(ctx: *mut bpf_sock_addr, remote: &Address, port: u16, began: Direction) -> bool {
+    let note = Words::of(note_of(cookie(ctx), remote, u64::from(port), began as u64));
+    UNTOLD_DATAGRAMS.get_ptr(&*note).is_some()
+}
+
+/// A call, for its room on the stack.
+#[inline(never)]
+fn note_of(cookie: u64, remote: &Address, port: u64, began: u64) -> u64 {
+    peer_note(EXECUTABLE_SEED.load(), cookie, remote, port << 8 | began)
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: `ctx` is a hook's context.
+    unsafe { bpf_get_socket_cookie(ctx.cast()) }
 }
 
 /// Whether the caller sent this request of its own accord. A call, for its room on the stack.
@@ -107,11 +152,9 @@ fn has_asked(request: &FlowKey) -> bool {
 
 #[inline(always)]
 fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
-    // SAFETY: `ctx` is a hook's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     // SAFETY: a valid map value, read at once. Entries are recycled in place, so there is the
     // slightest chance of another socket's port, hence of a wrong direction.
-    unsafe { BOUND.get(cookie) }
+    unsafe { BOUND.get(cookie(ctx)) }
 }
 
 /// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.
@@ -124,7 +167,7 @@ fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
         remote,
         local: bound.address,
         port: bound.port,
-        protocol: Protocol::Udp,
+        protocol: bound.protocol,
         direction: Direction::Inbound,
         remote_kind,
         outcome: Outcome::Sent,

@@ -11,6 +11,7 @@ use monitor_common::{
     WAKE_INTERVAL_NS,
 };
 
+use crate::count::add;
 use crate::maps::{EVENTS, LOST, WOKEN};
 use crate::words::Words;
 
@@ -61,10 +62,9 @@ pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
 #[inline(always)]
 pub(crate) fn lost(loss: Loss) {
     let count = entry((&raw const LOST).cast(), loss.index());
-    // SAFETY: null, or a valid map value of this CPU. A hook that interrupts another one here may
-    // lose it a count, never more.
-    if let Some(count) = unsafe { count.as_mut() } {
-        *count += 1;
+    if !count.is_null() {
+        // SAFETY: a valid map value of this CPU, on which another hook may interrupt this one.
+        unsafe { add(count, 1) };
     }
 }
 

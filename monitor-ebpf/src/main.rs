@@ -17,12 +17,15 @@
     feature(asm_experimental_arch)
 )]
 
+mod count;
 mod note;
 mod words;
 
 mod maps;
 
 mod emit;
+
+mod budget;
 
 mod seen;
 
@@ -32,7 +35,10 @@ mod bind;
 mod connect;
 mod datagram;
 mod lifecycle;
+mod odd;
 mod stream;
+
+mod net;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
-    Listener, Loss, Owner, Tracked,
+    Address, Bound, Budget, ClientKey, Dialler, Executable, Flood, FlowKey, FlowStats, Lineage,
+    ListenKey, Listener, Loss, Odd, Owner, Payer, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
@@ -16,6 +16,28 @@ use monitor_common::{
 /// unused is forgotten, hence told again when seen.
 #[map]
 pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
+
+/// What each payer may still show. Written and read by `budget`, and credited by the agent for keys that
+/// it has forgotten. Full: the longest unused is forgotten, hence whole.
+#[map]
+pub(crate) static BUDGETS: LruHashMap<Payer, Budget> = LruHashMap::with_max_entries(1024, 0);
+
+/// What was new beyond a budget. Written by `budget`, read by the agent, and removed by it once a flood
+/// is over. Full: `MapFull`. Never LRU: its counts are exact.
+#[map]
+pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128, 0);
+
+/// Who dialled beyond its budget (cgroup id), by socket cookie: such a dial is not tracked, and where it
+/// is answered on this machine its client is named all the same. Written when dialled, read when
+/// established. Full: the longest unused is forgotten; it matters only until the accept.
+#[map]
+pub(crate) static UNTOLD: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// With whom a bound socket exchanges datagrams that are beyond a budget, by a hash of the socket, the far
+/// end and who began: the answer to what was not entered is nothing new. Written and read by `datagram`.
+/// Full: the longest unused is forgotten, and its answer passes for a beginning.
+#[map]
+pub(crate) static UNTOLD_DATAGRAMS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
 /// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.
@@ -34,6 +56,16 @@ pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_en
 /// datagrams then pass for a client's.
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1024, 0);
+
+/// Unusual sockets, by cookie: who made them. Written when made, read for what they send. Full: the
+/// longest unused is forgotten, and of what it sends only the cgroup is known.
+#[map]
+pub(crate) static ODD: LruHashMap<u64, Odd> = LruHashMap::with_max_entries(1024, 0);
+
+/// Cgroups whose packets are looked at. Written by the agent once `net` is attached there; read when an
+/// unusual socket is made. Full: never, the agent attaches no more.
+#[map]
+pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 
 /// Who dialled from where. Written when a dial is established, read at accept, removed at close.
 /// Full: the longest unused is forgotten; it matters only in the moment before the accept.
@@ -108,6 +140,12 @@ pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
+pub(crate) static BUDGET_INTERVAL_NS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static PACKET_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+#[unsafe(no_mangle)]
+pub(crate) static VSOCK_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);

@@ -16,11 +16,11 @@ use monitor_common::{
 };
 
 use crate::emit;
-use crate::maps::{BOUND, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::maps::{BOUND, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES, UNTOLD};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::Closed;
+use crate::seen::{Closed, Sighted};
 use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
@@ -45,7 +45,8 @@ fn stream_unasked(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+        // What was dialled beyond the budget is not followed.
+        BPF_SOCK_OPS_TCP_CONNECT_CB if UNTOLD.get_ptr(cookie(ctx)).is_none() => {
             watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(ctx),
@@ -78,17 +79,33 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
 #[inline(always)]
 fn dialled(ctx: &SockOpsContext) {
     let Some(tracked) = SOCKETS.get_ptr_mut(cookie(ctx)) else {
-        return;
+        return untold(ctx);
     };
     // SAFETY: a valid map value; recycled in place only if it is the longest unused of all.
     let tracked = unsafe { &mut *tracked };
     tracked.flags |= Tracked::ESTABLISHED;
     let client = local(ctx);
     let client_port = local_port(ctx);
-    let is_new =
+    let sighted =
         seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
     let tuple = Words::of(client_key(tracked.netns_cookie, client, client_port));
-    let dialler = Dialler { cgroup_id: tracked.key.cgroup_id, news: u64::from(is_new) };
+    let news = u64::from(sighted == Sighted::New);
+    let dialler = Dialler { cgroup_id: tracked.key.cgroup_id, news };
+    if TUPLES.insert(&*tuple, &dialler, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+/// A dial that is not tracked is established. Where it was one beyond a budget, the accepting side is to
+/// know its client; nobody takes the note out again but the next one from that port.
+#[inline(always)]
+fn untold(ctx: &SockOpsContext) {
+    // SAFETY: the value is copied at once, as in `owner::of_client`.
+    let Some(cgroup_id) = (unsafe { UNTOLD.get(cookie(ctx)) }).copied() else {
+        return;
+    };
+    let tuple = Words::of(client_key(netns_cookie(ctx), local(ctx), local_port(ctx)));
+    let dialler = Dialler { cgroup_id, news: 0 };
     if TUPLES.insert(&*tuple, &dialler, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
@@ -148,8 +165,8 @@ fn accepted(ctx: &SockOpsContext) {
         });
         if is_known {
             seen::repeat(&tracked.key, &origin, now_ns);
-        } else {
-            seen::enter(&tracked.key, &origin, now_ns);
+        } else if seen::enter(&tracked.key, &origin, now_ns) == Sighted::OverBudget {
+            return;
         }
     }
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);

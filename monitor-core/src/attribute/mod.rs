@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::edge::{Edge, Peer, Port, executable_name};
 use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+use crate::socket::Socket;
 
 use self::history::History;
 use self::pairing::{Listening, Namespaces};
@@ -102,6 +103,9 @@ impl Attribution {
     pub const WORKLOADS: usize = 65_536;
     /// Flows that may wait at once; beyond it the oldest is released as it stands.
     pub const WAITING: usize = 8_192;
+    /// Flows of one cgroup that may wait at once; a further one is told as it stands, so that others
+    /// keep their time.
+    pub const WAITING_OF_ONE: usize = Self::WAITING / 4;
 
     /// `seed` keys the hash table: its keys hold what strangers choose.
     #[must_use]
@@ -150,11 +154,12 @@ impl Attribution {
     pub fn flow(&mut self, now: Now, flow: Flow) -> Vec<Sighting> {
         let mut ready = Vec::new();
         match (flow.key.direction, flow.key.remote) {
+            (_, Remote::Socket(socket)) => ready.push(self.opens(&flow, socket)),
             (Direction::Inbound, Remote::Cgroup(client)) => {
                 ready.extend(self.accepted_from(client, &flow));
             }
             (Direction::Inbound, Remote::World) => ready.push(self.inbound(&flow, Peer::World)),
-            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
+            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol.serves_datagrams() => {
                 self.namespaces.serves(&flow);
                 self.wait(now, flow, &mut ready);
             }
@@ -253,7 +258,13 @@ impl Attribution {
             ready.extend(oldest.and_then(|oldest| self.release(oldest)));
         }
         let until = now.boot.plus_millis(Self::PATIENCE_MS);
-        self.waiting.push(Waiting { keys: vec![flow.key], flow, until });
+        let is_one_of_many = self.waiting.len_of(flow.key.cgroup) >= Self::WAITING_OF_ONE;
+        let waiting = Waiting { keys: vec![flow.key], flow, until };
+        if is_one_of_many {
+            ready.extend(self.release(waiting));
+        } else {
+            self.waiting.push(waiting);
+        }
     }
 
     /// The kernel matched both ends: the accepting side names the client's cgroup.
@@ -303,6 +314,21 @@ impl Attribution {
         Sighting { process, ..self.inbound(flow, Peer::Nobody) }
     }
 
+    /// An unusual socket was made: nothing to wait for either.
+    fn opens(&mut self, flow: &Flow, socket: Socket) -> Sighting {
+        let edge = Edge::opening(self.peer_of(flow.key.cgroup), socket);
+        self.edges.insert(flow.key, edge.clone());
+        Sighting {
+            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            edge,
+            outcome: flow.key.outcome,
+            seen_from: SeenFrom::Client,
+            at: flow.at,
+            process: flow.process.clone().map(safe_process),
+            dialled: None,
+        }
+    }
+
     fn inbound(&mut self, flow: &Flow, client: Peer) -> Sighting {
         let edge = Edge {
             client,
@@ -348,7 +374,9 @@ impl Attribution {
             edge,
             outcome: match (seen_from, flow.key.protocol) {
                 // What a connected socket sends is not seen; that it came in is.
-                (SeenFrom::Both, Protocol::Udp) => flow.key.outcome.max(Outcome::Sent),
+                (SeenFrom::Both, protocol) if protocol.serves_datagrams() => {
+                    flow.key.outcome.max(Outcome::Sent)
+                }
                 _ => flow.key.outcome,
             },
             seen_from,
@@ -372,18 +400,24 @@ impl Attribution {
         }
         // Nobody answered, or a datagram that nobody saw come in: it is meant for whom it reached
         // before.
-        let unanswered = protocol == Protocol::Udp || !flow.key.outcome.reached();
+        let unanswered = protocol != Protocol::Tcp || !flow.key.outcome.reached();
         let before = client.service().zip(dialled(&flow.key)).filter(|_| unanswered);
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
-    fn peer_of(&self, cgroup: CgroupId) -> Peer {
-        Peer::Service(match self.workloads.get(&cgroup) {
+    /// The service that runs in a cgroup; a provisional name where it is not known.
+    #[must_use]
+    pub fn service_of(&self, cgroup: CgroupId) -> ServiceName {
+        match self.workloads.get(&cgroup) {
             Some(workload) => workload.service.clone(),
             None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
-        })
+        }
+    }
+
+    fn peer_of(&self, cgroup: CgroupId) -> Peer {
+        Peer::Service(self.service_of(cgroup))
     }
 }
 
@@ -403,7 +437,7 @@ fn safe_process(process: Process) -> Process {
 const fn dialled(key: &FlowKey) -> Option<SocketAddr> {
     match key.remote {
         Remote::Address(address) => Some(SocketAddr::new(address, key.port)),
-        Remote::Cgroup(_) | Remote::World => None,
+        Remote::Cgroup(_) | Remote::World | Remote::Socket(_) => None,
     }
 }
 

@@ -28,7 +28,7 @@ impl Listening {
 type Dial = (CgroupId, Protocol, IpAddr, u16);
 
 /// A datagram service as its own side saw it: the namespace, its port, and the client's address.
-type Served = (NetnsCookie, u16, IpAddr);
+type Served = (NetnsCookie, Protocol, u16, IpAddr);
 
 /// What is known of addresses on this machine. Each table is bounded by [`Namespaces::BOUND`]; a
 /// full one starts anew, which costs a pairing and never invents one.
@@ -38,7 +38,7 @@ pub(crate) struct Namespaces {
     pairs: BTreeMap<Dial, Listening>,
     served: BTreeMap<Served, CgroupId>,
     /// Datagram dials: the client's namespace, the dialled address and port.
-    dialled: BTreeSet<(NetnsCookie, IpAddr, u16)>,
+    dialled: BTreeSet<(NetnsCookie, Protocol, IpAddr, u16)>,
 }
 
 impl Namespaces {
@@ -75,7 +75,8 @@ impl Namespaces {
         if self.served.len() >= Self::BOUND {
             self.served.clear();
         }
-        self.served.insert((inbound.netns, inbound.key.port, client), inbound.key.cgroup);
+        let FlowKey { protocol, port, cgroup, .. } = inbound.key;
+        self.served.insert((inbound.netns, protocol, port, client), cgroup);
     }
 
     /// Remembers whom datagrams were sent to, and from which namespace.
@@ -83,13 +84,13 @@ impl Namespaces {
         let Remote::Address(address) = outbound.key.remote else {
             return;
         };
-        if outbound.key.protocol != Protocol::Udp {
+        if !outbound.key.protocol.serves_datagrams() {
             return;
         }
         if self.dialled.len() >= Self::BOUND {
             self.dialled.clear();
         }
-        self.dialled.insert((outbound.netns, address, outbound.key.port));
+        self.dialled.insert((outbound.netns, outbound.key.protocol, address, outbound.key.port));
     }
 
     /// The server that a dial reached, if it is on this machine and known.
@@ -101,14 +102,15 @@ impl Namespaces {
         if let Some(paired) = self.pairs.get(&(key.cgroup, key.protocol, address, key.port)) {
             return Some(*paired);
         }
-        if key.protocol != Protocol::Udp {
+        if !key.protocol.serves_datagrams() {
             return None;
         }
         let mut servers: Vec<CgroupId> = self
             .served
             .iter()
-            .filter(|((netns, port, client), _)| {
+            .filter(|((netns, protocol, port, client), _)| {
                 *port == key.port
+                    && *protocol == key.protocol
                     && self.owns(*netns, address, dial.netns)
                     && client_address(dial).is_none_or(|mine| mine == *client)
                     && self.owns(dial.netns, *client, *netns)
@@ -127,8 +129,9 @@ impl Namespaces {
         let Remote::Address(client) = inbound.key.remote else {
             return false;
         };
-        self.dialled.iter().any(|(netns, address, port)| {
+        self.dialled.iter().any(|(netns, protocol, address, port)| {
             *port == inbound.key.port
+                && *protocol == inbound.key.protocol
                 && self.owns(inbound.netns, *address, *netns)
                 && self.owns(*netns, client, inbound.netns)
         })

@@ -10,6 +10,7 @@ use crate::baseline::{Allowance, Baseline, Grounds, Phase, Prohibition, Provenan
 use crate::edge::{Edge, Peer, Port, executable_name};
 use crate::graph::Evidence;
 use crate::ids::{ServiceName, WallTime};
+use crate::socket::Socket;
 
 /// The only format this program writes and reads.
 pub const FORMAT: &str = "edgewatch-baseline/1";
@@ -42,6 +43,9 @@ pub struct Entry {
     /// Ports it opens: what is dialled there is said by `inbound`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listens: Vec<Line>,
+    /// Unusual sockets it makes: where they send is said by `outbound`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opens: Vec<Line>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forbidden: Vec<Line>,
 }
@@ -52,11 +56,12 @@ pub enum List {
     Outbound,
     Inbound,
     Listens,
+    Opens,
     Forbidden,
 }
 
 /// One line of a section: the peer (`to` for outbound, `from` for inbound, none for a port that is
-/// opened) and its ports.
+/// opened) and its ports; or the kinds of sockets that are made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
@@ -64,7 +69,10 @@ pub struct Line {
     pub to: Option<Peer>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Peer>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Socket>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<String>,
     /// Only ever dialled, never answered.
@@ -139,6 +147,7 @@ impl Document {
                 (List::Outbound, &entry.outbound),
                 (List::Inbound, &entry.inbound),
                 (List::Listens, &entry.listens),
+                (List::Opens, &entry.opens),
             ];
             for (list, lines) in lists {
                 for line in lines {
@@ -166,6 +175,8 @@ impl List {
     pub fn of(edge: &Edge, owner: &ServiceName) -> Self {
         if edge.is_listener() {
             Self::Listens
+        } else if edge.opens().is_some() {
+            Self::Opens
         } else if edge.client.service() == Some(owner) {
             Self::Outbound
         } else {
@@ -180,6 +191,7 @@ impl fmt::Display for List {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
             Self::Listens => "listens",
+            Self::Opens => "opens",
             Self::Forbidden => "forbidden",
         })
     }
@@ -191,6 +203,7 @@ impl Entry {
             List::Outbound => &mut self.outbound,
             List::Inbound => &mut self.inbound,
             List::Listens => &mut self.listens,
+            List::Opens => &mut self.opens,
             List::Forbidden => &mut self.forbidden,
         }
     }
@@ -204,7 +217,8 @@ impl Line {
         Self {
             to: (list == List::Outbound).then(|| edge.server.clone()),
             from: (list == List::Inbound).then(|| edge.client.clone()),
-            ports: vec![edge.port],
+            ports: if list == List::Opens { Vec::new() } else { vec![edge.port] },
+            sockets: edge.opens().into_iter().collect(),
             by: Vec::new(),
             attempted_only: false,
             until: grounds.until,
@@ -219,10 +233,19 @@ impl Line {
             List::Outbound => "to",
             List::Inbound => "from",
             List::Listens => "ports",
+            List::Opens => "sockets",
             List::Forbidden => "to or from",
         };
         let wrong = || DocumentError::Peer { service: service.clone(), list, needs };
         let own = || Peer::Service(service.clone());
+        if !self.sockets.is_empty() || list == List::Opens {
+            let opens = matches!(list, List::Opens | List::Forbidden);
+            let peers = self.to.is_some() || self.from.is_some() || !self.ports.is_empty();
+            if !opens || peers || self.sockets.is_empty() {
+                return Err(wrong());
+            }
+            return Ok(self.sockets.iter().map(|it| Edge::opening(own(), *it)).collect());
+        }
         let dials = matches!(list, List::Outbound | List::Forbidden);
         let accepts = matches!(list, List::Inbound | List::Forbidden);
         let listens = matches!(list, List::Listens | List::Forbidden);
@@ -337,8 +360,8 @@ pub fn export(
         }
     }
     for entry in services.values_mut() {
-        let Entry { outbound, inbound, listens, forbidden, .. } = entry;
-        for list in [outbound, inbound, listens, forbidden] {
+        let Entry { outbound, inbound, listens, opens, forbidden, .. } = entry;
+        for list in [outbound, inbound, listens, opens, forbidden] {
             merge_ports(list);
         }
     }
@@ -380,14 +403,21 @@ fn evidence(baseline: &Baseline, edge: &Edge) -> Option<LineEvidence> {
     })
 }
 
-/// Makes one line of lines that differ only in their ports.
+/// Makes one line of lines that differ only in their ports, or in their sockets.
 fn merge_ports(lines: &mut Vec<Line>) {
-    let mut merged: BTreeMap<Line, BTreeSet<Port>> = BTreeMap::new();
+    // A line has either ports or sockets.
+    type Lists = (BTreeSet<Port>, BTreeSet<Socket>);
+    let mut merged: BTreeMap<(Line, bool), Lists> = BTreeMap::new();
     for mut line in lines.drain(..) {
         let ports = std::mem::take(&mut line.ports);
-        merged.entry(line).or_default().extend(ports);
+        let sockets = std::mem::take(&mut line.sockets);
+        let lists = merged.entry((line, sockets.is_empty())).or_default();
+        lists.0.extend(ports);
+        lists.1.extend(sockets);
     }
-    lines.extend(
-        merged.into_iter().map(|(line, ports)| Line { ports: ports.into_iter().collect(), ..line }),
-    );
+    lines.extend(merged.into_iter().map(|((line, _), (ports, sockets))| Line {
+        ports: ports.into_iter().collect(),
+        sockets: sockets.into_iter().collect(),
+        ..line
+    }));
 }

@@ -34,6 +34,11 @@ impl<T: Clone + Ord + Hash> Marks<T> {
         }
     }
 
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
     /// Takes all of them, in order: the same inputs give the same outputs.
     pub(super) fn take(&mut self) -> Vec<T> {
         let mut values: Vec<T> = self.0.drain().collect();

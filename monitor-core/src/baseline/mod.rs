@@ -3,9 +3,11 @@
 
 pub mod document;
 mod known;
+mod undecided;
 mod marks;
 mod pending;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ use self::known::Known;
 pub use self::marks::Dirty;
 use self::marks::Marks;
 pub use self::pending::{Class, Pending, Told};
+use self::undecided::Undecided;
 
 /// How far a service's baseline has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -168,6 +171,23 @@ pub struct EdgeRecord {
     pub pending: Option<Pending>,
 }
 
+impl EdgeRecord {
+    /// Whether nobody has said or learned yet what is to be thought of it.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.allowed.is_empty() && self.forbidden.is_none()
+    }
+}
+
+/// Whether an edge finds a place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    Some,
+    /// Its service has as many undecided ones as it may.
+    NoneOfService,
+    None,
+}
+
 /// Everything known about one service: stored as one value, under its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRecord {
@@ -232,6 +252,8 @@ pub struct Baseline {
     /// allowance is taken before anything else is judged.
     known: Known,
     known_by_files: Known,
+    /// As `known`: how many of `edges` are undecided.
+    undecided: Undecided,
     /// Changed since they were last stored.
     dirty_services: Marks<ServiceName>,
     dirty_edges: Marks<Edge>,
@@ -249,6 +271,8 @@ pub struct Written {
 impl Baseline {
     /// Edges held at most: a node that talks to more peers than this is not learned but scanned.
     pub const EDGES: usize = 200_000;
+    /// Undecided edges that one service may have in it, so that it leaves room for others.
+    pub const UNDECIDED: usize = 4_096;
 
     /// Takes up what was stored. `seed` keys the hash tables: they hold what strangers choose.
     #[must_use]
@@ -261,6 +285,7 @@ impl Baseline {
         let allowed = edges.iter().filter(|(_, record)| !record.allowed.is_empty());
         Self {
             known: Known::of(allowed.map(|(edge, _)| edge)),
+            undecided: Undecided::of(&edges),
             services: services.into_iter().collect(),
             edges,
             files: Written::default(),
@@ -326,10 +351,18 @@ impl Baseline {
             .filter(move |(_, it)| !it.grounds.expired(wall))
     }
 
-    /// Whether there is no room for this edge.
+    /// Whether there is room for this edge; there is for one that has its place.
     #[must_use]
-    pub fn is_full_for(&self, edge: &Edge) -> bool {
-        self.edges.len() >= Self::EDGES && !self.edges.contains_key(edge)
+    pub fn room_for(&self, edge: &Edge) -> Room {
+        let full = self.edges.len() >= Self::EDGES;
+        let service_full = self.undecided.of_owner(edge) >= Self::UNDECIDED;
+        if !(full || service_full) || self.edges.contains_key(edge) {
+            Room::Some
+        } else if full {
+            Room::None
+        } else {
+            Room::NoneOfService
+        }
     }
 
     /// Records that an edge was seen. Returns whether it is new to the map.
@@ -338,7 +371,7 @@ impl Baseline {
             let record = self.service_mut(service, sighting.at);
             record.last_seen = record.last_seen.max(sighting.at);
         }
-        if self.is_full_for(&sighting.edge) {
+        if self.room_for(&sighting.edge) != Room::Some {
             return true;
         }
         match &mut self.edge_mut(&sighting.edge).evidence {
@@ -402,6 +435,23 @@ impl Baseline {
         true
     }
 
+    /// Takes back what `service` learned since then: it was no evidence of anything.
+    pub fn unlearn(&mut self, service: &ServiceName, since: WallTime, at: WallTime) {
+        let learned = |it: &Allowance| it.provenance == Provenance::Learned && it.since >= since;
+        // Marked, and so not taken for known yet, or known already.
+        let marked = self.dirty_edges.iter().filter(|edge| edge.touches(service));
+        let edges: BTreeSet<Edge> = marked.chain(self.known.edges_of(service)).cloned().collect();
+        for edge in edges {
+            let Some(record) = self.edges.get_mut(&edge) else { continue };
+            let before = record.allowed.len();
+            record.allowed.retain(|it| !learned(it));
+            if record.allowed.len() != before {
+                self.dirty_edges.mark(&edge);
+            }
+        }
+        self.return_to_learning(service, at);
+    }
+
     /// A new edge: whatever was proposed no longer is.
     fn return_to_learning(&mut self, service: &ServiceName, at: WallTime) {
         let Some(record) = self.services.get_mut(service) else {
@@ -425,7 +475,13 @@ impl Baseline {
     /// The record of `edge`, a new one where there is none, to be changed: it will be stored.
     pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
         self.dirty_edges.mark(edge);
-        self.edges.entry(edge.clone()).or_default()
+        match self.edges.entry(edge.clone()) {
+            Entry::Occupied(record) => record.into_mut(),
+            Entry::Vacant(place) => {
+                self.undecided.add(edge);
+                place.insert(EdgeRecord::default())
+            }
+        }
     }
 
     /// The record of `service`, to be changed: it will be stored.
@@ -444,6 +500,10 @@ impl Baseline {
             match &record {
                 Some(record) if !record.allowed.is_empty() => self.known.add(&edge),
                 _ => self.known.remove(&edge),
+            }
+            match &record {
+                Some(record) if record.is_undecided() => self.undecided.add(&edge),
+                _ => self.undecided.remove(&edge),
             }
             if record.is_none() {
                 self.edges.remove(&edge);

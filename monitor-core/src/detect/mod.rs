@@ -1,6 +1,7 @@
 //! A sighting against the baseline: what is odd about it, how odd, and why, in words. Reads only; what
 //! follows from a finding is decided elsewhere.
 
+mod fan_out;
 mod place;
 mod sensor;
 mod words;
@@ -15,6 +16,7 @@ use crate::edge::{Edge, Peer};
 use crate::flow::{Outcome, Process};
 use crate::ids::WallTime;
 
+pub use self::fan_out::{FanOut, fan_out_finding};
 pub use self::sensor::{Meanwhile, Trouble, sensor_finding};
 pub use self::words::{Context, finding};
 
@@ -40,6 +42,10 @@ pub enum Kind {
     MetadataAccess,
     /// Somebody dials a container runtime, a kubelet or an etcd. Needs no baseline.
     SensitivePort,
+    /// Somebody made a socket that goes past TCP and UDP. Needs no baseline.
+    RawSocket,
+    /// A service shows more that is new than is told one by one. Needs no baseline.
+    FanOut,
     /// The agent itself sees less than it should.
     Sensor,
     /// A service talks and has no baseline, and nothing is learned.
@@ -58,6 +64,8 @@ impl fmt::Display for Kind {
             Self::RoleInversion => "role-inversion",
             Self::MetadataAccess => "metadata-access",
             Self::SensitivePort => "sensitive-port",
+            Self::RawSocket => "raw-socket",
+            Self::FanOut => "fan-out",
             Self::Sensor => "sensor",
             Self::Unbaselined => "unbaselined",
         })
@@ -98,7 +106,9 @@ impl Kind {
             | Self::NewExecutable
             | Self::RoleInversion
             | Self::MetadataAccess
-            | Self::SensitivePort => Severity::High,
+            | Self::SensitivePort
+            | Self::RawSocket
+            | Self::FanOut => Severity::High,
             Self::NewPort | Self::NewListener | Self::Unbaselined | Self::Sensor => {
                 Severity::Medium
             }
@@ -109,7 +119,7 @@ impl Kind {
     const fn weight(self) -> f64 {
         match self {
             Self::Forbidden => 6.0,
-            Self::MetadataAccess | Self::SensitivePort => 4.0,
+            Self::MetadataAccess | Self::SensitivePort | Self::RawSocket | Self::FanOut => 4.0,
             Self::RoleInversion => 3.5,
             Self::NewPeer | Self::NewClient => 3.0,
             Self::NewExecutable | Self::NewListener => 2.5,
@@ -121,7 +131,10 @@ impl Kind {
     /// Whether it may be told of an edge that nobody guards: what is never learned silently.
     #[must_use]
     pub const fn needs_no_baseline(self) -> bool {
-        matches!(self, Self::Forbidden | Self::MetadataAccess | Self::SensitivePort)
+        matches!(
+            self,
+            Self::Forbidden | Self::MetadataAccess | Self::SensitivePort | Self::RawSocket
+        )
     }
 }
 
@@ -154,7 +167,7 @@ pub struct Finding {
     /// Where an older version stored the finding: medium.
     #[serde(default)]
     pub severity: Severity,
-    /// None where the finding is about the agent itself.
+    /// None where the finding is about the agent itself, or about more edges than are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -251,7 +264,7 @@ fn unguarded(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
     match (place::hard_rule(sighting), mode) {
         (Some(kind), _) if !allowed() => Judgement::Odd { kind, also: None },
         // That a port was opened is no reason to ask for a baseline: whoever uses it is.
-        (_, Mode::Guard) if edge.is_listener() => Judgement::Normal,
+        (_, Mode::Guard) if !edge.is_exchange() => Judgement::Normal,
         (_, Mode::Guard) => Judgement::Odd { kind: Kind::Unbaselined, also: None },
         (_, Mode::Learn | Mode::Auto) => Judgement::Learnable,
     }
@@ -300,7 +313,7 @@ fn unknown_to_client(baseline: &Baseline, sighting: &Sighting, wall: WallTime) -
     };
     let mut history = History::default();
     for (known, allowance) in baseline.allowed_edges(client, wall) {
-        if known.is_listener() || allowance.attempted_only {
+        if !known.is_exchange() || allowance.attempted_only {
             continue;
         }
         if known.client == edge.client {

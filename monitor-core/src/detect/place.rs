@@ -11,6 +11,9 @@ use crate::flow::Protocol;
 /// What is told of a sighting although nobody's baseline is asked.
 pub(crate) fn hard_rule(sighting: &Sighting) -> Option<Kind> {
     let edge = &sighting.edge;
+    if edge.opens().is_some() {
+        return Some(Kind::RawSocket);
+    }
     if edge.is_listener() || edge.port.protocol != Protocol::Tcp {
         return None;
     }
@@ -36,7 +39,7 @@ fn is_metadata(server: &Peer) -> bool {
         }
         Peer::Address(IpAddr::V6(v6)) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
         Peer::Name(name) => name == "metadata.google.internal" || name == "instance-data",
-        Peer::Service(_) | Peer::Network(_) | Peer::World | Peer::Nobody => false,
+        Peer::Service(_) | Peer::Network(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => false,
     }
 }
 

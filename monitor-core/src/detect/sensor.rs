@@ -58,7 +58,11 @@ impl Trouble {
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
-                Loss::RingFull | Loss::Untracked => Severity::Low,
+                Loss::RingFull
+                | Loss::Untracked
+                | Loss::Unwatched
+                | Loss::ServiceFull
+                | Loss::OverBudget => Severity::Low,
                 Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
                     Severity::Medium
                 }
@@ -114,6 +118,10 @@ const fn meaning(loss: Loss) -> &'static str {
             "connections were accepted by a listener that is not known: their server is not named"
         }
         Loss::Untracked => "connections ended that were not followed: their bytes are missing",
+        Loss::Unwatched => {
+            "sockets that are neither TCP's nor UDP's were made where packets were not looked at: where \
+             they sent may be missing"
+        }
         Loss::Undecodable => {
             "the kernel programs and the agent do not agree on their format: one of them is of \
              another version; restart the agent"
@@ -121,6 +129,13 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::TableFull => {
             "the map holds as many edges as it can: further ones are judged, and neither kept nor \
              learned; somebody scans, or a service dials without end"
+        }
+        Loss::ServiceFull => {
+            "the map holds as many undecided edges of one service as it may: further ones are judged, \
+             and neither kept nor learned"
+        }
+        Loss::OverBudget => {
+            "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
 use crate::edge::{Edge, EdgeWith, Peer};
 use crate::flow::{Image, Process};
 use crate::ids::{ServiceName, WallTime};
+use crate::socket::Socket;
 
 /// What is known around a finding while it is written.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +42,16 @@ pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Findin
 /// A hard rule is as severe as its kind for who is guarded; while learning it asks for a decision.
 fn severity(context: &Context<'_>, kind: Kind, edge: &Edge) -> Severity {
     let guarded = edge.services().any(|it| context.baseline.phase(it) == Phase::Guarded);
-    let asks = matches!(kind, Kind::MetadataAccess | Kind::SensitivePort) && !guarded;
-    if asks { Severity::Medium } else { kind.severity() }
+    let hard = matches!(kind, Kind::MetadataAccess | Kind::SensitivePort | Kind::RawSocket);
+    match edge.opens() {
+        Some(socket) if hard && !socket.is_grave() && guarded => Severity::Medium,
+        Some(socket) if hard && !socket.is_grave() => Severity::Low,
+        _ if hard && !guarded => Severity::Medium,
+        _ => kind.severity(),
+    }
 }
 
-fn place_of(node: &str, workload: Option<&Workload>) -> Where {
+pub(super) fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
         node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
@@ -57,7 +63,9 @@ fn place_of(node: &str, workload: Option<&Workload>) -> Where {
 
 fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason> {
     let mut reasons = vec![first_reason(context, kind, sighting)];
-    if !matches!(kind, Kind::NewExecutable | Kind::Unbaselined | Kind::NewListener)
+    let dials = !matches!(kind, Kind::NewExecutable | Kind::Unbaselined | Kind::NewListener)
+        && sighting.edge.opens().is_none();
+    if dials
         && let Some(path) = sighting.executable()
         && let Some(client) = sighting.edge.client.service()
         && context.baseline.phase(client) == Phase::Guarded
@@ -91,8 +99,9 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         },
         Kind::RoleInversion => inversion_text(context, edge),
         Kind::NewListener => listener_text(context, sighting),
+        Kind::RawSocket => socket_text(edge),
         // Written out by its own words.
-        Kind::Sensor => String::new(),
+        Kind::Sensor | Kind::FanOut => String::new(),
         Kind::NewClient => match &edge.server {
             Peer::Service(server) => learned_text(context, server, edge, "from"),
             _ => "the server never served it".to_owned(),
@@ -104,7 +113,9 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         Kind::NewExecutable => {
             let known = known_executables(context, edge);
             let with = sighting.executable().unwrap_or_default();
-            format!("{with} never dialled this edge; known: {}", list(&known))
+            let did =
+                if edge.opens().is_some() { "made such a socket" } else { "dialled this edge" };
+            format!("{with} never {did}; known: {}", list(&known))
         }
         Kind::Unbaselined => {
             "it has no guarded baseline, and the agent is in mode guard: nothing is learned"
@@ -166,6 +177,31 @@ fn listener_text(context: &Context<'_>, sighting: &Sighting) -> String {
     }
 }
 
+/// What such a socket is for, and what of its traffic can be seen.
+fn socket_text(edge: &Edge) -> String {
+    let unknown_at_first = "where it sent in its first millisecond may be missing";
+    match edge.opens() {
+        Some(Socket::Packet) => {
+            "a packet socket reads and writes whole frames, past every firewall; where it sends cannot \
+             be seen"
+                .to_owned()
+        }
+        Some(Socket::Vsock) => {
+            "a vsock socket talks to the hypervisor or to a virtual machine; with whom cannot be seen"
+                .to_owned()
+        }
+        Some(Socket::Raw(_)) => format!(
+            "a raw socket sends what its process writes, such as packets of a scan or of a tunnel; \
+             {unknown_at_first}"
+        ),
+        Some(Socket::Ping) => format!("a socket for ICMP echo; {unknown_at_first}"),
+        Some(socket @ (Socket::UdpLite | Socket::Other(_))) => {
+            format!("few programs use {socket}; {unknown_at_first}")
+        }
+        None => String::new(),
+    }
+}
+
 /// "no edge to X; web has 3 known edges, watched for 6 d".
 fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: &str) -> String {
     let peer = if way == "to" { &edge.server } else { &edge.client };
@@ -174,7 +210,7 @@ fn learned_text(context: &Context<'_>, service: &ServiceName, edge: &Edge, way: 
     }
     let known = context.baseline.allowed_edges(service, context.wall).map(|(edge, _)| edge);
     let known: std::collections::BTreeSet<&Edge> =
-        known.filter(|edge| !edge.is_listener()).collect();
+        known.filter(|edge| edge.is_exchange()).collect();
     let known = known.len();
     let edges = if known == 1 { "edge" } else { "edges" };
     let watched = context.baseline.services.get(service).map_or_else(String::new, |record| {
@@ -260,7 +296,7 @@ const SHELLS: [&str; 11] =
 
 /// What is odd about the process by itself: a shell that dials, an interpreter under one, a file that
 /// is gone or never was.
-fn process_reasons(process: &Process) -> Vec<Reason> {
+pub(super) fn process_reasons(process: &Process) -> Vec<Reason> {
     let reason = |name: &str, weight, text| Reason { name: name.to_owned(), weight, text };
     let mut reasons = Vec::new();
     let path = process.executable.as_deref().unwrap_or_default();
@@ -291,10 +327,12 @@ fn process_reasons(process: &Process) -> Vec<Reason> {
 fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
     let server = &sighting.edge.server;
     let mut techniques = match (kind, server) {
-        (Kind::Unbaselined | Kind::Sensor, _) => vec![],
+        (Kind::Unbaselined | Kind::Sensor | Kind::FanOut, _) => vec![],
         _ if place::asks_metadata(sighting) => vec!["T1552.005"],
         (Kind::SensitivePort, _) => vec!["T1552.007"],
         (Kind::NewListener, _) => vec!["T1205"],
+        (Kind::RawSocket, Peer::Socket(Socket::Packet)) => vec!["T1040"],
+        (_, Peer::Socket(_)) => vec!["T1095"],
         (Kind::NewExecutable, _) => vec!["T1059"],
         (Kind::NewPort, _) => vec!["T1571"],
         (_, Peer::Address(address)) if !place::is_inside(*address) => vec!["T1071"],
@@ -321,7 +359,7 @@ fn nearest(context: &Context<'_>, sighting: &Sighting) -> Option<EdgeWith> {
         .services()
         .flat_map(|service| context.baseline.allowed_edges(service, context.wall))
         .filter(|(known, _)| known.client == edge.client || known.server == edge.server)
-        .filter(|(known, _)| !known.is_listener() || edge.is_listener())
+        .filter(|(known, _)| known.is_exchange() || !edge.is_exchange())
         .max_by_key(|(known, _)| (likeness(known), std::cmp::Reverse((*known).clone())))?;
     Some(EdgeWith { edge: near.clone(), executable: allowance.executables.first().cloned() })
 }

@@ -2,6 +2,7 @@
 //! everything it wants done and does nothing itself.
 
 mod command;
+mod flooding;
 mod judging;
 mod quiet;
 mod record;
@@ -16,13 +17,14 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Flood, Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
+use self::flooding::Floods;
 use self::trouble::{Gap, Losses};
 
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
@@ -75,6 +77,8 @@ pub enum Input {
         count: Box<Count>,
     },
     Forgotten(FlowKey),
+    /// A cgroup shows more that is new than is told one by one.
+    Flooded(Box<Flood>),
     Lost {
         loss: Loss,
         count: u64,
@@ -122,6 +126,7 @@ pub struct Engine {
     queue: Queue,
     mutes: Mutes,
     losses: Losses,
+    floods: Floods,
     gap: Option<Gap>,
     next_audit: u64,
     random: u64,
@@ -172,6 +177,7 @@ impl Engine {
             queue,
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
+            floods: Floods::default(),
             gap: None,
             next_audit: snapshot.next_audit,
             started: None,
@@ -210,6 +216,7 @@ impl Engine {
             }
             Input::Counted { edge, count } => self.counted(now, &edge, &count, &mut effects),
             Input::Forgotten(key) => self.attribution.forgotten(&key),
+            Input::Flooded(flood) => self.flooded(now, &flood, &mut effects),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
             Input::Files(written) => self.files(now, written, &mut effects),

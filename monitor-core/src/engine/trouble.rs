@@ -35,8 +35,7 @@ impl Losses {
         let mut troubles = Vec::new();
         for (&loss, &total) in &self.counted {
             let said = self.said.entry(loss).or_default();
-            // Missing bytes hide no edge: `status` shows them.
-            if loss == Loss::Untracked || said.count == total || now.boot < said.next {
+            if is_said_elsewhere(loss) || said.count == total || now.boot < said.next {
                 continue;
             }
             troubles.push(Trouble::Lost { loss, count: total - said.count });
@@ -44,6 +43,12 @@ impl Losses {
         }
         troubles
     }
+}
+
+/// Missing bytes hide no edge; a flood and an unusual socket are told by themselves: `status` shows how
+/// many.
+const fn is_said_elsewhere(loss: Loss) -> bool {
+    matches!(loss, Loss::Untracked | Loss::Unwatched | Loss::OverBudget | Loss::ServiceFull)
 }
 
 /// Nobody looked before this start.

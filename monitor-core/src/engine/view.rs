@@ -186,7 +186,7 @@ impl Engine {
     /// Every edge seen, with its evidence.
     #[must_use]
     pub fn map(&self, wall: WallTime) -> Vec<EdgeView> {
-        let edges = self.baseline.edges.keys().filter(|edge| !edge.is_listener());
+        let edges = self.baseline.edges.keys().filter(|edge| edge.is_exchange());
         edges.filter_map(|edge| self.edge_view(edge, wall)).collect()
     }
 
@@ -258,7 +258,7 @@ impl Engine {
         let edges: BTreeSet<&Edge> = self.baseline.edges.keys().chain(files).collect();
         for edge in edges {
             let record = self.baseline.edges.get(edge);
-            let seen = record.is_some_and(|it| it.evidence.is_some()) && !edge.is_listener();
+            let seen = record.is_some_and(|it| it.evidence.is_some()) && edge.is_exchange();
             let seen = usize::from(seen);
             let pending = usize::from(record.is_some_and(|it| it.pending.is_some()));
             let allowed = usize::from(self.baseline.allowances(edge, wall).next().is_some());
@@ -313,7 +313,7 @@ impl Engine {
             node: self.settings.node.clone(),
             mode: self.settings.mode,
             since: self.started,
-            edges: seen.filter(|(edge, it)| it.evidence.is_some() && !edge.is_listener()).count(),
+            edges: seen.filter(|(edge, it)| it.evidence.is_some() && edge.is_exchange()).count(),
             pending: self.baseline.edges.values().filter(|it| it.pending.is_some()).count(),
             services: self.baseline.services.len(),
             guarded: phase(Phase::Guarded),

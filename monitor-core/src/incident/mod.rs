@@ -37,6 +37,8 @@ pub enum About {
     /// Services that nobody guards and that are odd in the same way: told together, in one message
     /// that waits a moment for the others.
     Unguarded(Kind),
+    /// One service that shows more that is new than is told one by one.
+    Flood,
     /// The agent itself.
     Agent,
 }
@@ -181,7 +183,7 @@ impl Incidents {
             incident.about == about
                 && match about {
                     About::Unguarded(_) => incident.revision == 0,
-                    About::Service | About::Agent => {
+                    About::Service | About::Flood | About::Agent => {
                         incident.service == *service
                             && at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
                     }

@@ -2,6 +2,7 @@
 //! is about, how an edge reads. How that looks is each medium's own.
 
 use crate::detect::Severity;
+use crate::edge::Peer;
 use crate::flow::{Outcome, Process};
 use crate::incident::{Alert, AlertEdge, AlertFinding};
 
@@ -91,10 +92,11 @@ impl AlertFinding {
         self.process.as_ref()?.executable.as_deref()
     }
 
-    /// How the exchange went; a port that was opened is none.
+    /// How the exchange went; a port that was opened is none, nor is a socket that was made.
     #[must_use]
     pub fn went(&self) -> Option<Outcome> {
-        self.outcome.filter(|_| !self.is_listener())
+        let opens = self.edge.as_ref().is_some_and(|edge| matches!(edge.server, Peer::Socket(_)));
+        self.outcome.filter(|_| !self.is_listener() && !opens)
     }
 
     #[must_use]
@@ -129,6 +131,9 @@ impl AlertEdge {
         let port = self.port();
         if self.client.is_nobody() {
             return format!("{} listens at {port}", self.server);
+        }
+        if let Peer::Socket(socket) = self.server {
+            return format!("{} opens {socket}", self.client);
         }
         format!("{} → {} {port}", self.client, self.server)
     }

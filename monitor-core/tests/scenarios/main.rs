@@ -11,6 +11,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
 mod clock;
+mod flood;
 mod full;
 mod oddities;
 mod properties;

@@ -104,8 +104,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let door = Listener::bind(&config.serve)?;
     let (store, mut snapshot) = Store::open(&config.state_dir)?;
     let mut tables = Tables::of(&config, &files.written(), &mut snapshot);
-    let internal = &config.detect.internal;
-    let capture = Capture::start(ground, &config.capture, internal, tables.before())?;
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let capture = Capture::start(ground, &config.capture, internal, budget, tables.before())?;
     let before = before(config.mode, &snapshot, capture.summary());
     let engine = Engine::restore(settings(&config)?, snapshot);
 
@@ -146,8 +146,8 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let mut audience = Audience::new(Some(options.tell));
     let ground = capture::preflight()?;
     let capture = config.capture.for_a_look();
-    let before = Before::default();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal, before)?;
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
@@ -194,9 +194,11 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What an alert says of our own sight: who watches is to know why it goes quiet.
+/// What an alert says of our own sight, and of what is not told one by one: who watches is to know why
+/// it goes quiet.
 fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
-    let ours = alert.findings.iter().filter(|finding| finding.kind == Kind::Sensor);
+    let ours = |kind| matches!(kind, Kind::Sensor | Kind::FanOut);
+    let ours = alert.findings.iter().filter(move |finding| ours(finding.kind));
     ours.flat_map(|finding| &finding.reasons).map(|reason| reason.text.as_str())
 }
 
@@ -372,6 +374,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Flow(flow) => Input::Flow(flow),
         Observation::Traffic(traffic) => Input::Traffic(traffic),
         Observation::Forgotten(key) => Input::Forgotten(key),
+        Observation::Flooded(flood) => Input::Flooded(flood),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
         Observation::Unpinned { path } => Input::Trouble(Trouble::Unpinned { path }),

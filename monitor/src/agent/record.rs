@@ -50,7 +50,8 @@ pub struct Recorded {
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
     let capture = config.capture.for_a_look();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal, Before::default())?;
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
@@ -194,6 +195,8 @@ impl Scribe {
                 self.attribution.forgotten(&key);
                 self.executables.remove(&key);
             }
+            // Nobody to be told: how many connections are missing is counted as lost.
+            Observation::Flooded(_) => {}
             Observation::Lost { loss, count } => {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
@@ -214,9 +217,10 @@ impl Scribe {
         }
     }
 
-    /// A line for a first sighting. A port that was opened is no exchange: it has no far end.
+    /// A line for a first sighting. A port that was opened, or a socket that was made, is no exchange:
+    /// it has no far end.
     fn sighted(&mut self, sighting: &Sighting) {
-        if sighting.edge.is_listener() {
+        if !sighting.edge.is_exchange() {
             return;
         }
         let direction = match sighting.seen_from {
@@ -249,7 +253,8 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() else { return };
+        let edge = self.attribution.edge_of(&traffic.key).filter(|edge| edge.is_exchange());
+        let Some(edge) = edge.cloned() else { return };
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);

@@ -3,7 +3,7 @@
 
 use monitor_core::baseline::Grounds;
 use monitor_core::baseline::document::{Document, Line, List};
-use monitor_core::edge::{Edge, EdgeWith, Port};
+use monitor_core::edge::{Edge, EdgeWith};
 use monitor_core::ids::ServiceName;
 
 /// What is decided about an edge.
@@ -54,16 +54,16 @@ impl Edit {
         match self.decision {
             Decision::Approve => {
                 let before = entry.forbidden.clone();
-                take_out(&mut entry.forbidden, &line, edge.port);
+                take_out(&mut entry.forbidden, &line);
                 let lifted = (entry.forbidden != before).then(|| edge.clone());
                 put_in(entry.list_mut(list), line);
                 Ok(lifted)
             }
             Decision::Forbid if self.edge.executable.is_some() => Err(EditError::ForbidWith),
             Decision::Forbid => {
-                take_out(&mut entry.forbidden, &line, edge.port);
+                take_out(&mut entry.forbidden, &line);
                 if line.until.is_none() {
-                    take_out(entry.list_mut(list), &line, edge.port);
+                    take_out(entry.list_mut(list), &line);
                 }
                 put_in(&mut entry.forbidden, line);
                 Ok(None)
@@ -72,25 +72,31 @@ impl Edit {
     }
 }
 
-/// Takes the port out of every line about the same peer, and the lines that have none left.
-fn take_out(lines: &mut Vec<Line>, like: &Line, port: Port) {
+/// Takes the port, or the socket, out of every line about the same peer, and the lines that have none
+/// left.
+fn take_out(lines: &mut Vec<Line>, like: &Line) {
     for line in lines.iter_mut().filter(|it| it.to == like.to && it.from == like.from) {
-        line.ports.retain(|it| *it != port);
+        line.ports.retain(|it| !like.ports.contains(it));
+        line.sockets.retain(|it| !like.sockets.contains(it));
     }
-    lines.retain(|it| !it.ports.is_empty());
+    lines.retain(|it| !it.ports.is_empty() || !it.sockets.is_empty());
 }
 
-/// Adds a line, or its port to a line that differs in nothing else.
+/// Adds a line, or its port or socket to a line that differs in nothing else.
 fn put_in(lines: &mut Vec<Line>, line: Line) {
     let same = |it: &&mut Line| {
-        let alike = Line { ports: line.ports.clone(), evidence: None, ..(**it).clone() };
-        alike == line
+        let (ports, sockets) = (line.ports.clone(), line.sockets.clone());
+        let alike = Line { ports, sockets, evidence: None, ..(**it).clone() };
+        alike == line && it.sockets.is_empty() == line.sockets.is_empty()
     };
     match lines.iter_mut().find(same) {
         Some(known) => {
             known.ports.extend(line.ports);
             known.ports.sort_unstable();
             known.ports.dedup();
+            known.sockets.extend(line.sockets);
+            known.sockets.sort_unstable();
+            known.sockets.dedup();
         }
         None => lines.push(line),
     }

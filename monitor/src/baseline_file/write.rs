@@ -27,6 +27,7 @@ pub fn to_text(document: &Document) -> String {
             ("outbound", &entry.outbound),
             ("inbound", &entry.inbound),
             ("listens", &entry.listens),
+            ("opens", &entry.opens),
             ("forbidden", &entry.forbidden),
         ];
         let empty = head.iter().all(Option::is_none) && lists.iter().all(|(_, it)| it.is_empty());
@@ -49,12 +50,16 @@ pub fn to_text(document: &Document) -> String {
 
 /// One entry as an inline table.
 fn flow(line: &Line) -> String {
-    let Line { to, from, ports, by, attempted_only, until, approver, reason, evidence } = line;
+    let Line { to, from, ports, sockets, by, attempted_only, until, approver, reason, evidence } =
+        line;
     let list = |items: Vec<String>| format!("[{}]", items.join(", "));
     let parts = [
         to.as_ref().map(|to| ("to", plain_or_quoted(&to.to_string()))),
         from.as_ref().map(|from| ("from", plain_or_quoted(&from.to_string()))),
-        Some(("ports", list(ports.iter().map(ToString::to_string).collect()))),
+        (!ports.is_empty())
+            .then(|| ("ports", list(ports.iter().map(ToString::to_string).collect()))),
+        (!sockets.is_empty())
+            .then(|| ("sockets", list(sockets.iter().map(ToString::to_string).collect()))),
         (!by.is_empty()).then(|| ("by", list(by.iter().map(|it| plain_or_quoted(it)).collect()))),
         attempted_only.then(|| ("attempted_only", "true".to_owned())),
         until.map(|until| ("until", plain_or_quoted(&until.to_string()))),

@@ -15,11 +15,13 @@ use monitor_common::{digest, global};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
-use crate::capture::config::{Config, Detail};
+use crate::capture::config::{Budget, Config, Detail};
 use crate::capture::foreign;
+use crate::capture::nets;
 use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
 use crate::capture::shape::{Shapes, sizes};
+use crate::capture::symbols;
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -31,6 +33,9 @@ pub(super) enum Hook {
     },
     Tracepoint {
         category: &'static str,
+        name: &'static str,
+    },
+    RawTracepoint {
         name: &'static str,
     },
 }
@@ -71,10 +76,14 @@ const fn tracepoint(
 pub(super) enum Extra {
     CgroupNames,
     Executables,
+    OpenedSockets,
+    Destinations,
 }
 
 impl Extra {
-    pub(super) const ALL: [Self; 2] = [Self::CgroupNames, Self::Executables];
+    /// Those that take CAP_PERFMON.
+    pub(super) const TRACED: [Self; 3] =
+        [Self::CgroupNames, Self::Executables, Self::OpenedSockets];
 }
 
 impl fmt::Display for Extra {
@@ -84,6 +93,10 @@ impl fmt::Display for Extra {
             Self::Executables => {
                 "executables of processes that are gone, and the shells that processes came from"
             }
+            Self::OpenedSockets => {
+                "packet sockets as they are made (they are looked for every 10 s), and vsock sockets"
+            }
+            Self::Destinations => "where sockets that are neither TCP's nor UDP's send",
         })
     }
 }
@@ -102,8 +115,23 @@ const STREAM: &str = "stream";
 /// Stands for it on kernels whose `sock_ops` programs may not ask for the caller (up to 6.1).
 pub(super) const STREAM_UNASKED: &str = "stream_unasked";
 
+const CAP_CAPABLE: &str = "cap_capable";
+
+/// Loaded, and attached where it is wanted, see `nets`.
+pub(super) static NET: Spec = Spec {
+    program: nets::NET,
+    hook: Hook::Cgroup { attach_type: 1 },
+    optional: Some(Extra::Destinations),
+};
+
 /// Attached when the owners of older sockets are known.
-pub(super) static FLOWS: [Spec; 7] = [
+pub(super) static FLOWS: [Spec; 9] = [
+    cgroup("sock_create", 2),
+    Spec {
+        program: CAP_CAPABLE,
+        hook: Hook::RawTracepoint { name: "cap_capable" },
+        optional: Some(Extra::OpenedSockets),
+    },
     cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
@@ -160,18 +188,25 @@ pub(super) struct Settings {
     command_in_cgroup: u8,
     netns_in_sock_ops: u8,
     full: u8,
+    interval_ns: u64,
+    packet_create: symbols::Range,
+    vsock_create: symbols::Range,
     fork_child_pid_at: u32,
     stream: &'static str,
 }
 
 impl Settings {
-    pub(super) fn new(config: &Config, ground: &Ground, seed: [u64; 2]) -> Self {
+    pub(super) fn new(config: &Config, ground: &Ground, budget: Budget, seed: [u64; 2]) -> Self {
+        let [packet_create, vsock_create] = makers(ground);
         let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
         Self {
             seed,
             command_in_cgroup: u8::from(command_in_cgroup()),
             netns_in_sock_ops: u8::from(netns_in_sock_ops(ground)),
             full: u8::from(config.detail == Detail::Full),
+            interval_ns: budget.interval_ns(),
+            packet_create,
+            vsock_create,
             fork_child_pid_at: fork_child_pid_at.unwrap_or(0),
             stream: if current_in_sock_ops() { STREAM } else { STREAM_UNASKED },
         }
@@ -203,7 +238,10 @@ pub(super) fn load(
         .override_global(global::EXECUTABLE_SEED, &settings.seed, true)
         .override_global(global::COMMAND_IN_CGROUP, &settings.command_in_cgroup, true)
         .override_global(global::NETNS_IN_SOCK_OPS, &settings.netns_in_sock_ops, true)
+        .override_global(global::BUDGET_INTERVAL_NS, &settings.interval_ns, true)
         .override_global(global::FULL, &settings.full, true)
+        .override_global(global::PACKET_CREATE, &settings.packet_create, true)
+        .override_global(global::VSOCK_CREATE, &settings.vsock_create, true)
         .override_global(global::FORK_CHILD_PID_AT, &settings.fork_child_pid_at, true);
     for (name, entries) in sizes(config) {
         loader.map_max_entries(name, entries);
@@ -214,6 +252,8 @@ pub(super) fn load(
         }
     }
     let ebpf = loader.load(OBJECT).map_err(|source| CaptureError::Load(Box::new(source)))?;
+    let unseen = unseen_makers(ground, settings.packet_create);
+    let missing = unseen.map(|why| (Extra::OpenedSockets, why.to_owned()));
     Ok(Attached {
         ebpf,
         root,
@@ -224,7 +264,7 @@ pub(super) fn load(
         attachments: Vec::new(),
         links: Links::default(),
         specs: Vec::new(),
-        missing: Vec::new(),
+        missing: missing.into_iter().collect(),
     })
 }
 
@@ -241,6 +281,29 @@ pub(super) fn open_root(config: &Config, ground: &Ground) -> Result<File, Captur
 pub(super) fn shapes(config: &Config) -> Result<Shapes, CaptureError> {
     let shapes = Shapes::of(OBJECT, config);
     shapes.map_err(|error| CaptureError::Load(Box::new(error.into())))
+}
+
+/// Where the kernel makes packet and vsock sockets; zeros where that is not to be known.
+fn makers(ground: &Ground) -> [symbols::Range; 2] {
+    let known = ground.untraceable.is_none() && asks_visibly(ground);
+    let found = known.then(|| symbols::ranges(["packet_create", "vsock_create"]));
+    found.and_then(Result::ok).unwrap_or_default()
+}
+
+/// Whether what asks for a capability can be seen: since 6.14.
+fn asks_visibly(ground: &Ground) -> bool {
+    ground.kernel.is_at_least(6, 14)
+}
+
+/// Why the making of packet sockets cannot be seen.
+fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'static str> {
+    if !asks_visibly(ground) {
+        Some("cap_capable is not a raw tracepoint of this kernel")
+    } else if packet_create == [0, 0] && ground.untraceable.is_none() {
+        Some("the kernel does not say where it makes them (kernel.kptr_restrict, CAP_SYSLOG)")
+    } else {
+        None
+    }
 }
 
 /// Whether cgroup programs are told the command name.
@@ -268,6 +331,11 @@ impl Attached {
     /// Loads and attaches `programs`, the optional ones as far as they go.
     pub(super) fn attach(&mut self, programs: &'static [Spec]) -> Result<(), CaptureError> {
         for spec in programs {
+            // Known to be of no use here, and why.
+            if spec.optional.is_some_and(|extra| extra == Extra::OpenedSockets && !self.has(extra))
+            {
+                continue;
+            }
             match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.specs.push(spec),
                 (Err(source), None) => return Err(self.refusal(spec, source)),
@@ -315,10 +383,20 @@ impl Attached {
 
     /// What is not had, and why, for people; `known` is the reason, where it was foreseen.
     pub(super) fn missing(&self, known: Option<&str>) -> Vec<String> {
-        let told = |(extra, why): &(Extra, String)| format!("{extra}: {}", known.unwrap_or(why));
+        let told = |(extra, why): &(Extra, String)| {
+            let known = known.filter(|_| Extra::TRACED.contains(extra));
+            format!("{extra}: {}", known.unwrap_or(why))
+        };
         let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
+    }
+
+    /// Loads what is attached later, as far as that goes.
+    pub(super) fn load_net(&mut self) {
+        if let Err(error) = self.load_one(&NET) {
+            self.missing.push((Extra::Destinations, brief(&error)));
+        }
     }
 
     pub(super) fn name_of(&self, spec: &Spec) -> &'static str {
@@ -350,6 +428,8 @@ impl Attached {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::CgroupSkb(program) => program.load(),
+            Program::RawTracePoint(program) => program.load(),
             Program::TracePoint(program) => program.load(),
             _ => Err(ProgramError::UnexpectedProgramType),
         }

@@ -117,6 +117,16 @@ impl Cgroups {
         self.known.contains_key(&id)
     }
 
+    /// Whether it was told, and not that it is gone.
+    pub(super) fn is_present(&self, id: CgroupId) -> bool {
+        self.known.get(&id).is_some_and(|presence| *presence != Presence::Gone)
+    }
+
+    /// The cgroup that a process is in, and its path.
+    pub(super) fn of(&self, pid: u32) -> Option<(CgroupId, String)> {
+        self.hierarchy.cgroup(pid)
+    }
+
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.
     fn is_of(&mut self, id: CgroupId, pid: u32, out: &mut Vec<Observation>) -> bool {
         let found = self.hierarchy.cgroup(pid).filter(|(found, _)| *found == id);

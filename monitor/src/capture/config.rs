@@ -101,6 +101,40 @@ impl TryFrom<u32> for Entries {
     }
 }
 
+/// How many new edges one cgroup may show at once, each way, before the rest is told as a whole. A
+/// quarter of it comes back every second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Budget(u32);
+
+impl Budget {
+    const MIN: u32 = 16;
+    const MAX: u32 = 1 << 20;
+
+    /// The time in which one more comes back, in nanoseconds.
+    pub(super) fn interval_ns(self) -> u64 {
+        monitor_common::BUDGET_SPAN_NS / u64::from(self.0)
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(1024)
+    }
+}
+
+impl TryFrom<u32> for Budget {
+    type Error = ConfigError;
+
+    fn try_from(count: u32) -> Result<Self, ConfigError> {
+        if (Self::MIN..=Self::MAX).contains(&count) {
+            Ok(Self(count))
+        } else {
+            Err(ConfigError::Budget(count))
+        }
+    }
+}
+
 /// Size of the ring buffer in bytes, written as `"1MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
@@ -265,6 +299,8 @@ impl fmt::Display for Network {
 pub enum ConfigError {
     #[error("{0} is out of range: a number of entries is {min} to {max}", min = Entries::MIN, max = Entries::MAX)]
     Entries(u32),
+    #[error("{0} is out of range: a budget is {min} to {max} new edges", min = Budget::MIN, max = Budget::MAX)]
+    Budget(u32),
     #[error("{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"")]
     Ring(String),
     #[error("{0:?} is not a network: write one like 10.0.0.0/8 or fd00::/8")]
@@ -285,6 +321,16 @@ mod tests {
         }
         for text in ["", "1", "1MB", "3MiB", "MiB", "1KiB", "512MiB", "99999999MiB", "-1MiB"] {
             assert!(text.parse::<RingSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_budget_comes_back_whole_in_four_seconds() {
+        for (count, interval_ns) in [(16, 250_000_000), (1024, 3_906_250), (1 << 20, 3_814)] {
+            assert_eq!(Budget::try_from(count).map(Budget::interval_ns), Ok(interval_ns));
+        }
+        for count in [0, 15, (1 << 20) + 1, u32::MAX] {
+            assert_eq!(Budget::try_from(count), Err(ConfigError::Budget(count)));
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use monitor_common as wire;
 use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::socket::Socket;
 use zerocopy::{FromZeros as _, TryFromBytes};
 
 /// Bytes of keys and values as the maps hold them.
@@ -15,6 +16,9 @@ pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
 pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
 pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
+pub(super) type PayerBytes = [u8; size_of::<wire::Payer>()];
+pub(super) type BudgetBytes = [u8; size_of::<wire::Budget>()];
+pub(super) type FloodBytes = [u8; size_of::<wire::Flood>()];
 pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
 /// The bytes are not what this program agreed upon with the kernel's half.
@@ -99,6 +103,38 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     }
 }
 
+/// Who pays for a key that is new.
+pub(super) fn payer(bytes: &KeyBytes) -> Result<PayerBytes, Undecodable> {
+    let key: wire::FlowKey = read(bytes)?;
+    Ok(zerocopy::transmute!(wire::Payer::of(&key)))
+}
+
+/// A budget, as it was if there was one, with `more` new keys that cost nothing, `most` at once.
+pub(super) fn credited(budget: Option<&BudgetBytes>, more: u64, most: u64) -> BudgetBytes {
+    let before = budget.and_then(|bytes| read::<wire::Budget>(bytes).ok());
+    let before = before.unwrap_or(wire::Budget { whole_ns: 0, credit: 0 });
+    let credit = before.credit.saturating_add(more).min(most);
+    zerocopy::transmute!(wire::Budget { credit, ..before })
+}
+
+/// An entry of `FLOODS`: whose it is, what it counted. Of one whose writer is still at it, `first_ns`
+/// is 0.
+pub(super) fn flood(
+    payer: &PayerBytes,
+    flood: &FloodBytes,
+) -> Result<((CgroupId, Direction), wire::Flood), Undecodable> {
+    let payer: wire::Payer = read(payer)?;
+    Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
+}
+
+const fn direction(direction: wire::Direction) -> Direction {
+    match direction {
+        wire::Direction::Outbound => Direction::Outbound,
+        wire::Direction::Inbound => Direction::Inbound,
+        wire::Direction::Listening => Direction::Listening,
+    }
+}
+
 /// Of an entry whose writer is still at it, `first_seen_ns` is 0.
 pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
     let stats: wire::FlowStats = read(bytes)?;
@@ -117,19 +153,19 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     let key: wire::FlowKey = read(bytes)?;
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
-        direction: match key.direction {
-            wire::Direction::Outbound => Direction::Outbound,
-            wire::Direction::Inbound => Direction::Inbound,
-            wire::Direction::Listening => Direction::Listening,
-        },
+        direction: direction(key.direction),
         protocol: match key.protocol {
             wire::Protocol::Tcp => Protocol::Tcp,
             wire::Protocol::Udp => Protocol::Udp,
+            wire::Protocol::UdpLite => Protocol::UdpLite,
+            wire::Protocol::Icmp => Protocol::Icmp,
+            wire::Protocol::Ip => Protocol::Ip,
         },
         remote: match key.remote_kind {
             wire::RemoteKind::Address => Remote::Address(ip(key.remote)),
             wire::RemoteKind::Cgroup => Remote::Cgroup(CgroupId(key.remote.cgroup())),
             wire::RemoteKind::World => Remote::World,
+            wire::RemoteKind::Socket => Remote::Socket(socket(key.remote)?),
         },
         local: known_ip(key.local),
         port: key.port,
@@ -145,12 +181,18 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     })
 }
 
+/// Whether it is no flow but that an unusual socket was made.
+pub(super) fn opens(bytes: &KeyBytes) -> bool {
+    bytes[std::mem::offset_of!(wire::FlowKey, remote_kind)] == wire::RemoteKind::Socket as u8
+}
+
 /// The inverse of [`key`].
 pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
     let (remote_kind, remote) = match key.remote {
         Remote::Address(ip) => (wire::RemoteKind::Address, address(ip)),
         Remote::Cgroup(id) => (wire::RemoteKind::Cgroup, wire::Address::of_cgroup(id.0)),
         Remote::World => (wire::RemoteKind::World, wire::Address::ZERO),
+        Remote::Socket(socket) => (wire::RemoteKind::Socket, socket_address(socket)),
     };
     zerocopy::transmute!(wire::FlowKey {
         cgroup_id: key.cgroup.0,
@@ -161,6 +203,9 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
         protocol: match key.protocol {
             Protocol::Tcp => wire::Protocol::Tcp,
             Protocol::Udp => wire::Protocol::Udp,
+            Protocol::UdpLite => wire::Protocol::UdpLite,
+            Protocol::Icmp => wire::Protocol::Icmp,
+            Protocol::Ip => wire::Protocol::Ip,
         },
         direction: match key.direction {
             Direction::Outbound => wire::Direction::Outbound,
@@ -179,6 +224,31 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
         },
         _reserved: [0; 2],
     })
+}
+
+fn socket(address: wire::Address) -> Result<Socket, Undecodable> {
+    let (kind, protocol) = address.socket().ok_or(Undecodable)?;
+    Ok(match kind {
+        wire::SocketKind::Raw => Socket::Raw(protocol),
+        wire::SocketKind::Ping => Socket::Ping,
+        wire::SocketKind::UdpLite => Socket::UdpLite,
+        wire::SocketKind::Other => Socket::Other(protocol),
+        wire::SocketKind::Packet => Socket::Packet,
+        wire::SocketKind::Vsock => Socket::Vsock,
+    })
+}
+
+/// The inverse of [`socket`].
+const fn socket_address(socket: Socket) -> wire::Address {
+    let (kind, protocol) = match socket {
+        Socket::Raw(protocol) => (wire::SocketKind::Raw, protocol),
+        Socket::Ping => (wire::SocketKind::Ping, 0),
+        Socket::UdpLite => (wire::SocketKind::UdpLite, 0),
+        Socket::Other(protocol) => (wire::SocketKind::Other, protocol),
+        Socket::Packet => (wire::SocketKind::Packet, 0),
+        Socket::Vsock => (wire::SocketKind::Vsock, 0),
+    };
+    wire::Address::of_socket(kind, protocol)
 }
 
 /// Whose an older socket is, as the kernel's half would have noted it.
@@ -237,6 +307,28 @@ pub(super) fn listening(
     Ok((zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin)))
 }
 
+/// The key and the value in `SEEN` of an unusual socket that is there, entered at `now_ns`; and what
+/// is told of it beside the key.
+pub(super) fn opening(
+    socket: Socket,
+    owner: SocketOwner,
+    now_ns: u64,
+) -> (KeyBytes, StatsBytes, Origin) {
+    let owner = owner.wire();
+    let wire_origin = wire::Origin::listening(&owner, 0);
+    let stats = wire::FlowStats {
+        first_seen_ns: now_ns,
+        last_seen_ns: now_ns,
+        origin: wire_origin,
+        ..wire::FlowStats::ONCE
+    };
+    let key = wire::FlowKey {
+        remote: socket_address(socket),
+        ..wire::FlowKey::opening(&owner, wire::SocketKind::Raw, 0)
+    };
+    (zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin))
+}
+
 /// A value of `BOUND`: a UDP socket.
 pub(super) fn bound(local: SocketAddr, owner: SocketOwner) -> BoundBytes {
     let unspecified = local.ip().is_unspecified();
@@ -257,6 +349,8 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::MapFull => Loss::MapFull,
             wire::Loss::Unattributed => Loss::Unattributed,
             wire::Loss::Untracked => Loss::Untracked,
+            wire::Loss::Unwatched => Loss::Unwatched,
+            wire::Loss::OverBudget => Loss::OverBudget,
         };
         (loss.index(), meaning)
     })

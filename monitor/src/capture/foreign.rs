@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS, STREAM_UNASKED};
+use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS, NET, STREAM_UNASKED};
 use crate::capture::hooked::{self, Hooked};
 use crate::capture::{CaptureError, cgroup_root};
 
@@ -42,7 +42,8 @@ impl Neighbour {
     pub fn is_ours(&self) -> bool {
         // The kernel keeps 15 bytes of a name.
         let cut = |name: &'static str| name.get(..15).unwrap_or(name);
-        let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).map(|spec| spec.program);
+        let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]);
+        let specs = specs.map(|spec| spec.program);
         let mut ours = specs.chain([STREAM_UNASKED]);
         self.name.as_deref().is_some_and(|name| ours.any(|program| cut(program) == name))
     }

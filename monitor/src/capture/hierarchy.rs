@@ -28,6 +28,23 @@ impl Hierarchy {
         &self.path
     }
 
+    /// Where a cgroup is: found by a process that was in it, else by a walk.
+    pub(super) fn find(&self, id: CgroupId, pid: Option<u32>) -> Option<PathBuf> {
+        let by_process = pid.and_then(|pid| self.cgroup(pid)).filter(|(found, _)| *found == id);
+        if let Some((_, path)) = by_process {
+            return Some(self.path.join(path.trim_start_matches('/')));
+        }
+        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|it| it.ino() == id.0);
+        let mut left = vec![self.path.clone()];
+        while let Some(path) = left.pop() {
+            if is_it(&path) {
+                return Some(path);
+            }
+            left.extend(children(&path).map(|child| path.join(child)));
+        }
+        None
+    }
+
     /// The cgroup of a process, and its path from the mount's root.
     pub(super) fn cgroup(&self, pid: u32) -> Option<(CgroupId, String)> {
         let steps = below(self.home.as_deref()?, &path_of(&pid.to_string())?)?;

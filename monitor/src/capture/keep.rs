@@ -10,7 +10,7 @@ use monitor_common::digest;
 use monitor_core::engine::Tallied;
 
 use crate::capture::attach::{self, Pinning, Programs, Settings};
-use crate::capture::config::{Config, Network};
+use crate::capture::config::{Budget, Config, Network};
 use crate::capture::pins::{Draft, Found, Meta, Pins, Set, unpinnable};
 use crate::capture::preflight::Ground;
 use crate::capture::seen::Told;
@@ -46,7 +46,12 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Takes the directory, and looks at what lies in it.
-    pub(super) fn make(config: &Config, ground: &Ground, internal: &[Network]) -> Result<Self> {
+    pub(super) fn make(
+        config: &Config,
+        ground: &Ground,
+        internal: &[Network],
+        budget: Budget,
+    ) -> Result<Self> {
         let root = attach::open_root(config, ground)?;
         let purpose = purpose(config, &root, internal);
         let (pins, unpinned) = match config.pin.then(|| Pins::open(&config.pins)).transpose()? {
@@ -79,7 +84,7 @@ impl Plan {
             Some(meta) => meta,
             None => Meta::new(purpose, 0, random_seed()?),
         };
-        let settings = Settings::new(config, ground, meta.seed);
+        let settings = Settings::new(config, ground, budget, meta.seed);
         let programs = settings.digest();
         Ok(Self { pins, unpinned, adopted, meta, programs, settings })
     }

@@ -20,7 +20,7 @@ impl Attached {
     pub(super) fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
         match spec.hook {
             Hook::Cgroup { attach_type } => self.attach_to_cgroup(spec, attach_type),
-            Hook::Tracepoint { category, name } => self.attach_to_trace(spec, category, name),
+            Hook::Tracepoint { .. } | Hook::RawTracepoint { .. } => self.attach_to_trace(spec),
         }
     }
 
@@ -92,12 +92,7 @@ impl Attached {
         linked.map_err(|error| failed("bpf_link_create", error))
     }
 
-    fn attach_to_trace(
-        &mut self,
-        spec: &Spec,
-        category: &str,
-        name: &str,
-    ) -> Result<(), ProgramError> {
+    fn attach_to_trace(&mut self, spec: &Spec) -> Result<(), ProgramError> {
         let pins = self.pins.as_ref().filter(|_| self.perf_links);
         let path = pins.map(|pins| (pins.set.link(spec.program), pins.programs));
         if let Some((path, Programs::Same)) = &path
@@ -108,14 +103,21 @@ impl Attached {
         }
         self.load_one(spec)?;
         let program = self.ebpf.program_mut(self.name_of(spec)).ok_or(ProgramError::NotLoaded)?;
-        let Program::TracePoint(program) = program else {
-            return Err(ProgramError::UnexpectedProgramType);
+        let link = match (program, spec.hook) {
+            (Program::TracePoint(program), Hook::Tracepoint { category, name }) => {
+                let id = program.attach(category, name)?;
+                let link = path.is_some().then(|| program.take_link(id)).transpose()?;
+                let link = link.map(FdLink::try_from).transpose();
+                link.map_err(|error| failed("bpf_link_create", io::Error::other(error)))?
+            }
+            (Program::RawTracePoint(program), Hook::RawTracepoint { name }) => {
+                let id = program.attach(name)?;
+                path.is_some().then(|| program.take_link(id)).transpose()?.map(FdLink::from)
+            }
+            _ => return Err(ProgramError::UnexpectedProgramType),
         };
-        let id = program.attach(category, name)?;
         if let Some((path, _)) = path {
-            let link = FdLink::try_from(program.take_link(id)?);
-            let link = link.map_err(|error| failed("bpf_link_create", io::Error::other(error)))?;
-            let mut link = Some(link);
+            let mut link = link;
             // A link of this kind keeps its program: for a moment there are two of them, which note
             // the same twice.
             put_in_place(&path, |new| {

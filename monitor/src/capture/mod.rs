@@ -16,6 +16,7 @@ mod procfs;
 mod bpf;
 mod cgroups;
 mod executables;
+mod floods;
 mod namespaces;
 mod netlink;
 mod ledger;
@@ -23,7 +24,10 @@ mod pins;
 mod processes;
 mod seen;
 mod shape;
+mod symbols;
+mod unusual;
 
+mod nets;
 mod tell;
 
 mod attach;
@@ -62,16 +66,19 @@ use self::attach::{Extra, Links};
 use self::attachments::Attachments;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
+use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Losses, Teller};
+use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
@@ -178,6 +185,9 @@ pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
+    nets: Nets,
+    /// Packet sockets are looked for, since nothing tells of them.
+    polled: bool,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
@@ -188,7 +198,7 @@ pub struct Capture {
     kept: Option<Kept>,
     /// What is not pinned is gone when these are.
     _links: Links,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 struct Drain {
@@ -215,9 +225,10 @@ impl Capture {
         ground: Ground,
         config: &Config,
         internal: &[Network],
+        budget: Budget,
         before: Before,
     ) -> Result<Self> {
-        let plan = Plan::make(config, &ground, internal)?;
+        let plan = Plan::make(config, &ground, internal, budget)?;
         let (pinning, draft) = plan.begin()?;
         let mut attached = attach::load(config, &ground, &plan.settings, pinning)?;
         let ebpf = &mut attached.ebpf;
@@ -227,10 +238,13 @@ impl Capture {
         let executables = Executables::new(plan.seed(), take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
         let mut older = OlderSockets::new(ebpf, &ground)?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
+        attached.load_net();
+        let nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         attached.attach(&attach::NAMES_AND_BINDS)?;
         let cgroup_news =
             if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
@@ -239,7 +253,7 @@ impl Capture {
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
         let told = plan.told(&before);
-        let mut teller = Teller::new(seen, told, config.seen, losses, cgroups, processes);
+        let mut teller = Teller::new(seen, told, config.seen, floods, losses, cgroups, processes);
         teller.walk_cgroups();
         let refused = older.enter(&mut teller);
         attached.attach(&attach::FLOWS)?;
@@ -248,6 +262,8 @@ impl Capture {
         let adopts = plan.adopts();
         let resumed = if adopts { resume(&mut teller, before)? } else { Resumed::default() };
         older.tell_listeners(&mut teller);
+        teller.unusual(Sought::All);
+        let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
@@ -256,7 +272,9 @@ impl Capture {
         let programs = attached.count();
         let set = plan.set(draft)?;
         attached.drop_others(set.as_ref())?;
-        let (ebpf, links, attachments) = attached.attachments(set.as_ref());
+        let (mut ebpf, links, attachments) = attached.attachments(set.as_ref());
+        let mut nets = nets;
+        nets.want(&mut ebpf, teller.wanted());
         let kept = plan.done(set)?;
         let pins = kept.as_ref().map(|kept| kept.dir().to_owned());
         let (kernel, cgroup) = (ground.kernel, ground.cgroup);
@@ -264,6 +282,8 @@ impl Capture {
             ring,
             teller,
             older,
+            nets,
+            polled,
             attachments,
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
@@ -271,7 +291,7 @@ impl Capture {
             resumed,
             kept,
             _links: links,
-            _ebpf: ebpf,
+            ebpf,
         };
         if adopts {
             // Records first: they name the cgroups that are gone.
@@ -368,6 +388,8 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         self.teller.gone(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
@@ -385,6 +407,11 @@ impl Capture {
         if let Some(kept) = &mut self.kept {
             kept.told(self.teller.told_losses());
         }
+        if self.polled {
+            self.teller.unusual(Sought::Packets);
+        }
+        self.nets.want(&mut self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
         Ok(self.teller.take())
     }
 

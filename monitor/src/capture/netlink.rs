@@ -25,8 +25,11 @@ pub(super) struct OldSocket {
 /// TCP sockets that listen, or unconnected UDP sockets.
 pub(super) fn sockets(protocol: Protocol) -> io::Result<Vec<OldSocket>> {
     let mut sockets = Vec::new();
+    let Some((protocol, state)) = asked(protocol) else {
+        return Ok(sockets);
+    };
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = sockets_request(protocol, family);
+        let request = sockets_request(protocol, state, family);
         dump(Some(netlink::SOCK_DIAG), &request, |kind, payload| {
             if kind == SOCK_DIAG_BY_FAMILY {
                 sockets.extend(old_socket(payload));
@@ -55,12 +58,18 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const STATE_CLOSE: u32 = 7;
 const STATE_LISTEN: u32 = 10;
 
+/// The kernel's number of a protocol, and the state that its servers' sockets are in; None where it
+/// has no such.
+const fn asked(protocol: Protocol) -> Option<(i32, u32)> {
+    match protocol {
+        Protocol::Tcp => Some((libc::IPPROTO_TCP, STATE_LISTEN)),
+        Protocol::Udp => Some((libc::IPPROTO_UDP, STATE_CLOSE)),
+        Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => None,
+    }
+}
+
 /// struct inet_diag_req_v2
-fn sockets_request(protocol: Protocol, family: i32) -> Vec<u8> {
-    let (protocol, state) = match protocol {
-        Protocol::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
-        Protocol::Udp => (libc::IPPROTO_UDP, STATE_CLOSE),
-    };
+fn sockets_request(protocol: i32, state: u32, family: i32) -> Vec<u8> {
     let mut request = [0; 56];
     request[0] = family.to_ne_bytes()[low_byte()];
     request[1] = protocol.to_ne_bytes()[low_byte()];

@@ -30,7 +30,7 @@ impl Ground {
         let traced = self
             .untraceable
             .into_iter()
-            .flat_map(|why| Extra::ALL.iter().map(move |extra| format!("{extra}: {why}")));
+            .flat_map(|why| Extra::TRACED.iter().map(move |extra| format!("{extra}: {why}")));
         // Where there is no other namespace it is not missed: that is known once all were looked into.
         let elsewhere = self.privileges.lack(Capability::SysAdmin);
         self.hidden.iter().cloned().chain(traced).chain(elsewhere).collect()
@@ -180,7 +180,7 @@ impl Capability {
         match self {
             Self::Bpf => "kernel programs at all".to_owned(),
             Self::NetAdmin => "kernel programs on cgroups".to_owned(),
-            Self::Perfmon => Extra::ALL.map(|extra| extra.to_string()).join("; "),
+            Self::Perfmon => Extra::TRACED.map(|extra| extra.to_string()).join("; "),
             Self::SysPtrace => {
                 "what other processes run, and their sockets older than edgewatch".to_owned()
             }

@@ -13,11 +13,15 @@ use crate::capture::pins::Set;
 /// Executables whose path the kernel keeps for us; there are far fewer than processes.
 const EXECUTABLE_PATHS: u32 = 2048;
 
+/// Cgroups whose budgets are known, each way; others have all of theirs.
+const BUDGETS: u32 = 4096;
+
 /// The sizes that are not the programs' own.
-pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 8] {
+pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 9] {
     let connections = config.connections.get();
     [
         (map::SEEN, config.seen.get()),
+        (map::BUDGETS, config.seen.get().min(BUDGETS)),
         (map::SOCKETS, connections),
         (map::TUPLES, connections),
         (map::LISTENERS, config.listeners.get()),

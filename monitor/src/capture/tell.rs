@@ -10,27 +10,32 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, PerCpuArray};
 use monitor_common::News;
 use monitor_core::edge::Edge;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
-use monitor_core::ids::NetnsCookie;
+use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, StatsBytes, Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
+    StatsBytes, Undecodable,
 };
+use crate::capture::floods::Floods;
 use crate::capture::ledger::Row;
 use crate::capture::namespaces;
+use crate::capture::nets::Wanted;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::unusual::{self, Held, Sought};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
     seen: SeenMap,
     told: Told,
+    floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
     cgroups: Cgroups,
@@ -40,6 +45,8 @@ pub(super) struct Teller {
     clock: Clock,
     sweeps: u32,
     pending: Vec<Observation>,
+    /// Where packets are to be looked at.
+    wanted: Vec<Wanted>,
 }
 
 /// Whether every connection accepted since the last sweep had an owner.
@@ -57,6 +64,7 @@ impl Teller {
         seen: SeenMap,
         told: Told,
         seen_entries: Entries,
+        floods: Floods,
         losses: Losses,
         cgroups: Cgroups,
         processes: Processes,
@@ -64,6 +72,7 @@ impl Teller {
         Self {
             seen,
             told,
+            floods,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
@@ -72,6 +81,7 @@ impl Teller {
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            wanted: Vec::new(),
         }
     }
 
@@ -83,6 +93,35 @@ impl Teller {
     /// What is to be told, in order.
     pub(super) fn take(&mut self) -> Vec<Observation> {
         std::mem::take(&mut self.pending)
+    }
+
+    /// The cgroups in which an unusual socket was made since it was last asked.
+    pub(super) fn wanted(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// The cgroups that are told to be gone.
+    pub(super) fn vanished(&self) -> impl Iterator<Item = CgroupId> {
+        self.pending.iter().filter_map(|told| match told {
+            Observation::CgroupVanished { id } => Some(*id),
+            _ => None,
+        })
+    }
+
+    /// Tells of unusual sockets that somebody holds, unless they were told.
+    pub(super) fn unusual(&mut self, sought: Sought) {
+        let now_ns = clock::boot_ns();
+        for Held { socket, pid } in unusual::held(sought) {
+            // Gone meanwhile.
+            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
+            let executable_id = self.executable_id(pid);
+            let owner = SocketOwner { cgroup, executable_id, pid, uid };
+            let (key, stats, origin) = decode::opening(socket, owner, now_ns);
+            if self.seen.enter(&key, &stats) {
+                self.sighting(key, now_ns, &origin);
+            }
+        }
     }
 
     /// Begins reading records: they share one reading of the clocks.
@@ -100,6 +139,9 @@ impl Teller {
             Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
+            Ok(Record::Flow { news: News::OverBudget, key, at_ns, origin }) => {
+                self.example(&key, at_ns, &origin);
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -113,6 +155,11 @@ impl Teller {
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
+        let mut floods = Vec::new();
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
+        self.losses.undecodable +=
+            unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen(|_| false)?;
         }
@@ -176,8 +223,9 @@ impl Teller {
 
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            let bytes = decode::key_bytes(key);
+        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        self.credit(&keys);
+        for bytes in keys {
             if let Some(stats) = self.seen.get(&bytes)
                 && let Ok((counters, _)) = decode::stats(&stats)
             {
@@ -242,6 +290,17 @@ impl Teller {
         &self.losses.before
     }
 
+    /// What is to be told again costs whoever shows it nothing.
+    fn credit(&mut self, keys: &[KeyBytes]) {
+        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
+        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+            *credits.entry(payer).or_default() += 1;
+        }
+        for (payer, keys) in credits {
+            self.floods.credit(payer, keys, self.seen_entries as u64);
+        }
+    }
+
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     /// Of those that `counts` does not pick, what they did is told the next time.
@@ -276,8 +335,22 @@ impl Teller {
                 } else {
                     self.told.came_by(bytes);
                 }
+                if decode::opens(bytes) {
+                    self.want(bytes, &origin);
+                }
             }
             Err(Undecodable) => self.losses.undecodable += 1,
+        }
+    }
+
+    /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
+    fn want(&mut self, bytes: &KeyBytes, origin: &Origin) {
+        if let Ok(FlowKey { cgroup, remote: Remote::Socket(socket), .. }) = decode::key(bytes)
+            && socket.sends_by_ip()
+            && self.cgroups.is_present(cgroup)
+        {
+            let pid = origin.process.as_ref().map(|process| process.pid);
+            self.wanted.push(Wanted { cgroup, pid });
         }
     }
 
@@ -293,6 +366,9 @@ impl Teller {
             Sighting::New => {}
         }
         self.tell(key, at_ns, origin);
+        if decode::opens(&bytes) {
+            self.want(&bytes, origin);
+        }
     }
 
     /// Tells of a flow key whether or not it was told.
@@ -301,6 +377,31 @@ impl Teller {
             Ok(key) => self.tell(key, at_ns, origin),
             Err(Undecodable) => self.losses.undecodable += 1,
         }
+    }
+
+    /// Tells of a flood, before what belongs to it.
+    fn flooded(&mut self, flood: Flood) {
+        let first = |it: &Observation| matches!(it, Observation::Flow(flow) if flow.key.cgroup == flood.cgroup);
+        let at = self.pending.iter().position(first).unwrap_or(self.pending.len());
+        self.pending.insert(at, Observation::Flooded(Box::new(flood)));
+    }
+
+    /// Takes in one of many flows beyond a budget: it is told with their figures.
+    fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
+            self.losses.undecodable += 1;
+            return;
+        };
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, None, &mut self.pending);
+        }
+        // What a dial beyond the budget reached here is told by its server: the process is that one's.
+        let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
+        let process = origin.process.as_ref().filter(shown_by);
+        let process = process.map(|caller| self.process(caller, at_ns));
+        self.floods.example(payer, key, process);
     }
 
     /// Tells of a flow, and of all that must be known before it.

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, Settings, Spec};
-use crate::capture::config::Config;
+use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, NET, Settings, Spec};
+use crate::capture::config::{Budget, Config};
 use crate::capture::preflight::Ground;
 use crate::capture::{CaptureError, preflight, random_seed};
 
@@ -58,9 +58,9 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
     };
     let cgroup = place.as_ref().map_or(watched, |place| place.path.clone());
     let config = Config { cgroup: Some(cgroup), ..config.clone() };
-    let settings = Settings::new(&config, &ground, random_seed()?);
+    let settings = Settings::new(&config, &ground, Budget::default(), random_seed()?);
     let mut attached = attach::load(&config, &ground, &settings, None)?;
-    let programs = NAMES_AND_BINDS.iter().chain(&FLOWS).map(|spec| {
+    let programs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]).map(|spec| {
         let tried =
             if place.is_some() { attached.attach_one(spec) } else { attached.load_one(spec) };
         Tried {
@@ -88,6 +88,7 @@ fn hook(spec: &Spec) -> String {
     match spec.hook {
         Hook::Cgroup { .. } => format!("cgroup {}", spec.program),
         Hook::Tracepoint { category, name } => format!("tracepoint {category}:{name}"),
+        Hook::RawTracepoint { name } => format!("raw tracepoint {name}"),
     }
 }
 

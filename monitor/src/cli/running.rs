@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use monitor_core::edge::Peer;
 use monitor_core::engine::EdgeView;
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
@@ -140,6 +141,12 @@ fn seen(view: &EdgeView) -> serde_json::Result<Value> {
                 fields.remove(of_edges);
             }
             let socket = json!({"service": edge.server, "listens": edge.port()});
+            fields.insert("socket".to_owned(), socket);
+        } else if let Peer::Socket(socket) = edge.server {
+            for of_edges in ["edge", "outcome", "seen_from"] {
+                fields.remove(of_edges);
+            }
+            let socket = json!({"service": edge.client, "opens": socket});
             fields.insert("socket".to_owned(), socket);
         }
     }

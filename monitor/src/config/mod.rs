@@ -59,6 +59,8 @@ pub struct Detect {
     pub only: Vec<Pattern>,
     /// Networks that are not the Internet.
     pub internal: Vec<Network>,
+    /// What is new from one cgroup is told one by one up to this.
+    pub budget: capture::Budget,
 }
 
 impl Default for Config {
@@ -86,7 +88,11 @@ impl Default for Learn {
 
 impl Default for Detect {
     fn default() -> Self {
-        Self { only: Vec::new(), internal: Network::INTERNAL.to_vec() }
+        Self {
+            only: Vec::new(),
+            internal: Network::INTERNAL.to_vec(),
+            budget: capture::Budget::default(),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ observations = 7
 [detect]
 only = ["compose:shop/*"]
 internal = ["10.0.0.0/8"]
+budget = 4096
 [serve]
 socket = "/tmp/e.sock"
 [[notify]]

@@ -97,10 +97,23 @@ fn lost(loss: Loss, count: u64) -> Finding {
             "raise capture.listeners, or restart servers that are older than the agent",
         ),
         Loss::Untracked => ("bytes of connections are missing", "raise capture.connections"),
+        Loss::Unwatched => {
+            let meaning = "unusual sockets made where packets were not looked at yet";
+            let finding = Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
+            return finding;
+        }
         Loss::Undecodable => ("the kernel said what this version cannot read", "restart the agent"),
         Loss::TableFull => {
             ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
         }
+        Loss::ServiceFull => (
+            "undecided edges of a service were judged and not kept",
+            "`edgewatch alerts` says which service scans; approve or forbid what it may do",
+        ),
+        Loss::OverBudget => (
+            "new edges were told as a whole, not one by one",
+            "`edgewatch alerts` says who fans out; for one that may, raise detect.budget",
+        ),
     };
     Finding::warn(Check::Agent, "lost", format!("{count} {loss}, {meaning}")).mend(mend)
 }

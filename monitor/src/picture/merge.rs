@@ -292,7 +292,7 @@ impl<'a, 'e> Plan<'a, 'e> {
     ) -> Option<Spot<'a>> {
         let group = group_of(service.service()?);
         let mergeable = match peer {
-            Peer::Service(_) | Peer::World | Peer::Nobody => false,
+            Peer::Service(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => false,
             Peer::Name(_) | Peer::Network(_) | Peer::Address(_) => !self.urgent.contains(peer),
         };
         let shown = || self.expand.iter().any(|it| it.matches(&peer.to_string()));

@@ -62,7 +62,7 @@ pub(crate) fn export(document: &Document, wanted: &Wanted<'_>) -> Result<Export,
             .iter()
             .filter(|it| it.grounds.until.is_none_or(|until| until > wanted.now))
             .collect();
-        if edge.is_listener() || in_force.is_empty() || parsed.forbidden.contains_key(edge) {
+        if !edge.is_exchange() || in_force.is_empty() || parsed.forbidden.contains_key(edge) {
             continue;
         }
         if let Some(policy) = edge.client.service().and_then(|it| policies.get_mut(it)) {
@@ -163,6 +163,7 @@ fn written(edge: &Edge, allowances: &[&Allowance]) -> Vec<EdgeWith> {
 
 /// How an edge's server is named, or why it cannot be.
 fn egress(edge: &Edge) -> Result<Target<'_>, &'static str> {
+    named(edge.port.protocol)?;
     let dns = edge.port.number == DNS_PORT;
     match &edge.server {
         Peer::Service(service) => match Workload::new(service)? {
@@ -175,9 +176,21 @@ fn egress(edge: &Edge) -> Result<Target<'_>, &'static str> {
 
 /// How an edge's client is named, or why it cannot be.
 fn ingress(edge: &Edge) -> Result<Target<'_>, &'static str> {
+    named(edge.port.protocol)?;
     match &edge.client {
         Peer::Service(service) => Workload::new(service).map(Target::Pods),
         peer => outside(peer),
+    }
+}
+
+/// As Kubernetes calls a protocol.
+const fn named(protocol: Protocol) -> Result<&'static str, &'static str> {
+    match protocol {
+        Protocol::Tcp => Ok("TCP"),
+        Protocol::Udp => Ok("UDP"),
+        Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => {
+            Err("NetworkPolicy knows TCP, UDP and SCTP alone")
+        }
     }
 }
 
@@ -189,7 +202,7 @@ const fn outside(peer: &Peer) -> Result<Target<'_>, &'static str> {
         Peer::Network(_) => {
             Err("the network's addresses are in the agent's configuration: add its ipBlock")
         }
-        Peer::Service(_) | Peer::Nobody => Err("it cannot be said"),
+        Peer::Service(_) | Peer::Socket(_) | Peer::Nobody => Err("it cannot be said"),
     }
 }
 
@@ -269,10 +282,8 @@ fn write_rules(text: &mut String, direction: Direction, rules: &Rules<'_>, label
         };
         text.push_str("      ports:\n");
         for Port { number, protocol } in ports {
-            let protocol = match protocol {
-                Protocol::Tcp => "TCP",
-                Protocol::Udp => "UDP",
-            };
+            // What has no name here was not let in.
+            let Ok(protocol) = named(protocol) else { continue };
             let _infallible = writeln!(text, "        - {{protocol: {protocol}, port: {number}}}");
         }
     }

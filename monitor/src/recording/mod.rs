@@ -9,7 +9,7 @@
 //! | `source` | the local end: `service`, and where known `container`, `pod`, `image`, `cgroup` |
 //! | `peer` | the far end: one of `service`, `name`, `network`, each with an `address` where known, or an `address` alone; the network `world` is the Internet as a whole, a client only |
 //! | `direction` | `outbound`: the source dialled; `inbound`: it was dialled |
-//! | `protocol`, `port` | `tcp` or `udp`, and the server's port |
+//! | `protocol`, `port` | `tcp`, `udp` or `udplite` and the server's port; `icmp` and the message's type; `ip` and the protocol's number |
 //! | `outcome` | how it went, see [`Outcome`] |
 //! | `connections` | how many exchanges the line stands for; 1 where it is left out |
 //! | `bytes_sent`, `bytes_received` | payload, as the source counted it |
@@ -98,7 +98,13 @@ const WORLD: &str = "world";
 
 const DIRECTIONS: [(&str, Direction); 2] =
     [("outbound", Direction::Outbound), ("inbound", Direction::Inbound)];
-const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const PROTOCOLS: [(&str, Protocol); 5] = [
+    ("tcp", Protocol::Tcp),
+    ("udp", Protocol::Udp),
+    ("udplite", Protocol::UdpLite),
+    ("icmp", Protocol::Icmp),
+    ("ip", Protocol::Ip),
+];
 const OUTCOMES: [(&str, Outcome); 7] = [
     ("attempted", Outcome::Attempted),
     ("established", Outcome::Established),

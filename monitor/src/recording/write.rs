@@ -38,8 +38,8 @@ impl Serialize for FarEnd {
             Peer::Network(name) => LinePeer { network: Some(name), ..line },
             Peer::World => LinePeer { network: Some(WORLD), ..line },
             Peer::Address(address) => LinePeer { address: Some(*address), ..line },
-            // A port that was opened: no flow, and not to be written.
-            Peer::Nobody => line,
+            // A port that was opened, or a socket that was made: no flow, and not to be written.
+            Peer::Socket(_) | Peer::Nobody => line,
         };
         line.serialize(serializer)
     }

@@ -48,13 +48,22 @@ pub fn edge_line(screen: Screen, view: &EdgeView) -> String {
     let with = process.map_or_else(String::new, |process| {
         process.executable.as_deref().map_or_else(|| safe(&process.command), program)
     });
+    let (server, port, outcome) = match view.edge.server {
+        // No exchange, and nothing to come of it.
+        Peer::Socket(socket) => {
+            (format!("opens {socket}"), String::new(), (String::new(), Tone::Plain))
+        }
+        _ => {
+            (format!("→ {}", view.edge.server), view.edge.port().to_string(), outcome(view.outcome))
+        }
+    };
     let row = [
         (format!("  {}", clock(view.at)), Tone::Faint),
         (view.edge.client.to_string(), Tone::Plain),
-        (format!("→ {}", view.edge.server), tone_of(view.standing)),
-        (view.edge.port().to_string(), Tone::Plain),
+        (server, tone_of(view.standing)),
+        (port, Tone::Plain),
         (with, Tone::Plain),
-        outcome(view.outcome),
+        outcome,
     ];
     table::line(screen, &LIVE, &live_widths(screen), &row)
 }

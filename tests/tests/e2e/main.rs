@@ -14,6 +14,7 @@ mod doctor;
 mod drawn;
 mod errors;
 mod faults;
+mod flood;
 mod ground;
 mod harness;
 mod lasting;

@@ -109,6 +109,7 @@ const MODULES: &[(&str, About)] = &[
     ("faults::kill", About::NoKernel),
     ("faults::losses", About::WholeKernel),
     ("faults::receivers", About::NoKernel),
+    ("flood", About::Load),
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
     ("lasting", About::WholeKernel),

@@ -65,6 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const CORE: &[&str] = &[
     "ids",
     "pattern",
+    "socket",
     "flow",
     "edge",
     "attribute",

@@ -14,9 +14,9 @@ use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
 
-/// Watches only the lab's own cgroups, with `sizes` of `[capture]`.
+/// Watches only the lab's own cgroups, with `sizes` of `[capture]`; nobody here is to be told as a whole.
 fn setup(lab: &Lab, sizes: &str) -> Setup {
-    Setup::mode("learn").within(lab, sizes)
+    Setup::mode("learn").within(lab, sizes).tables("[detect]\nbudget = 1000000\n")
 }
 
 /// Runs it without the right to mount: then it has no tracefs, and the kernel tells it of flows alone.
