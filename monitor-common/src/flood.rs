@@ -102,5 +102,6 @@ pub const fn register_of(hash: u64) -> (usize, u8) {
     let index = (hash & MASK) as usize;
     // What chose the register says nothing here: it is set, so that a first bit is always found.
     let rest = hash | MASK;
-    (index, rest.leading_zeros() as u8 + 1)
+    let [zeros, ..] = rest.leading_zeros().to_le_bytes();
+    (index, zeros + 1)
 }

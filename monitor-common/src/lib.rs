@@ -52,7 +52,10 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
     pub const NETS: &str = "NETS";
+    pub const ASKED: &str = "ASKED";
+    pub const MAKERS: &str = "MAKERS";
     pub const TUPLES: &str = "TUPLES";
+    pub const ASKED: &str = "ASKED";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
@@ -72,10 +75,9 @@ pub mod global {
     pub const BUDGET_INTERVAL_NS: &str = "BUDGET_INTERVAL_NS";
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
     pub const FULL: &str = "FULL";
-    /// `[u64; 2]`, where in the kernel the function that makes packet sockets begins and ends; zeros
-    /// where that is not known. The same for vsock sockets.
-    pub const PACKET_CREATE: &str = "PACKET_CREATE";
-    pub const VSOCK_CREATE: &str = "VSOCK_CREATE";
+    /// `[u64; 2]`, the cgroup below which all is watched and how far it is below the root; zeros where
+    /// that is everywhere. For what belongs to no cgroup.
+    pub const WATCHED: &str = "WATCHED";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -85,6 +87,9 @@ pub const CGROUP_PATH_BYTES: usize = 512;
 
 /// Length of a command name, NUL included (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;
+
+/// Frames of the kernel's stack that are looked at, see [`Maker`].
+pub const STACK_FRAMES: usize = 16;
 
 /// Buckets of the round-trip histogram: `i` counts `[16 << i, 32 << i)` microseconds, the first
 /// from 0, the last open-ended.
@@ -104,6 +109,15 @@ pub enum Protocol {
     Tcp = 6,
     Udp = 17,
     UdpLite = 136,
+}
+
+/// What makes sockets and asks for a capability first: the index into `MAKERS`, which holds a return
+/// address on its stack (`u64`), 0 where none is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Maker {
+    Packet = 0,
+    Vsock = 1,
 }
 
 /// A kind of socket whose making is told.
@@ -324,7 +338,7 @@ pub struct Tracked {
     pub key: FlowKey,
     pub netns_cookie: u64,
     pub process: Process,
-    /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
+    /// [`Tracked::ESTABLISHED`], [`Tracked::TIMED_OUT`] and [`Tracked::EARLY`].
     pub flags: u32,
     /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
     /// after it tells whether the far end's did.
@@ -335,6 +349,8 @@ const _: () = assert!(size_of::<Tracked>() == 96);
 impl Tracked {
     pub const ESTABLISHED: u32 = 1;
     pub const TIMED_OUT: u32 = 2;
+    /// Accepted before its dialler could know (Fast Open): not told yet.
+    pub const EARLY: u32 = 4;
 }
 
 /// Key of `LISTENERS`: a TCP address being listened at.

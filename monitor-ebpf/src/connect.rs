@@ -20,8 +20,8 @@ use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
 
-// connect4, since 4.17, process context (io_uring and MPTCP subflows too): the caller is the
-// dialler; `user_ip4` may have been rewritten by a program that ran before.
+// connect4, since 4.17, process context (io_uring, with SQPOLL since 5.12, and MPTCP subflows too):
+// the caller is the dialler; `user_ip4` may have been rewritten by a program that ran before.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "connect4");

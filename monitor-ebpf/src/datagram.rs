@@ -1,6 +1,6 @@
-//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
-//! receiver that never asks who sent is invisible. Who serves is decided by the local port: a
-//! socket bound to one may be a server, another is a client.
+//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the
+//! first, and a receiver that never asks who sent is invisible. Who serves is decided by the local
+//! port: a socket bound to one may be a server, another is a client.
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
@@ -12,7 +12,7 @@ use monitor_common::{
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::emit;
-use crate::maps::{BOUND, EXECUTABLE_SEED, UNTOLD_DATAGRAMS};
+use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -76,16 +76,18 @@ pub(crate) fn sent(
     if seen::count(&key, now_ns) {
         return;
     }
-    let bound = bound(ctx);
-    if let Some(bound) = bound
-        && (seen::is_known(&Words::of(inbound(&caller, remote, bound)))
-            || is_untold(ctx, &remote, port, Direction::Inbound))
+    let at = bound(ctx).map(|bound| place(&caller, bound));
+    // Nobody but the very address and port that asked is answered.
+    if let Some(at) = at
+        && is_noted(at, &remote, port, Direction::Inbound)
     {
         return;
     }
     let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
-    if sighted == Sighted::OverBudget && bound.is_some() {
-        untold(ctx, &remote, port, Direction::Outbound);
+    if let Some(at) = at
+        && sighted == Sighted::OverBudget
+    {
+        note(at, &remote, port, Direction::Outbound);
     }
 }
 
@@ -100,41 +102,50 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     };
     let caller = owner::caller();
+    let port = remote_port(ctx);
+    let at = place(&caller, bound);
+    if !is_noted(at, &remote, port, Direction::Inbound) {
+        let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
+        if has_asked(&Words::of(request)) || is_noted(at, &remote, port, Direction::Outbound) {
+            return;
+        }
+        note(at, &remote, port, Direction::Inbound);
+    }
     let now_ns = seen::now_ns();
     let key = Words::of(inbound(&caller, remote, bound));
     if seen::count(&key, now_ns) {
         return;
     }
-    let port = remote_port(ctx);
-    let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
-    if has_asked(&Words::of(request)) || is_untold(ctx, &remote, port, Direction::Outbound) {
-        return;
-    }
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
-    if seen::enter(&key, &origin, now_ns) == Sighted::OverBudget {
-        untold(ctx, &remote, port, Direction::Inbound);
-    }
+    seen::enter(&key, &origin, now_ns);
 }
 
-/// Notes that datagrams of this socket with that far end, begun by `began`, are beyond a budget.
+/// A port as its owner has it, whichever of its sockets are bound to it. Ids of cgroups are counted
+/// up from 1: the upper bits are free.
 #[inline(always)]
-fn untold(ctx: *mut bpf_sock_addr, remote: &Address, port: u16, began: Direction) {
-    let note = Words::of(note_of(cookie(ctx), remote, u64::from(port), began as u64));
-    if UNTOLD_DATAGRAMS.insert(&*note, &0, 0).is_err() {
+fn place(caller: &Owner, bound: &Bound) -> u64 {
+    caller.cgroup_id ^ (u64::from(bound.port) << 48) ^ ((bound.protocol as u64) << 40)
+}
+
+/// Notes that datagrams are exchanged with that far end, begun as `began` says.
+#[inline(always)]
+fn note(at: u64, remote: &Address, port: u16, began: Direction) {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    if ASKED.insert(&*note, &0, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
 
 #[inline(always)]
-fn is_untold(ctx: *mut bpf_sock_addr, remote: &Address, port: u16, began: Direction) -> bool {
-    let note = Words::of(note_of(cookie(ctx), remote, u64::from(port), began as u64));
-    UNTOLD_DATAGRAMS.get_ptr(&*note).is_some()
+fn is_noted(at: u64, remote: &Address, port: u16, began: Direction) -> bool {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    ASKED.get_ptr(&*note).is_some()
 }
 
 /// A call, for its room on the stack.
 #[inline(never)]
-fn note_of(cookie: u64, remote: &Address, port: u64, began: u64) -> u64 {
-    peer_note(EXECUTABLE_SEED.load(), cookie, remote, port << 8 | began)
+fn note_of(at: u64, remote: &Address, port: u64, began: u64) -> u64 {
+    peer_note(EXECUTABLE_SEED.load(), at, remote, port << 8 | began)
 }
 
 #[inline(always)]

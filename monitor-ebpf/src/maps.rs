@@ -8,7 +8,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
     Address, Bound, Budget, ClientKey, Dialler, Executable, Flood, FlowKey, FlowStats, Lineage,
-    ListenKey, Listener, Loss, Odd, Owner, Payer, Tracked,
+    ListenKey, Listener, Loss, Odd, Owner, Payer, STACK_FRAMES, Tracked,
 };
 
 /// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
@@ -32,12 +32,6 @@ pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128,
 /// established. Full: the longest unused is forgotten; it matters only until the accept.
 #[map]
 pub(crate) static UNTOLD: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
-
-/// With whom a bound socket exchanges datagrams that are beyond a budget, by a hash of the socket, the far
-/// end and who began: the answer to what was not entered is nothing new. Written and read by `datagram`.
-/// Full: the longest unused is forgotten, and its answer passes for a beginning.
-#[map]
-pub(crate) static UNTOLD_DATAGRAMS: LruHashMap<u64, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
 /// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.
@@ -67,10 +61,27 @@ pub(crate) static ODD: LruHashMap<u64, Odd> = LruHashMap::with_max_entries(1024,
 #[map]
 pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 
+/// Threads whose stacks are wanted, by thread id: the agent's own, while it learns where sockets are
+/// made. Entered by the agent, written when they ask for a capability.
+#[map]
+pub(crate) static ASKED: HashMap<u32, [u64; STACK_FRAMES]> = HashMap::with_max_entries(8, 0);
+
+/// Return addresses by [`monitor_common::Maker`]. Written by the agent, read when somebody asks for a
+/// capability.
+#[map]
+pub(crate) static MAKERS: Array<u64> = Array::with_max_entries(2, 0);
+
 /// Who dialled from where. Written when a dial is established, read at accept, removed at close.
 /// Full: the longest unused is forgotten; it matters only in the moment before the accept.
 #[map]
 pub(crate) static TUPLES: LruHashMap<ClientKey, Dialler> = LruHashMap::with_max_entries(1024, 0);
+
+/// With whom a bound port exchanges datagrams, by a hash of its owner, the far end and who began: a
+/// client that asked of late, to whom alone is what is sent an answer; or a far end that was sent a
+/// request beyond a budget, whose answer is nothing new. Written and read by `datagram`. Full: the
+/// longest unused is forgotten, and an answer passes for a beginning.
+#[map]
+pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]
@@ -144,8 +155,6 @@ pub(crate) static BUDGET_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
-pub(crate) static PACKET_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
-#[unsafe(no_mangle)]
-pub(crate) static VSOCK_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+pub(crate) static WATCHED: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);

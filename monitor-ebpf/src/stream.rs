@@ -4,15 +4,16 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
-    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use monitor_common::{
     Address, ClientKey, Dialler, Direction, FlowKey, ListenKey, Listener, Loss, Origin, Outcome,
-    Owner, Protocol, Tracked,
+    Owner, Protocol, RemoteKind, Tracked,
 };
 
 use crate::emit;
@@ -44,13 +45,16 @@ fn stream_unasked(ctx: SockOpsContext) -> u32 {
 /// `current` tells whose the current task is, where that may be asked.
 #[inline(always)]
 fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> u32 {
+    // One place for both, for its room on the stack.
+    if let Some(accept) = accepts(ctx) {
+        accepted(ctx, accept);
+    }
     match ctx.op() {
         // What was dialled beyond the budget is not followed.
         BPF_SOCK_OPS_TCP_CONNECT_CB if UNTOLD.get_ptr(cookie(ctx)).is_none() => {
             watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => retransmission(ctx),
         BPF_SOCK_OPS_STATE_CB => state(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx, current),
@@ -61,6 +65,7 @@ fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> 
 
 /// The states of `enum tcp_state` that matter here.
 mod tcp {
+    pub(crate) const ESTABLISHED: u32 = 1;
     pub(crate) const FIN_WAIT2: u32 = 5;
     pub(crate) const CLOSE: u32 = 7;
     pub(crate) const CLOSE_WAIT: u32 = 8;
@@ -123,8 +128,50 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accept {
+    /// A dialler on this machine does not know its own port yet: who it was is asked again later.
+    Early,
+    Whole,
+}
+
+/// Marks a socket that was accepted early; what the kernel calls us for then is nothing to us.
+const EARLY_FLAG: u32 = BPF_SOCK_OPS_RETRANS_CB_FLAG;
+
+/// What is accepted beyond the budget is not followed, also where it was until now.
 #[inline(always)]
-fn accepted(ctx: &SockOpsContext) {
+fn unwatched(ctx: &SockOpsContext) {
+    if ctx.cb_flags() & EARLY_FLAG != 0 {
+        _ = SOCKETS.remove(cookie(ctx));
+        // As in `watch`; what others have asked for is kept where it is not the same.
+        let flags = ctx.cb_flags() & !(BPF_SOCK_OPS_STATE_CB_FLAG | EARLY_FLAG);
+        _ = ctx.set_cb_flags(flags as i32);
+    }
+}
+
+/// Whether a socket was accepted. By Fast Open it is with the first segment, of which there are two
+/// otherwise; it is taken up again when its handshake is done or never will be.
+#[inline(always)]
+fn accepts(ctx: &SockOpsContext) -> Option<Accept> {
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // SAFETY: a field of the context.
+            let segments_in = unsafe { (&raw const (*ctx.ops).segs_in).read_volatile() };
+            Some(if segments_in < 2 { Accept::Early } else { Accept::Whole })
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.cb_flags() & EARLY_FLAG != 0 => {
+            let ends = matches!(ctx.arg(1), tcp::ESTABLISHED | tcp::CLOSE);
+            let tracked = if ends { SOCKETS.get_ptr(cookie(ctx))? } else { return None };
+            // SAFETY: a valid map value, as in `dialled`. Others may use the same flag.
+            let is_early = unsafe { (*tracked).flags } & Tracked::EARLY != 0;
+            is_early.then_some(Accept::Whole)
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext, accept: Accept) {
     let netns_cookie = netns_cookie(ctx);
     let local = local(ctx);
     let listen_key = listen_key(netns_cookie, local, local_port(ctx));
@@ -134,6 +181,7 @@ fn accepted(ctx: &SockOpsContext) {
     let client = remote(ctx);
     let client_port = remote_port(ctx);
     let from = owner::of_client(&Words::of(client_key(netns_cookie, client, client_port)));
+    let is_early = accept == Accept::Early && from.kind != RemoteKind::Cgroup;
     let tracked = Words::of(Tracked {
         key: FlowKey {
             cgroup_id: owner.cgroup_id,
@@ -149,24 +197,28 @@ fn accepted(ctx: &SockOpsContext) {
         },
         netns_cookie,
         process: owner.process,
-        flags: Tracked::ESTABLISHED,
+        flags: if is_early { Tracked::EARLY } else { Tracked::ESTABLISHED },
         received_at_fin: 0,
     });
-    let now_ns = seen::now_ns();
-    let is_known = seen::count(&tracked.key, now_ns);
-    if !is_known || from.is_news {
-        let origin = Words::of(Origin {
-            netns_cookie,
-            executable_id: owner.executable_id,
-            client,
-            process: owner.process,
-            client_port,
-            _reserved: [0; 6],
-        });
-        if is_known {
-            seen::repeat(&tracked.key, &origin, now_ns);
-        } else if seen::enter(&tracked.key, &origin, now_ns) == Sighted::OverBudget {
-            return;
+    if is_early {
+        watch(ctx, EARLY_FLAG);
+    } else {
+        let now_ns = seen::now_ns();
+        let is_known = seen::count(&tracked.key, now_ns);
+        if !is_known || from.is_news {
+            let origin = Words::of(Origin {
+                netns_cookie,
+                executable_id: owner.executable_id,
+                client,
+                process: owner.process,
+                client_port,
+                _reserved: [0; 6],
+            });
+            if is_known {
+                seen::repeat(&tracked.key, &origin, now_ns);
+            } else if seen::enter(&tracked.key, &origin, now_ns) == Sighted::OverBudget {
+                return unwatched(ctx);
+            }
         }
     }
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);

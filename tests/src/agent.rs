@@ -219,6 +219,14 @@ impl Agent {
         });
     }
 
+    /// Whether it says that it is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn is_ready(&mut self) -> bool {
+        assert!(self.runs(), "the agent has ended:\n{}", tail(&self.log));
+        self.get("/readyz").is_ok()
+    }
+
     /// Starts it without waiting.
     #[track_caller]
     pub fn launch(&mut self) {

@@ -1,11 +1,11 @@
 //! What the kernel holds on behalf of a process: programs, links and maps by their ids, which it
-//! does not give out twice; and whether it lets anybody register a kprobe.
+//! does not give out twice; programs that do nothing; and whether it lets anybody register a kprobe.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -56,6 +56,15 @@ impl Loaded {
         }
     }
 
+    /// How many steps the verifier took for each program; fails where this kernel does not say.
+    #[track_caller]
+    #[must_use]
+    pub fn steps(&self) -> Vec<u32> {
+        let programs = aya::programs::loaded_programs().flatten();
+        let mine = programs.filter(|it| self.programs.contains(&it.id()));
+        mine.map(|it| it.verified_instruction_count().expect("said since 5.16")).collect()
+    }
+
     /// Detaches the program of this name as anybody may who may load some, by its link's id.
     #[track_caller]
     pub fn detach(&self, name: &str) {
@@ -69,11 +78,11 @@ impl Loaded {
             .unwrap_or_else(|| panic!("{name} is not attached"));
         const LINK_GET_FD_BY_ID: c_long = 30;
         const LINK_DETACH: c_long = 34;
-        let link = bpf(LINK_GET_FD_BY_ID, link.id()).expect("it is attached");
+        let link = bpf(LINK_GET_FD_BY_ID, &[link.id(), 0, 0, 0]).expect("it is attached");
         // SAFETY: a descriptor that the kernel just gave us.
         let link = unsafe { OwnedFd::from_raw_fd(link) };
         let link = u32::try_from(link.as_raw_fd()).expect("it is open");
-        bpf(LINK_DETACH, link).expect("its kind can be detached");
+        bpf(LINK_DETACH, &[link, 0, 0, 0]).expect("its kind can be detached");
     }
 
     /// Nothing where all is gone, else what is left.
@@ -86,9 +95,70 @@ impl Loaded {
     }
 }
 
-/// Calls `bpf(2)` with an attribute of which only the first word is not zero.
-fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
-    words(command, &[word, 0, 0, 0])
+/// A program that lets through what it sees and does nothing else, attached until it is dropped.
+#[derive(Debug)]
+pub struct Empty {
+    /// Held only so that what it did can be looked up.
+    _program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Empty {
+    /// Attaches one to a cgroup, at the hook that `enum bpf_prog_type` and `enum bpf_attach_type`
+    /// name.
+    ///
+    /// # Errors
+    /// Why the kernel refuses it.
+    pub fn attach(cgroup: BorrowedFd<'_>, program_type: u32, at: u32) -> io::Result<Self> {
+        /// The head of `union bpf_attr` for loading, as far as it is needed here.
+        #[repr(C)]
+        struct Load {
+            program_type: u32,
+            instruction_count: u32,
+            instructions: u64,
+            license: u64,
+            until_expected: [u64; 5],
+            device: u32,
+            expected_attach_type: u32,
+        }
+        const { assert!(size_of::<Load>() == 72) };
+        const PROG_LOAD: c_long = 5;
+        const LINK_CREATE: c_long = 28;
+        // `r0 = 1; exit`, as a little-endian machine lays it out.
+        let instructions: [u64; 2] = [0x1_0000_00b7, 0x95];
+        let load = Load {
+            program_type,
+            instruction_count: 2,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            until_expected: [0; 5],
+            device: 0,
+            expected_attach_type: at,
+        };
+        let program = bpf(PROG_LOAD, &load)?;
+        // SAFETY: a descriptor that the kernel has just made for us alone.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let word = |it: RawFd| u32::try_from(it).unwrap_or_default();
+        let flags = 0;
+        let link = [word(program.as_raw_fd()), word(cgroup.as_raw_fd()), at, flags];
+        let link = bpf(LINK_CREATE, &link)?;
+        // SAFETY: as above.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        Ok(Self { _program: program, _link: link })
+    }
+}
+
+/// Calls `bpf(2)` with the head of an attribute; the kernel takes the rest for zero.
+fn bpf<T>(command: c_long, attribute: &T) -> io::Result<RawFd> {
+    // SAFETY: the attribute and what it points to outlive the call, which reads no more than its
+    // size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw const *attribute, size_of_val(attribute))
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).unwrap_or_default())
 }
 
 /// Pins an array of one value.
@@ -225,6 +295,84 @@ fn by_perf_event(function: &str) -> io::Result<()> {
     // SAFETY: a descriptor that the kernel has just made for us alone.
     drop(unsafe { OwnedFd::from_raw_fd(event) });
     Ok(())
+}
+
+/// How many programs are attached to a cgroup itself, at a hook as the kernel numbers it.
+///
+/// # Errors
+/// There is no such cgroup, or no such hook.
+pub fn attached(cgroup: &Path, hook: u32) -> io::Result<u32> {
+    const PROG_QUERY: c_long = 16;
+    let cgroup = fs::File::open(cgroup)?;
+    let cgroup = u32::try_from(cgroup.as_raw_fd()).map(|fd| (fd, cgroup));
+    let (fd, _open) = cgroup.map_err(|_negative| io::ErrorKind::InvalidInput)?;
+    // The cgroup, the hook, two kinds of flags, the address of a list, its length, a filler.
+    let mut attribute = [fd, hook, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the attribute outlives the call, which reads and writes no more than its size, and asks
+    // for a list of no length.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_QUERY, attribute.as_mut_ptr(), size_of_val(&attribute))
+    };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() != Some(libc::ENOSPC) {
+        return Err(error);
+    }
+    Ok(attribute[6])
+}
+
+/// Has what a packet socket sends pass by the queues of its interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn bypass_queues(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    const SIZE: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == SIZE as usize) };
+    // SAFETY: the option is a number of the size that is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            SIZE,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a frame of a protocol that nobody speaks by the loopback interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
+    const SIZE: libc::socklen_t = 20;
+    const { assert!(size_of::<libc::sockaddr_ll>() == SIZE as usize) };
+    const NOBODYS: u16 = 0x88b5;
+    let to = libc::sockaddr_ll {
+        sll_family: libc::c_ushort::try_from(libc::AF_PACKET).unwrap_or_default(),
+        sll_protocol: NOBODYS.to_be(),
+        // Loopback is the first of every namespace.
+        sll_ifindex: 1,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let mut frame = [0_u8; 60];
+    frame[12..14].copy_from_slice(&NOBODYS.to_be_bytes());
+    // SAFETY: the frame and the address are of the sizes that are said, and outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            SIZE,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Somebody else's program on the hook that sees dials (`cgroup/connect4`).

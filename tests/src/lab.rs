@@ -267,9 +267,33 @@ impl Namespace {
     /// Sets one of the namespace's own `net.` settings.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
-        let script = format!("echo {value} > /proc/sys/net/{setting}");
+        self.run(&format!("echo {value} > /proc/sys/net/{setting}"));
+    }
+
+    /// What the namespace has counted under a name of `/proc/net/netstat`.
+    #[track_caller]
+    #[must_use]
+    pub fn counted(&self, name: &str) -> u64 {
+        let text = self.run("cat /proc/net/netstat");
+        let lines: Vec<Vec<&str>> = text.lines().map(|it| it.split(' ').collect()).collect();
+        let found = lines.chunks(2).find_map(|pair| {
+            let at = pair[0].iter().position(|it| *it == name)?;
+            pair.get(1)?.get(at)?.parse().ok()
+        });
+        found.unwrap_or_else(|| panic!("this kernel does not count {name}"))
+    }
+
+    /// Has `ip` do something here.
+    #[track_caller]
+    pub fn ip(&self, words: &str) {
+        batch(&self.name, words);
+    }
+
+    /// What a shell in the namespace prints.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
         let net = format!("--net=/run/netns/{}", self.name);
-        finish(Command::new("nsenter").args([&net, "sh", "-c", &script])).done();
+        finish(Command::new("nsenter").args([&net, "sh", "-c", script])).done()
     }
 }
 

@@ -13,7 +13,10 @@ pub mod ground;
 pub mod kernel;
 pub mod lab;
 pub mod manifest;
+pub mod odd;
 pub mod receiver;
+pub mod tool;
 pub mod traffic;
+pub mod ways;
 
 pub use waiting::eventually;

@@ -13,7 +13,9 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
-use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::flow::{
+    Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
+};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::socket::Socket;
 
@@ -74,6 +76,9 @@ pub struct Sighting {
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
+    pub begun: Begun,
+    /// Who opened the socket that the edge's owner uses, where that is somebody else.
+    pub opened_by: Option<ServiceName>,
 }
 
 impl Sighting {
@@ -94,6 +99,8 @@ pub struct Attribution {
     namespaces: Namespaces,
     history: History,
     edges: HashMap<FlowKey, Edge, foldhash::quality::FixedState>,
+    /// What keys did while they waited to be attributed.
+    counted: BTreeMap<FlowKey, Traffic>,
 }
 
 impl Attribution {
@@ -118,6 +125,7 @@ impl Attribution {
             namespaces: Namespaces::default(),
             history: History::default(),
             edges: HashMap::with_hasher(hasher),
+            counted: BTreeMap::new(),
         }
     }
 
@@ -200,10 +208,32 @@ impl Attribution {
         self.waiting.next_due()
     }
 
+    /// Takes in what a key did; its edge, where that is known by now. Else it is kept for as long as
+    /// the key waits.
+    pub fn traffic(&mut self, traffic: &Traffic) -> Option<Edge> {
+        let edge = self.edges.get(&traffic.key).cloned();
+        if edge.is_none() && self.waiting.of_dial(&traffic.key).is_some() {
+            let kept = self.counted.entry(traffic.key);
+            kept.and_modify(|kept| kept.add(traffic)).or_insert(*traffic);
+        }
+        edge
+    }
+
     /// The edge that `key` was last attributed to.
     #[must_use]
     pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
         self.edges.get(key)
+    }
+
+    /// What was counted of keys that wait no longer, with their edges.
+    #[must_use]
+    pub fn take_counted(&mut self) -> Vec<(Edge, Traffic)> {
+        let Self { counted, waiting, edges, .. } = self;
+        if counted.is_empty() {
+            return Vec::new();
+        }
+        let ready = counted.extract_if(.., |key, _| waiting.of_dial(key).is_none());
+        ready.filter_map(|(key, traffic)| Some((edges.get(&key)?.clone(), traffic))).collect()
     }
 
     /// The kernel forgot `key`.
@@ -237,6 +267,8 @@ impl Attribution {
         };
         let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
+        waiting.flow.begun = waiting.flow.begun.min(flow.begun);
+        waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
@@ -278,6 +310,7 @@ impl Attribution {
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             for key in dial.keys {
@@ -296,6 +329,8 @@ impl Attribution {
             at: flow.at,
             process: process.flatten().map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -326,6 +361,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.clone().map(safe_process),
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
         }
     }
 
@@ -344,6 +381,8 @@ impl Attribution {
             at: flow.at,
             process: None,
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
         }
     }
 
@@ -362,6 +401,7 @@ impl Attribution {
         }
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
+        let opened_by = self.opener_of(&flow);
         let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
@@ -383,6 +423,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
         })
     }
 
@@ -405,6 +447,12 @@ impl Attribution {
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
+    }
+
+    /// The same service in another cgroup of its own is nobody else.
+    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
+        let opener = self.service_of(flow.opener?);
+        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.

@@ -2,10 +2,11 @@
 //! not know because nobody looked. An agent that sees less than it should is an alert itself.
 
 use crate::detect::{Finding, Kind, Reason, Severity, Where};
-use crate::flow::Loss;
+use crate::flow::{Half, Loss};
 use crate::ids::WallTime;
 
 const FILES: &str = "baseline-file";
+const CANARY: &str = "canary";
 
 /// One way in which the agent sees less than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Trouble {
     Detached { program: String },
     /// What was to outlive the agent does not any more: this pin is gone.
     Unpinned { path: String },
+    /// The agent's own connection was made and not told, or only the other half of it.
+    Canary { half: Half },
     /// A baseline file cannot be read: what it said before still holds.
     Files { mistake: String },
     /// So many things were not told, for this reason, since it was last said.
@@ -38,6 +41,7 @@ impl Trouble {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
             Self::Unpinned { .. } => "unpinned".to_owned(),
+            Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
             Self::EmptyStore => "empty-store".to_owned(),
@@ -48,12 +52,18 @@ impl Trouble {
     /// Whether a finding says that a baseline file cannot be read.
     #[must_use]
     pub fn is_about_files(finding: &Finding) -> bool {
-        finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == FILES)
+        is_about(finding, FILES)
+    }
+
+    /// Whether a finding says that the canary did not come back.
+    #[must_use]
+    pub fn is_about_canary(finding: &Finding) -> bool {
+        is_about(finding, CANARY)
     }
 
     const fn severity(&self) -> Severity {
         match self {
-            Self::Detached { .. } => Severity::High,
+            Self::Detached { .. } | Self::Canary { .. } => Severity::High,
             Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
@@ -61,11 +71,14 @@ impl Trouble {
                 Loss::RingFull
                 | Loss::Untracked
                 | Loss::Unwatched
+                | Loss::Evicted
                 | Loss::ServiceFull
                 | Loss::OverBudget => Severity::Low,
-                Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
-                    Severity::Medium
-                }
+                Loss::MapFull
+                | Loss::Unattributed
+                | Loss::Undecodable
+                | Loss::TableFull
+                | Loss::HookMissing => Severity::Medium,
             },
         }
     }
@@ -80,6 +93,17 @@ impl Trouble {
                 "{path} is gone, and not by us: what is attached ends with the agent, and what happens \
                  until the next one runs is not seen; restart the agent, on a mounted bpffs"
             ),
+            Self::Canary { half } => {
+                let what = match half {
+                    Half::Dial => "as it was dialled",
+                    Half::Accept => "as it was accepted",
+                    Half::Both => "at either end",
+                };
+                format!(
+                    "a connection that the agent made itself was not seen {what} within 5 s: others \
+                     are not seen either; its kernel programs may be detached or flooded"
+                )
+            }
             Self::Files { mistake } => {
                 format!("{mistake}; what the files said before still holds")
             }
@@ -101,6 +125,10 @@ impl Trouble {
             ),
         }
     }
+}
+
+fn is_about(finding: &Finding, name: &str) -> bool {
+    finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == name)
 }
 
 /// What a loss means to who reads of it, and what can be done.
@@ -137,6 +165,11 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::OverBudget => {
             "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"
         }
+        Loss::Evicted => {
+            "more keys were seen than the kernel holds: what the dropped ones counted since the last \
+             sweep is missing; a larger `capture.seen` helps"
+        }
+        Loss::HookMissing => "kernel programs are not attached: what they show is not seen",
     }
 }
 
@@ -154,7 +187,10 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
         nearest: None,
         attack: match trouble {
-            Trouble::Detached { .. } | Trouble::Unpinned { .. } | Trouble::EmptyStore => {
+            Trouble::Detached { .. }
+            | Trouble::Unpinned { .. }
+            | Trouble::Canary { .. }
+            | Trouble::EmptyStore => {
                 vec!["T1562.001".to_owned()]
             }
             Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),

@@ -4,7 +4,7 @@ use crate::attribute::{Sighting, Workload};
 use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
 use crate::edge::{Edge, EdgeWith, Peer};
-use crate::flow::{Image, Process};
+use crate::flow::{Begun, Image, Process};
 use crate::ids::{ServiceName, WallTime};
 use crate::socket::Socket;
 
@@ -78,6 +78,16 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
     }
     if kind != Kind::Unbaselined {
         reasons.extend(sighting.process.iter().flat_map(process_reasons));
+    }
+    if let Some(opener) = &sighting.opened_by
+        && let Some(user) = sighting.edge.owner()
+    {
+        let text = format!("the socket was opened by {opener} and is used by {user}");
+        reasons.push(Reason { name: "opened-by".to_owned(), weight: 1.0, text });
+    }
+    if sighting.begun == Begun::Before {
+        let text = "it was connected before the agent started".to_owned();
+        reasons.push(Reason { name: "pre-existing".to_owned(), weight: 0.0, text });
     }
     if let Some(since) = context.gap {
         let text = format!("it may have begun earlier: nobody looked between {since} and now");

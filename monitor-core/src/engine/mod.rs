@@ -1,6 +1,7 @@
 //! The one owner of all state: one enum in, one enum out. Same inputs, same outputs. It asks for
 //! everything it wants done and does nothing itself.
 
+mod canary;
 mod command;
 mod flooding;
 mod judging;
@@ -17,16 +18,18 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Flood, Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Canary, Flood, Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
+use self::canary::Canaries;
 use self::flooding::Floods;
 use self::trouble::{Gap, Losses};
 
+pub use self::canary::{CanaryView, Latency};
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::record::{AuditEntry, Change, Snapshot, Tallied};
 pub use self::view::{
@@ -85,6 +88,8 @@ pub enum Input {
     },
     /// The agent itself is in trouble.
     Trouble(Trouble),
+    /// What became of the agent's own connection.
+    Canary(Canary),
     /// The baseline files were read again: this is what they say now.
     Files(Written),
     Delivered {
@@ -126,6 +131,7 @@ pub struct Engine {
     queue: Queue,
     mutes: Mutes,
     losses: Losses,
+    canaries: Canaries,
     floods: Floods,
     gap: Option<Gap>,
     next_audit: u64,
@@ -177,6 +183,7 @@ impl Engine {
             queue,
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
+            canaries: Canaries::default(),
             floods: Floods::default(),
             gap: None,
             next_audit: snapshot.next_audit,
@@ -210,7 +217,7 @@ impl Engine {
             Input::Resumed { flow, edge } => self.attribution.resume(&flow, edge),
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => {
-                if let Some(edge) = self.attribution.edge_of(&traffic.key).cloned() {
+                if let Some(edge) = self.attribution.traffic(&traffic) {
                     self.counted(now, &edge, &Count::from(&traffic), &mut effects);
                 }
             }
@@ -219,12 +226,16 @@ impl Engine {
             Input::Flooded(flood) => self.flooded(now, &flood, &mut effects),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
+            Input::Canary(canary) => self.canary(now, canary, &mut effects),
             Input::Files(written) => self.files(now, written, &mut effects),
             Input::Delivered { id, outcome } => self.delivered(now, id, outcome, &mut effects),
             Input::Command { actor, command } => {
                 self.command(now, &actor, command, &mut effects);
             }
             Input::Tick => self.tick(now, &mut effects),
+        }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(now, &edge, &Count::from(&traffic), &mut effects);
         }
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
@@ -250,6 +261,9 @@ impl Engine {
         let mut effects = Vec::new();
         for sighting in self.attribution.due(Now { boot: BootTime(u64::MAX), ..now }) {
             self.sighted(now, &sighting, &mut effects);
+        }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(now, &edge, &Count::from(&traffic), &mut effects);
         }
         self.speak(now, &mut effects);
         let mut changes = self.save();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::detect::{Trouble, sensor_finding};
+use crate::detect::{Finding, Trouble, sensor_finding};
 use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -45,10 +45,18 @@ impl Losses {
     }
 }
 
-/// Missing bytes hide no edge; a flood and an unusual socket are told by themselves: `status` shows how
-/// many.
+/// Missing counts hide no edge; a flood and an unusual socket are told by themselves, a missing hook by
+/// its name: `status` shows how many.
 const fn is_said_elsewhere(loss: Loss) -> bool {
-    matches!(loss, Loss::Untracked | Loss::Unwatched | Loss::OverBudget | Loss::ServiceFull)
+    matches!(
+        loss,
+        Loss::Untracked
+            | Loss::Evicted
+            | Loss::Unwatched
+            | Loss::OverBudget
+            | Loss::ServiceFull
+            | Loss::HookMissing
+    )
 }
 
 /// Nobody looked before this start.
@@ -79,13 +87,17 @@ impl Engine {
         self.report(now, &service, About::Agent, vec![finding]);
     }
 
-    /// The baseline files can be read: incidents that said otherwise, and nothing else, are over.
-    pub(crate) fn files_mended(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let about_files = |it: &Incident| {
-            it.about == About::Agent && it.findings.iter().all(Trouble::is_about_files)
-        };
+    /// Something is right again: incidents that said otherwise, and nothing else, are over.
+    pub(crate) fn mended(
+        &mut self,
+        now: Now,
+        says_otherwise: fn(&Finding) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let about_it =
+            |it: &Incident| it.about == About::Agent && it.findings.iter().all(says_otherwise);
         let open = self.incidents.open.values();
-        let over: Vec<String> = open.filter(|it| about_files(it)).map(|it| it.id.clone()).collect();
+        let over: Vec<String> = open.filter(|it| about_it(it)).map(|it| it.id.clone()).collect();
         for id in over {
             self.resolve(now, &id, effects);
         }

@@ -254,6 +254,7 @@ pub(crate) fn cause(finding: &Finding) -> Option<&str> {
 
 fn trouble_title(lead: &Finding, node: &str) -> String {
     match cause(lead).unwrap_or_default() {
+        "canary" => format!("the agent on {node} does not see its own connections"),
         "baseline-file" => format!("a baseline file on {node} cannot be read"),
         "empty-store" => format!("the agent on {node} started with an empty store"),
         "gap" => format!("nobody looked on {node} for a while"),

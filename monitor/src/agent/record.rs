@@ -178,6 +178,9 @@ impl Scribe {
         for sighting in self.attribution.due(now) {
             self.sighted(&sighting);
         }
+        for (edge, traffic) in self.attribution.take_counted() {
+            self.counted(edge, &traffic);
+        }
     }
 
     fn observe(&mut self, now: Now, observation: Observation) {
@@ -190,7 +193,11 @@ impl Scribe {
                 self.attribution.namespace(netns, &addresses);
             }
             Observation::Flow(flow) => self.flow(now, flow),
-            Observation::Traffic(traffic) => self.counted(&traffic),
+            Observation::Traffic(traffic) => {
+                if let Some(edge) = self.attribution.traffic(&traffic) {
+                    self.counted(edge, &traffic);
+                }
+            }
             Observation::Forgotten(key) => {
                 self.attribution.forgotten(&key);
                 self.executables.remove(&key);
@@ -203,6 +210,8 @@ impl Scribe {
             Observation::Detached { program } => self.recorded.detached.push(program),
             // A recording pins nothing.
             Observation::Unpinned { .. } => {}
+            // A recording has what was seen; what was not is told by losses and detachments.
+            Observation::Canary(_) => {}
         }
     }
 
@@ -245,7 +254,7 @@ impl Scribe {
     }
 
     /// A line for what a known key did, but for what its first sighting told already.
-    fn counted(&mut self, traffic: &Traffic) {
+    fn counted(&mut self, edge: Edge, traffic: &Traffic) {
         let direction = match traffic.key.direction {
             flow::Direction::Outbound => Direction::Outbound,
             flow::Direction::Inbound => Direction::Inbound,
@@ -253,8 +262,9 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let edge = self.attribution.edge_of(&traffic.key).filter(|edge| edge.is_exchange());
-        let Some(edge) = edge.cloned() else { return };
+        if !edge.is_exchange() {
+            return;
+        }
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
@@ -264,8 +274,9 @@ impl Scribe {
         line.bytes_sent = traffic.bytes_sent;
         line.bytes_received = traffic.bytes_received;
         line.executable = self.executables.get(&traffic.key).cloned();
-        // How a dial ended is told by another key.
-        let counts = outcome.is_final() && line.connections > 0;
+        // How a dial ended is told by another key, but for connected datagram sockets.
+        let ended = outcome.is_final() || traffic.key.protocol.serves_datagrams();
+        let counts = ended && line.connections > 0;
         if counts || line.bytes_sent > 0 || line.bytes_received > 0 {
             self.write(&line);
         }
@@ -273,7 +284,11 @@ impl Scribe {
 
     /// How many of these exchanges were told as first sightings.
     fn told_already(&mut self, edge: Edge, direction: Direction, traffic: &Traffic) -> u64 {
-        let key = (edge, direction, traffic.key.outcome);
+        let mut key = (edge, direction, traffic.key.outcome);
+        if traffic.key.protocol.serves_datagrams() && !self.told.contains_key(&key) {
+            // Dialled, and seen to come in.
+            key.2 = key.2.max(Outcome::Sent);
+        }
         let Some(left) = self.told.get_mut(&key) else { return 0 };
         let told = traffic.connections.min(*left);
         *left -= told;

@@ -6,6 +6,8 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError, ProgramType};
@@ -17,11 +19,11 @@ use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::config::{Budget, Config, Detail};
 use crate::capture::foreign;
+use crate::capture::makers;
 use crate::capture::nets;
 use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
 use crate::capture::shape::{Shapes, sizes};
-use crate::capture::symbols;
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -124,7 +126,8 @@ pub(super) static NET: Spec = Spec {
     optional: Some(Extra::Destinations),
 };
 
-/// Attached when the owners of older sockets are known.
+/// Attached when the owners of older sockets are known. Dials before what came of them: else the end of
+/// one that nobody noted would pass for a loss.
 pub(super) static FLOWS: [Spec; 9] = [
     cgroup("sock_create", 2),
     Spec {
@@ -132,9 +135,9 @@ pub(super) static FLOWS: [Spec; 9] = [
         hook: Hook::RawTracepoint { name: "cap_capable" },
         optional: Some(Extra::OpenedSockets),
     },
-    cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
+    cgroup(STREAM, 3),
     cgroup("sendmsg4", 14),
     cgroup("sendmsg6", 15),
     cgroup("recvmsg4", 19),
@@ -189,15 +192,15 @@ pub(super) struct Settings {
     netns_in_sock_ops: u8,
     full: u8,
     interval_ns: u64,
-    packet_create: symbols::Range,
-    vsock_create: symbols::Range,
+    watched: [u64; 2],
     fork_child_pid_at: u32,
     stream: &'static str,
 }
 
 impl Settings {
     pub(super) fn new(config: &Config, ground: &Ground, budget: Budget, seed: [u64; 2]) -> Self {
-        let [packet_create, vsock_create] = makers(ground);
+        let hierarchy = &ground.cgroup.path;
+        let path = config.cgroup.as_ref().unwrap_or(hierarchy);
         let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
         Self {
             seed,
@@ -205,8 +208,7 @@ impl Settings {
             netns_in_sock_ops: u8::from(netns_in_sock_ops(ground)),
             full: u8::from(config.detail == Detail::Full),
             interval_ns: budget.interval_ns(),
-            packet_create,
-            vsock_create,
+            watched: watched(path, hierarchy),
             fork_child_pid_at: fork_child_pid_at.unwrap_or(0),
             stream: if current_in_sock_ops() { STREAM } else { STREAM_UNASKED },
         }
@@ -240,8 +242,7 @@ pub(super) fn load(
         .override_global(global::NETNS_IN_SOCK_OPS, &settings.netns_in_sock_ops, true)
         .override_global(global::BUDGET_INTERVAL_NS, &settings.interval_ns, true)
         .override_global(global::FULL, &settings.full, true)
-        .override_global(global::PACKET_CREATE, &settings.packet_create, true)
-        .override_global(global::VSOCK_CREATE, &settings.vsock_create, true)
+        .override_global(global::WATCHED, &settings.watched, true)
         .override_global(global::FORK_CHILD_PID_AT, &settings.fork_child_pid_at, true);
     for (name, entries) in sizes(config) {
         loader.map_max_entries(name, entries);
@@ -252,8 +253,8 @@ pub(super) fn load(
         }
     }
     let ebpf = loader.load(OBJECT).map_err(|source| CaptureError::Load(Box::new(source)))?;
-    let unseen = unseen_makers(ground, settings.packet_create);
-    let missing = unseen.map(|why| (Extra::OpenedSockets, why.to_owned()));
+    let why = "cap_capable is not a raw tracepoint of this kernel";
+    let missing = (!asks_visibly(ground)).then(|| (Extra::OpenedSockets, why.to_owned()));
     Ok(Attached {
         ebpf,
         root,
@@ -283,27 +284,21 @@ pub(super) fn shapes(config: &Config) -> Result<Shapes, CaptureError> {
     shapes.map_err(|error| CaptureError::Load(Box::new(error.into())))
 }
 
-/// Where the kernel makes packet and vsock sockets; zeros where that is not to be known.
-fn makers(ground: &Ground) -> [symbols::Range; 2] {
-    let known = ground.untraceable.is_none() && asks_visibly(ground);
-    let found = known.then(|| symbols::ranges(["packet_create", "vsock_create"]));
-    found.and_then(Result::ok).unwrap_or_default()
+/// The id of the watched cgroup and its level; zeros where that is the whole hierarchy, or where what is
+/// mounted is itself below the root.
+fn watched(path: &Path, hierarchy: &Path) -> [u64; 2] {
+    // The root has none.
+    let is_root = !hierarchy.join("cgroup.events").exists();
+    let below = path.strip_prefix(hierarchy).map_or(0, |below| below.components().count());
+    match fs::metadata(path) {
+        Ok(cgroup) if is_root && below > 0 => [cgroup.ino(), below as u64],
+        _ => [0, 0],
+    }
 }
 
 /// Whether what asks for a capability can be seen: since 6.14.
 fn asks_visibly(ground: &Ground) -> bool {
     ground.kernel.is_at_least(6, 14)
-}
-
-/// Why the making of packet sockets cannot be seen.
-fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'static str> {
-    if !asks_visibly(ground) {
-        Some("cap_capable is not a raw tracepoint of this kernel")
-    } else if packet_create == [0, 0] && ground.untraceable.is_none() {
-        Some("the kernel does not say where it makes them (kernel.kptr_restrict, CAP_SYSLOG)")
-    } else {
-        None
-    }
 }
 
 /// Whether cgroup programs are told the command name.
@@ -376,6 +371,11 @@ impl Attached {
         Ok(())
     }
 
+    /// How many programs are not.
+    pub(super) fn lacking(&self) -> usize {
+        self.missing.len()
+    }
+
     /// Whether every program of this kind is attached.
     pub(super) fn has(&self, extra: Extra) -> bool {
         self.missing.iter().all(|(missing, _)| *missing != extra)
@@ -390,6 +390,16 @@ impl Attached {
         let mut missing: Vec<String> = self.missing.iter().map(told).collect();
         missing.dedup();
         missing
+    }
+
+    /// Learns how to know who makes packet sockets, where that is attached.
+    pub(super) fn find_makers(&mut self, detail: Detail) -> Result<(), CaptureError> {
+        let extra = Extra::OpenedSockets;
+        if self.has(extra) && !makers::find(&mut self.ebpf, detail)? {
+            let why = "this process could not try to make one (seccomp, RestrictAddressFamilies)";
+            self.missing.push((extra, why.to_owned()));
+        }
+        Ok(())
     }
 
     /// Loads what is attached later, as far as that goes.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub processes: Entries,
     /// Room for news that the agent has not yet read: a power of two, at least a page.
     pub ring: RingSize,
+    /// So often the agent makes a connection of its own over loopback, to see whether it sees it.
+    pub canary: Every,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             bound: Entries(8192),
             processes: Entries(16_384),
             ring: RingSize(1 << 20),
+            canary: Every(Duration::from_secs(30)),
         }
     }
 }
@@ -195,6 +199,31 @@ impl fmt::Display for RingSize {
     }
 }
 
+/// A pause between two of a kind, written as `"30s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Every(Duration);
+
+impl Every {
+    const MIN: Duration = Duration::from_millis(20);
+    const MAX: Duration = Duration::from_secs(3_600);
+
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        let pause = humantime::parse_duration(&text).ok();
+        let fits = |it: &Duration| (Self::MIN..=Self::MAX).contains(it);
+        pause.filter(fits).map(Self).ok_or(ConfigError::Every(text))
+    }
+}
+
 /// A network in prefix notation, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
@@ -303,6 +332,8 @@ pub enum ConfigError {
     Budget(u32),
     #[error("{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"")]
     Ring(String),
+    #[error("{0:?} is not a pause: 20ms to 1h, written like \"30s\"")]
+    Every(String),
     #[error("{0:?} is not a network: write one like 10.0.0.0/8 or fd00::/8")]
     Network(String),
     #[error("{0} has bits set beyond its prefix")]
@@ -373,6 +404,10 @@ mod tests {
         let read = toml::from_str::<Config>;
         assert_eq!(read(""), Ok(Config::default()));
         assert_eq!(read("ring = \"2MiB\"\nseen = 64").unwrap().seen.get(), 64);
+        assert_eq!(read("canary = \"1m\"").unwrap().canary.get(), Duration::from_secs(60));
+        for text in ["canary = \"1ms\"", "canary = \"2h\"", "canary = 30", "canary = \"off\""] {
+            assert!(read(text).is_err(), "{text}");
+        }
         for text in ["sene = 64", "seen = 1", "seen = -1", "ring = 4096", "ring = \"5MiB\""] {
             assert!(read(text).is_err(), "{text}");
         }

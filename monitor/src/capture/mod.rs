@@ -14,21 +14,25 @@ mod mountinfo;
 mod procfs;
 
 mod bpf;
+mod canary;
 mod cgroups;
 mod executables;
 mod floods;
 mod namespaces;
 mod netlink;
 mod ledger;
+mod openers;
 mod pins;
 mod processes;
 mod seen;
 mod shape;
-mod symbols;
 mod unusual;
 
+mod makers;
 mod nets;
 mod tell;
+
+mod resuming;
 
 mod attach;
 mod attachments;
@@ -37,6 +41,7 @@ pub mod fuzzing;
 mod keep;
 mod kernel_log;
 mod linking;
+mod connections;
 mod older;
 
 mod foreign;
@@ -64,12 +69,14 @@ use tokio::time::Instant;
 
 use self::attach::{Extra, Links};
 use self::attachments::Attachments;
+use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
 use self::floods::Floods;
 use self::hierarchy::Hierarchy;
 use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
+use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
@@ -78,7 +85,7 @@ use self::tell::{Accepts, Losses, Teller};
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
@@ -188,6 +195,8 @@ pub struct Capture {
     nets: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
+    /// In and below this cgroup.
+    watched: PathBuf,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
@@ -240,7 +249,7 @@ impl Capture {
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
         let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
         let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
-        let mut older = OlderSockets::new(ebpf, &ground)?;
+        let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.load_net();
@@ -253,16 +262,35 @@ impl Capture {
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
         let told = plan.told(&before);
-        let mut teller = Teller::new(seen, told, config.seen, floods, losses, cgroups, processes);
+        let canary = Canary::new(config.canary.get(), cgroups.own());
+        let mut teller =
+            Teller::new(seen, told, config.seen, floods, losses, cgroups, processes, canary);
         teller.walk_cgroups();
-        let refused = older.enter(&mut teller);
+        let started = Instant::now();
+        let mut census = Census::take();
+        let refused = older.enter(&census, &mut teller);
+        let looked = started.elapsed();
         attached.attach(&attach::FLOWS)?;
+        attached.find_makers(config.detail)?;
+        let started = Instant::now();
         // Those that were opened in between.
-        older.enter(&mut teller);
+        census.find_namespaces();
+        older.enter(&census, &mut teller);
         let adopts = plan.adopts();
+        if !adopts {
+            teller.begin_counting()?;
+        }
         let resumed = if adopts { resume(&mut teller, before)? } else { Resumed::default() };
+        teller.unattached(attached.lacking());
         older.tell_listeners(&mut teller);
-        teller.unusual(Sought::All);
+        // Those that the kernel was told of before are none that it missed.
+        let connections =
+            if adopts { 0 } else { older.tell_connections(&census, internal, &mut teller) };
+        drop(census);
+        let took_ms = (looked + started.elapsed()).as_millis();
+        tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+        let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
+        teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
@@ -284,6 +312,7 @@ impl Capture {
             older,
             nets,
             polled,
+            watched,
             attachments,
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
@@ -351,6 +380,8 @@ impl Capture {
             if !pending.is_empty() {
                 return Ok(pending);
             }
+            let older = &mut self.older;
+            self.teller.fly(|at, cgroup| older.expect(at, cgroup));
             match &self.drain {
                 Some(drain) => tokio::time::sleep_until(drain.at).await,
                 None => self.sleep().await?,
@@ -358,6 +389,7 @@ impl Capture {
             let quiet_rounds = if self.hear()? {
                 0
             } else {
+                self.teller.judge_canary();
                 self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
             };
             self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
@@ -367,7 +399,9 @@ impl Capture {
 
     /// Sleeps until the kernel wakes us.
     async fn sleep(&self) -> Result<()> {
-        let woken = tokio::time::timeout(Self::DRAIN_AT_LEAST_EVERY, self.ring.readable()).await;
+        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
+        let next = next.min(self.teller.next_canary().into());
+        let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
             ready.map_err(CaptureError::Wait)?.clear_ready();
@@ -408,7 +442,7 @@ impl Capture {
             kept.told(self.teller.told_losses());
         }
         if self.polled {
-            self.teller.unusual(Sought::Packets);
+            self.teller.unusual(Sought::Packets, &self.watched);
         }
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));

@@ -155,6 +155,8 @@ pub(super) struct Told {
     round: u32,
     /// None where nothing outlives the agent.
     pub(super) ledger: Option<Ledger>,
+    /// Told keys that the kernel dropped by itself, since that was last asked.
+    evicted: u64,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "marks of their own, in the room of one word")]
@@ -234,13 +236,13 @@ pub(super) enum Sighting {
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { keys: HashMap::new(), round: 0, ledger: None }
+        Self { keys: HashMap::new(), round: 0, ledger: None, evicted: 0 }
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
     pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
         let keys = rows.map(|(bytes, tallied)| (bytes, ToldKey::before(&tallied)));
-        Self { keys: keys.collect(), round: 0, ledger: Some(Ledger::default()) }
+        Self { keys: keys.collect(), round: 0, ledger: Some(Ledger::default()), evicted: 0 }
     }
 
     /// That a key need not be told again, whatever its judgement.
@@ -294,7 +296,10 @@ impl Told {
         };
         match self.keys.insert(bytes, told) {
             None => Sighting::New,
-            Some(_) => Sighting::Again,
+            Some(_) => {
+                self.evicted += 1;
+                Sighting::Again
+            }
         }
     }
 
@@ -367,8 +372,15 @@ impl Told {
                 out.push(Observation::Traffic(told.seen_once(key, clock)));
             }
             out.push(Observation::Forgotten(key));
+            self.evicted += 1;
         }
         self.tidy_ledger();
+    }
+
+    /// How many told keys the kernel dropped since this was last asked. Those that were removed from
+    /// here are none of them.
+    pub(super) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Forgets a key.
@@ -413,6 +425,8 @@ mod tests {
         assert_eq!(told.see(bytes, 10), Sighting::Known);
         told.remove(&bytes);
         assert_eq!(told.see(bytes, 30), Sighting::New);
+        assert_eq!(told.take_evicted(), 1, "the one that was seen again, not the one removed");
+        assert_eq!(told.take_evicted(), 0);
     }
 
     #[test]
@@ -445,6 +459,6 @@ mod tests {
             panic!("{out:?}");
         };
         assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));
-        assert_eq!(told.len(), 1);
+        assert_eq!((told.len(), told.take_evicted()), (1, 1));
     }
 }

@@ -17,13 +17,14 @@ const EXECUTABLE_PATHS: u32 = 2048;
 const BUDGETS: u32 = 4096;
 
 /// The sizes that are not the programs' own.
-pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 9] {
+pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 10] {
     let connections = config.connections.get();
     [
         (map::SEEN, config.seen.get()),
         (map::BUDGETS, config.seen.get().min(BUDGETS)),
         (map::SOCKETS, connections),
         (map::TUPLES, connections),
+        (map::ASKED, connections),
         (map::LISTENERS, config.listeners.get()),
         (map::BOUND, config.bound.get()),
         (map::PROCESSES, config.processes.get()),

@@ -1,50 +1,57 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, PerCpuArray};
-use monitor_common::News;
-use monitor_core::edge::Edge;
-use monitor_core::flow::{Flood, Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_common as wire;
+use monitor_core::flow::{
+    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
+};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
+use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
+use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
     StatsBytes, Undecodable,
 };
 use crate::capture::floods::Floods;
-use crate::capture::ledger::Row;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
+use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
-use crate::capture::unusual::{self, Held, Sought};
+use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
-    seen: SeenMap,
-    told: Told,
+    pub(super) seen: SeenMap,
+    pub(super) told: Told,
     floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     processes: Processes,
     addresses: Addresses,
-    losses: Losses,
-    clock: Clock,
+    pub(super) losses: Losses,
+    canary: Canary,
+    openers: Openers,
+    pub(super) clock: Clock,
     sweeps: u32,
-    pending: Vec<Observation>,
+    pub(super) pending: Vec<Observation>,
+    unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
@@ -68,6 +75,7 @@ impl Teller {
         losses: Losses,
         cgroups: Cgroups,
         processes: Processes,
+        canary: Canary,
     ) -> Self {
         Self {
             seen,
@@ -78,9 +86,12 @@ impl Teller {
             processes,
             addresses: Addresses::default(),
             losses,
+            canary,
+            openers: Openers::new(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            unusual: Unusual::default(),
             wanted: Vec::new(),
         }
     }
@@ -108,12 +119,16 @@ impl Teller {
         })
     }
 
-    /// Tells of unusual sockets that somebody holds, unless they were told.
-    pub(super) fn unusual(&mut self, sought: Sought) {
+    /// Tells of unusual sockets that somebody in or below the `watched` cgroup holds, unless they were
+    /// told.
+    pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
-        for Held { socket, pid } in unusual::held(sought) {
+        for Held { socket, pid } in self.unusual.held(sought) {
             // Gone meanwhile.
-            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
+            if !path.starts_with(watched) {
+                continue;
+            }
             let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
             let executable_id = self.executable_id(pid);
             let owner = SocketOwner { cgroup, executable_id, pid, uid };
@@ -133,13 +148,13 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: News::Entered, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
                 self.sighting(key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OverBudget, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OverBudget, key, at_ns, origin }) => {
                 self.example(&key, at_ns, &origin);
             }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
@@ -148,7 +163,7 @@ impl Teller {
             // Too long to be told: the tree is walked when a flow comes from it.
             Ok(Record::CgroupCreated { path: None, .. }) => {}
             Ok(Record::CgroupRemoved { id }) => self.cgroups.vanished(id, &mut self.pending),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
         }
     }
 
@@ -157,8 +172,9 @@ impl Teller {
     pub(super) fn end_batch(&mut self) -> Result<()> {
         let mut floods = Vec::new();
         let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
-        self.losses.undecodable +=
+        let undecodable =
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
             self.read_seen(|_| false)?;
@@ -169,7 +185,7 @@ impl Teller {
     /// Tells of everything that the kernel does not say by itself.
     pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
         self.clock = Clock::read();
-        let lost = self.losses.read(&mut self.pending)?;
+        let lost = self.losses.read()?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
@@ -180,6 +196,8 @@ impl Teller {
             }
         }
         self.read_seen(counts)?;
+        self.losses.count(Loss::Evicted, self.told.take_evicted());
+        self.losses.tell(&mut self.pending);
         Ok(if lost.contains(&Loss::Unattributed) {
             Accepts::SomeUnattributed
         } else {
@@ -192,8 +210,49 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
+    /// When there is something to do about the canary next.
+    pub(super) fn next_canary(&self) -> Instant {
+        self.canary.next()
+    }
+
+    /// Sends a canary off where one is due; `prepare` is told where it will land and whose it is.
+    pub(super) fn fly(
+        &mut self,
+        prepare: impl FnOnce(SocketAddr, CgroupId) -> std::result::Result<(), String>,
+    ) {
+        if !self.canary.is_due() {
+            return;
+        }
+        for bytes in self.canary.take_keys() {
+            // One that stays is found by a sweep, and known for a canary's.
+            drop(self.seen.remove(&bytes));
+        }
+        let own = self.cgroups.own();
+        let flown = self.canary.fly(own, |at| own.map_or(Ok(()), |own| prepare(at, own)));
+        if let Err(why) = flown {
+            self.pending.push(Observation::Canary(News::Grounded { why }));
+        }
+    }
+
+    /// Says that the canary did not come back, once all that there was to read was read.
+    pub(super) fn judge_canary(&mut self) {
+        self.pending.extend(self.canary.judge());
+    }
+
+    /// From now on every accept is seen with its listener known. What was accepted before is older
+    /// than the watch, and nothing that was lost.
+    pub(super) fn begin_counting(&mut self) -> Result<()> {
+        self.losses.forget(&[Loss::Unattributed, Loss::Untracked])
+    }
+
+    /// Counts programs that could not be attached.
+    pub(super) fn unattached(&mut self, programs: usize) {
+        self.losses.count(Loss::HookMissing, programs as u64);
+    }
+
     /// Tells that programs are no longer attached, or links no longer pinned.
     pub(super) fn gone(&mut self, gone: Gone) {
+        self.unattached(gone.programs.len());
         let told = gone.programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
         let path = gone.pin.map(|path| path.display().to_string());
@@ -217,7 +276,33 @@ impl Teller {
                 }
             }
             Ok(_told) => {}
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
+        }
+    }
+
+    /// Tells of connections that are older than the kernel programs, unless those saw one like them.
+    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
+        if self.canary.owns(&flow.key) {
+            return;
+        }
+        let now_ns = clock::boot_ns();
+        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
+        let process = flow.pid.map(|pid| Caller {
+            pid,
+            uid: flow.uid,
+            command: String::new(),
+            executable_id,
+        });
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let bytes = decode::key_bytes(&flow.key);
+        if flow.connections == 0 {
+            // The other end of a dial that is told: it is counted by itself.
+            return self.tell(flow.key, now_ns, &origin, Begun::Before);
+        }
+        let stats = decode::counted(&origin, flow.connections, now_ns);
+        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
+            self.told.see(bytes, now_ns);
+            self.tell(flow.key, now_ns, &origin, Begun::Before);
         }
     }
 
@@ -239,57 +324,6 @@ impl Teller {
         Ok(())
     }
 
-    /// Of the keys that an agent before this one told: which flow each is. Before any news.
-    pub(super) fn resume(&mut self) -> Result<Vec<(KeyBytes, Flow)>> {
-        let mut flows = Vec::new();
-        let mut batch = Batch::new();
-        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
-            for (bytes, stats) in batch.entries() {
-                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
-                else {
-                    continue;
-                };
-                let pid = origin.process.as_ref().map(|process| process.pid);
-                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
-                if !self.cgroups.knows(key.cgroup) {
-                    // Nobody could name it now; it was named when it was told.
-                    self.told.leave(bytes);
-                }
-                if self.told.knows(bytes, counters.first_seen_ns) {
-                    let at = self.clock.wall(counters.first_seen_ns);
-                    let (netns, client) = (origin.netns, origin.client);
-                    flows.push((*bytes, Flow { key, at, netns, client, process: None }));
-                }
-            }
-        }
-        Ok(flows)
-    }
-
-    /// Tells what came up while no agent ran.
-    pub(super) fn catch_up(&mut self) -> Result<()> {
-        self.clock = Clock::read();
-        self.read_seen(|_| false)
-    }
-
-    /// What the store is to learn; see [`Told::rows`].
-    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Vec<Row> {
-        self.told.rows(clock::boot_ms(), edge_of)
-    }
-
-    /// See [`Told::rows_again`].
-    pub(super) fn rows_again<'e>(
-        &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
-        self.told.rows_again(keys, edge_of)
-    }
-
-    /// What the kernel has lost in all, as far as it was told.
-    pub(super) fn told_losses(&self) -> &[u64] {
-        &self.losses.before
-    }
-
     /// What is to be told again costs whoever shows it nothing.
     fn credit(&mut self, keys: &[KeyBytes]) {
         let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
@@ -304,7 +338,7 @@ impl Teller {
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     /// Of those that `counts` does not pick, what they did is told the next time.
-    fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
+    pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
@@ -339,8 +373,15 @@ impl Teller {
                     self.want(bytes, &origin);
                 }
             }
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.undecodable(bytes),
         }
+    }
+
+    /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
+    fn undecodable(&mut self, bytes: &KeyBytes) {
+        self.losses.count(Loss::Undecodable, 1);
+        // Where it stays it is counted again, which is what happened.
+        drop(self.seen.remove(bytes));
     }
 
     /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
@@ -357,15 +398,17 @@ impl Teller {
     /// Tells of a flow key, unless it was told.
     fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
-            self.losses.undecodable += 1;
-            return;
+            return self.undecodable(&bytes);
         };
+        if self.canary.owns(&key) {
+            return self.pending.extend(self.canary.came(bytes, &key));
+        }
         match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
-        self.tell(key, at_ns, origin);
+        self.tell(key, at_ns, origin, Begun::Seen);
         if decode::opens(&bytes) {
             self.want(&bytes, origin);
         }
@@ -374,8 +417,11 @@ impl Teller {
     /// Tells of a flow key whether or not it was told.
     fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         match decode::key(bytes) {
-            Ok(key) => self.tell(key, at_ns, origin),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Ok(key) if self.canary.owns(&key) => {
+                self.pending.extend(self.canary.came(*bytes, &key));
+            }
+            Ok(key) => self.tell(key, at_ns, origin, Begun::Seen),
+            Err(Undecodable) => self.undecodable(bytes),
         }
     }
 
@@ -389,7 +435,7 @@ impl Teller {
     /// Takes in one of many flows beyond a budget: it is told with their figures.
     fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
-            self.losses.undecodable += 1;
+            self.losses.count(Loss::Undecodable, 1);
             return;
         };
         let pid = origin.process.as_ref().map(|process| process.pid);
@@ -405,13 +451,17 @@ impl Teller {
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin) {
+    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin, begun: Begun) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
+        let opener = self.openers.of(&key, origin);
+        if let Some(opener) = opener {
+            self.cgroups.ensure(opener, None, &mut self.pending);
+        }
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
@@ -419,6 +469,8 @@ impl Teller {
             netns: origin.netns,
             client: origin.client,
             process,
+            begun,
+            opener,
         }));
     }
 
@@ -494,8 +546,8 @@ impl Addresses {
 /// The kernel's loss counters, and our own.
 pub(super) struct Losses {
     map: PerCpuArray<MapData, u64>,
-    before: Vec<u64>,
-    undecodable: u64,
+    pub(super) before: Vec<u64>,
+    untold: BTreeMap<Loss, u64>,
 }
 
 impl Losses {
@@ -503,28 +555,49 @@ impl Losses {
     pub(super) fn new(map: PerCpuArray<MapData, u64>, told: &[u64]) -> Self {
         let mut before = told.to_vec();
         before.resize(decode::losses().len(), 0);
-        Self { map, before, undecodable: 0 }
+        Self { map, before, untold: BTreeMap::new() }
     }
 
-    /// Tells what was lost since last time, and returns what it was.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
+    fn count(&mut self, loss: Loss, count: u64) {
+        if count != 0 {
+            *self.untold.entry(loss).or_default() += count;
+        }
+    }
+
+    /// Takes in what the kernel lost since last time, and returns what it was.
+    fn read(&mut self) -> Result<Vec<Loss>> {
         let mut lost = Vec::new();
-        for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
-            let counts = self.map.get(&index, 0);
-            let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
-            let total = counts.iter().sum::<u64>();
-            let count = total.saturating_sub(*before);
-            *before = total;
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            let total = self.total(index)?;
+            let count = total.saturating_sub(self.before[position]);
+            self.before[position] = total;
             if count != 0 {
                 lost.push(loss);
-                out.push(Observation::Lost { loss, count });
+                self.count(loss, count);
             }
         }
-        let count = std::mem::take(&mut self.undecodable);
-        if count != 0 {
-            let loss = Loss::Undecodable;
-            out.push(Observation::Lost { loss, count });
-        }
         Ok(lost)
+    }
+
+    /// Takes what the kernel counted so far for these reasons as nothing.
+    fn forget(&mut self, reasons: &[Loss]) -> Result<()> {
+        for (position, (index, loss)) in decode::losses().into_iter().enumerate() {
+            if reasons.contains(&loss) {
+                self.before[position] = self.total(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn total(&self, index: u32) -> Result<u64> {
+        let counts = self.map.get(&index, 0);
+        let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
+        Ok(counts.iter().sum())
+    }
+
+    /// Tells all that was counted and not told.
+    fn tell(&mut self, out: &mut Vec<Observation>) {
+        let untold = std::mem::take(&mut self.untold);
+        out.extend(untold.into_iter().map(|(loss, count)| Observation::Lost { loss, count }));
     }
 }

@@ -436,7 +436,8 @@ pub(crate) enum Policy {
 #[derive(Debug, Args)]
 pub(crate) struct Decide {
     /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and `baseline diff` write it; for
-    /// a port that is opened 'SERVICE listens PORT/PROTOCOL [with EXECUTABLE]'
+    /// a port that is opened 'SERVICE listens PORT/PROTOCOL [with EXECUTABLE]', for an unusual socket
+    /// 'SERVICE opens KIND [with EXECUTABLE]'
     pub(crate) edge: EdgeWith,
     /// Only for this long, like 7d
     #[arg(long, value_parser = lasting, value_name = "DURATION")]
