@@ -52,7 +52,7 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
     pub const NETS: &str = "NETS";
-    pub const ASKED: &str = "ASKED";
+    pub const TRIED: &str = "TRIED";
     pub const MAKERS: &str = "MAKERS";
     pub const TUPLES: &str = "TUPLES";
     pub const ASKED: &str = "ASKED";

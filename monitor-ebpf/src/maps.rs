@@ -64,7 +64,7 @@ pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 /// Threads whose stacks are wanted, by thread id: the agent's own, while it learns where sockets are
 /// made. Entered by the agent, written when they ask for a capability.
 #[map]
-pub(crate) static ASKED: HashMap<u32, [u64; STACK_FRAMES]> = HashMap::with_max_entries(8, 0);
+pub(crate) static TRIED: HashMap<u32, [u64; STACK_FRAMES]> = HashMap::with_max_entries(8, 0);
 
 /// Return addresses by [`monitor_common::Maker`]. Written by the agent, read when somebody asks for a
 /// capability.

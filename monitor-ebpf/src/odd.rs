@@ -10,7 +10,7 @@ use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::emit;
-use crate::maps::{ASKED, MAKERS, NETS, ODD, WATCHED};
+use crate::maps::{TRIED, MAKERS, NETS, ODD, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -109,7 +109,7 @@ fn try_ask(ctx: &RawTracePointContext, capability: u64) {
     let mut frames = [0_u64; STACK_FRAMES];
     let size = size_of_val(&frames) as u32;
     let thread = bpf_get_current_pid_tgid() as u32;
-    if let Some(wanted) = ASKED.get_ptr_mut(thread) {
+    if let Some(wanted) = TRIED.get_ptr_mut(thread) {
         // SAFETY: there is room in the entry for as much as is said.
         _ = unsafe { bpf_get_stack(ctx.as_ptr(), wanted.cast(), size, 0) };
         return;

@@ -39,7 +39,7 @@ fn give_up_rights() -> rustix::io::Result<()> {
 }
 
 fn compare(ebpf: &mut Ebpf, detail: Detail) -> Result<bool> {
-    let mut asked: BpfHashMap<MapData, u32, Stack> = take(ebpf, map::ASKED)?;
+    let mut asked: BpfHashMap<MapData, u32, Stack> = take(ebpf, map::TRIED)?;
     let mut makers: Array<MapData, u64> = take(ebpf, map::MAKERS)?;
     let mut stack = |family, kind, protocol| stack_of(&mut asked, family, kind, protocol);
     let icmp = Some(rustix::net::ipproto::ICMP);

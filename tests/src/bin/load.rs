@@ -28,7 +28,7 @@ addresses COUNT OF      to a server outside, at OF addresses, each a long way fr
 udp COUNT               datagrams of an unconnected socket, each taken at once
 datagrams COUNT         the same, taken with the sender's address
 rr COUNT                64 bytes there and back on one connection
-raw                     makes a raw socket, and keeps it
+raw                     makes a raw socket, and keeps it in place of the last
 dial ADDRESS:PORT       one connection, with the wall clock before it
 flood SECONDS           datagrams to random addresses and ports, as fast as they go";
 
@@ -98,8 +98,8 @@ struct Load {
     ports: Vec<OwnedFd>,
     sender: OwnedFd,
     receiver: OwnedFd,
-    /// Kept, so that their cgroup stays one that has made such a socket.
-    raw: Vec<OwnedFd>,
+    /// Kept, so that its cgroup stays one that has such a socket.
+    raw: Option<OwnedFd>,
 }
 
 impl Load {
@@ -118,7 +118,7 @@ impl Load {
             ports: Vec::new(),
             sender: net::socket(AddressFamily::INET, SocketType::DGRAM, None)?,
             receiver,
-            raw: Vec::new(),
+            raw: None,
         })
     }
 
@@ -148,7 +148,7 @@ impl Load {
             ["rr", count] => self.round_trips(count.parse()?),
             ["raw"] => {
                 let icmp = Some(net::ipproto::ICMP);
-                self.raw.push(net::socket(AddressFamily::INET, SocketType::RAW, icmp)?);
+                self.raw = Some(net::socket(AddressFamily::INET, SocketType::RAW, icmp)?);
                 Ok(json!("made"))
             }
             ["dial", to] => dial(to.parse()?),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::bench::figure::{Figure, Spread, written};
 use crate::bench::load::{Load, Taken};
 use crate::bench::report::Report;
-use crate::bench::side::{Peer, Side, Sides, Standing};
+use crate::bench::side::{EACH_TOLD, Peer, Side, Sides, Standing};
 use crate::bench::usage;
 use crate::machine;
 
@@ -89,7 +89,6 @@ pub(crate) fn measure(
     let all = own.into_iter().chain(installed.into_iter().map(Side::Peer));
     let mut columns: Vec<Column> =
         all.map(|side| Column { side, visits: Vec::with_capacity(ROUNDS) }).collect();
-    loads.raw.answers("raw")?;
     loads.plain.answers("listen 2000")?;
     for round in 0..ROUNDS {
         eprintln!("  round {} of {ROUNDS}", round + 1);
@@ -137,7 +136,9 @@ fn with(
     side: Side,
     hooks: &[(u32, u32)],
 ) -> anyhow::Result<With> {
-    let standing = sides.start(side, hooks)?;
+    let standing = sides.start_with(side, hooks, EACH_TOLD)?;
+    // News to whoever stands, who has the time of the first churn to look after it.
+    loads.raw.answers("raw")?;
     for order in WARM {
         loads.plain.takes(order)?;
         loads.raw.takes(order)?;
@@ -377,18 +378,16 @@ fn aims(normal: &Column, full: &Column) -> Vec<Figure> {
     kernel.into_iter().chain(aims).collect()
 }
 
-/// What ours adds, to what the cheapest of the others adds that tells of each connection.
+/// A connection with ours attached, to one with the cheapest of the others that tells of each.
 fn cheapest(columns: &[Column], normal: &Column, full: &Column) -> Vec<Figure> {
-    let added = |column: &Column| Spread::of(column.ratios(Traffic::Known, 0)).median - 1.0;
+    let ratio = |column: &Column| Spread::of(column.ratios(Traffic::Known, 0)).median;
     let tells = |side: Side| matches!(side, Side::Peer(peer) if peer.tells_each());
     let peers = columns.iter().filter(|it| tells(it.side));
-    let Some(peer) = peers.min_by(|a, b| added(a).total_cmp(&added(b))) else { return Vec::new() };
+    let Some(peer) = peers.min_by(|a, b| ratio(a).total_cmp(&ratio(b))) else { return Vec::new() };
     let figure = |what: &str, column: &Column| {
-        let name = format!(
-            "what {what} adds to a connection, to what {} adds, the cheapest that tells of each",
-            peer.side.name()
-        );
-        Figure::once(&name, "ratio", added(column).max(0.0) / added(peer)).aim(1.0)
+        let beside = format!("to one with {}, the cheapest that tells of each", peer.side.name());
+        let name = format!("a connection with {what} attached, {beside}");
+        Figure::once(&name, "ratio", ratio(column) / ratio(peer)).aim(1.0)
     };
     vec![figure("edgewatch", normal), figure("edgewatch in full", full)]
 }

@@ -20,8 +20,6 @@ pub(crate) const PLOT: &str = "docs/benchmarks.svg";
 
 const EDGES: [usize; 5] = [10, 100, 1000, 10_000, 100_000];
 const CGROUPS: [usize; 5] = [1, 10, 100, 1000, 10_000];
-/// Holds the most edges with room to spare.
-const ROOM: &str = "seen = 262144\n";
 const CONNECTIONS: usize = 6000;
 const ROUNDS: usize = 6;
 /// The floor, and the agent's two configurations.
@@ -63,7 +61,7 @@ pub(crate) fn measure(
 fn edges(sides: &Sides<'_>, loads: &mut Loads, hooks: &[(u32, u32)]) -> anyhow::Result<Panel> {
     let mut panel = Panel::new("Edges known", "edges", &EDGES);
     for (side, name) in SIDES {
-        let standing = sides.start_with(side, hooks, ROOM)?;
+        let standing = sides.start_with(side, hooks, scale::ROOM)?;
         let mut points = Vec::new();
         for edges in EDGES {
             loads.plain.takes(&format!("addresses {edges} {edges}"))?;

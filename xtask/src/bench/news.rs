@@ -101,7 +101,7 @@ fn heard(
 
 /// The share of the edges of a burst that the agent misses which stood still meanwhile.
 fn starved(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Figure> {
-    let mut agent = sides.agent("normal", "")?;
+    let mut agent = sides.agent("normal", scale::ROOM)?;
     let id = agent.id()?.to_string();
     let signal = |name: &str| Command::new("kill").args([name, &id]).status().context("signal it");
     signal("-STOP")?;

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use crate::bench::beside::Loads;
 use crate::bench::figure::Figure;
 use crate::bench::report::Report;
-use crate::bench::side::Sides;
+use crate::bench::side::{EACH_TOLD, Sides};
 use crate::bench::usage::{self, Held};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const KNOWN: &str = "churn 60000";
 const NEW: &str = "ports 6000";
 /// As long as it may take until news of a burst are worked off.
 const SETTLE: Duration = Duration::from_millis(1500);
+/// How long it is looked at before and after.
+const REST: Duration = Duration::from_secs(3);
 /// The least that a small machine needs.
 const SMALL: &str = "seen = 4096\nconnections = 2048\nlisteners = 1024\nbound = 1024\nprocesses = 4096\nring = \"256KiB\"\n";
 
@@ -34,7 +36,7 @@ pub(crate) fn measure(
         let (mut known, mut new, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             sides.interrupt.check()?;
-            let mut agent = sides.agent(detail, "")?;
+            let mut agent = sides.agent(detail, EACH_TOLD)?;
             let id = agent.id()?;
             loads.plain.takes("churn 500")?;
             std::thread::sleep(SETTLE);
@@ -61,16 +63,26 @@ pub(crate) fn measure(
 }
 
 fn extra(agent: u32, loads: &mut Loads, order: &str) -> anyhow::Result<Extra> {
-    let used = || Ok::<_, anyhow::Error>((usage::busy(agent)?, usage::sleeps(agent)?));
-    let (started, before) = (Instant::now(), used()?);
+    let before = rest(agent, REST)?;
+    let started = Instant::now();
+    let (busy, sleeps) = (usage::busy(agent)?, usage::sleeps(agent)?);
     let count = loads.plain.takes(order)?.count;
     std::thread::sleep(SETTLE);
-    let (during, middle) = (started.elapsed(), used()?);
-    std::thread::sleep(during);
-    let after = used()?;
-    let beyond = |before: f64, middle: f64, after: f64| (2.0 * middle - before - after) / count;
+    let during = started.elapsed();
+    let (busy, sleeps) = (usage::busy(agent)? - busy, usage::sleeps(agent)? - sleeps);
+    let after = rest(agent, REST)?;
+    // What it does now and then falls into one of them or another.
+    let rest = |before: f64, after: f64| (before + after) / 2.0 * during.as_secs_f64();
     Ok(Extra {
-        micros: beyond(before.0, middle.0, after.0) * 1e6,
-        wakes: beyond(before.1, middle.1, after.1),
+        micros: (busy - rest(before.0, after.0)) * 1e6 / count,
+        wakes: (sleeps - rest(before.1, after.1)) / count,
     })
+}
+
+/// Processor time and sleeps a second while nothing happens.
+fn rest(agent: u32, during: Duration) -> anyhow::Result<(f64, f64)> {
+    let (busy, sleeps) = (usage::busy(agent)?, usage::sleeps(agent)?);
+    std::thread::sleep(during);
+    let a_second = |used: f64| used / during.as_secs_f64();
+    Ok((a_second(usage::busy(agent)? - busy), a_second(usage::sleeps(agent)? - sleeps)))
 }

@@ -20,6 +20,8 @@ const STARTS: usize = 5;
 /// How long it is left alone.
 const QUIET: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
+/// Holds the most edges with room to spare, none of them a flood's.
+pub(crate) const ROOM: &str = "seen = 262144\n[detect]\nbudget = 1048576\n";
 /// How long so many edges may take to be known.
 const LEARN: Duration = Duration::from_secs(60);
 
@@ -73,8 +75,7 @@ fn rest(agent: u32, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
 /// Memory with the larger number of edges seen at work.
 fn alive(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Figure> {
     let edges = SIZES[1];
-    let mut agent = sides.agent("normal", "seen = 262144\n")?;
-    // At a pace that it can follow: that none is lost where it cannot is another figure.
+    let mut agent = sides.agent("normal", ROOM)?;
     loads.plain.takes(&format!("addresses {edges} {edges}"))?;
     known(sides, &agent, edges)?;
     std::thread::sleep(SETTLE);

@@ -112,6 +112,9 @@ impl Side {
     }
 }
 
+/// Lines of a configuration in which no load is a flood: each of its edges is told by itself.
+pub(crate) const EACH_TOLD: &str = "[detect]\nbudget = 1048576\n";
+
 /// What starts them.
 pub(crate) struct Sides<'a> {
     pub(crate) house: &'a House,
@@ -134,7 +137,7 @@ impl Sides<'_> {
         self.start_with(side, hooks, "")
     }
 
-    /// The same, with `more` lines of what an agent captures.
+    /// The same, with `more` lines of an agent's configuration, the first of them of `[capture]`.
     pub(crate) fn start_with(
         &self,
         side: Side,
@@ -162,7 +165,7 @@ impl Sides<'_> {
         Ok(standing)
     }
 
-    /// An agent that learns, with nothing learned, with `more` lines of what it captures.
+    /// An agent that learns, with nothing learned; `more` as above.
     pub(crate) fn agent(&self, detail: &str, more: &str) -> anyhow::Result<Agent> {
         let lines = format!("mode = \"learn\"\n[capture]\ndetail = {detail:?}\n{more}");
         let mut agent = Agent::new(self.edgewatch, self.house, &format!("side-{detail}"), &lines)?;
