@@ -1,7 +1,7 @@
 //! What an agent before this one told, taken up; and what the store is to know for the next one.
 
 use monitor_core::edge::Edge;
-use monitor_core::flow::{Flow, FlowKey};
+use monitor_core::flow::{Begun, Flow, FlowKey};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
@@ -30,7 +30,18 @@ impl Teller {
                 if self.told.knows(bytes, counters.first_seen_ns) {
                     let at = self.clock.wall(counters.first_seen_ns);
                     let (netns, client) = (origin.netns, origin.client);
-                    flows.push((*bytes, Flow { key, at, netns, client, process: None }));
+                    flows.push((
+                        *bytes,
+                        Flow {
+                            key,
+                            at,
+                            netns,
+                            client,
+                            process: None,
+                            begun: Begun::default(),
+                            opener: None,
+                        },
+                    ));
                 }
             }
         }
