@@ -10,7 +10,7 @@ use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::emit;
-use crate::maps::{TRIED, MAKERS, NETS, ODD, WATCHED};
+use crate::maps::{MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;

