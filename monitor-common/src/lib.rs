@@ -26,6 +26,28 @@ pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+/// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to
+/// think of changing it. A change of a comment changes it too, which costs a restart its memory.
+pub const LAYOUT: u64 = digest(include_bytes!("lib.rs"))
+    ^ digest(include_bytes!("address.rs")).rotate_left(1)
+    ^ digest(include_bytes!("executable.rs")).rotate_left(2)
+    ^ digest(include_bytes!("flood.rs")).rotate_left(3)
+    ^ digest(include_bytes!("followed.rs")).rotate_left(4)
+    ^ digest(include_bytes!("hash.rs")).rotate_left(5)
+    ^ digest(include_bytes!("lineage.rs")).rotate_left(6);
+
+/// FNV-1a: tells texts apart, not attackers.
+#[must_use]
+pub const fn digest(text: &[u8]) -> u64 {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    let mut index = 0;
+    while index < text.len() {
+        digest = (digest ^ text[index] as u64).wrapping_mul(0x0100_0000_01b3);
+        index += 1;
+    }
+    digest
+}
+
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.
 pub mod map {
     pub const SEEN: &str = "SEEN";

@@ -415,6 +415,8 @@ pub enum Observation {
     Lost { loss: Loss, count: u64 },
     /// A kernel program of ours is attached no longer: what it showed is not seen any more.
     Detached { program: String },
+    /// What was to outlive the agent does not any more: somebody removed this pin, and maybe others.
+    Unpinned { path: String },
     /// Of the agent's own connection.
     Canary(Canary),
 }

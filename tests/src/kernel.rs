@@ -6,7 +6,10 @@ use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+use aya::maps::MapInfo;
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -173,6 +176,81 @@ fn bpf<T>(command: c_long, attribute: &T) -> io::Result<RawFd> {
     Ok(RawFd::try_from(result).unwrap_or_default())
 }
 
+/// Pins an array of one value.
+///
+/// # Errors
+/// The kernel refused.
+pub fn pin_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_CREATE: c_long = 0;
+    const OBJ_PIN: c_long = 6;
+    let (array, key_bytes, one) = (2, 4, 1);
+    let value_bytes = u32::try_from(value.len()).unwrap_or(0);
+    let map = words(MAP_CREATE, &[array, key_bytes, value_bytes, one])?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    with_path(OBJ_PIN, path, map.as_raw_fd().cast_unsigned())?;
+    write_cell(path, value)
+}
+
+/// The value of a pinned array of one.
+///
+/// # Errors
+/// There is none, or its size cannot be told.
+pub fn read_cell(path: &Path) -> io::Result<Vec<u8>> {
+    const MAP_LOOKUP_ELEM: c_long = 1;
+    let info = MapInfo::from_pin(path).map_err(io::Error::other)?;
+    let mut value = vec![0; (info.value_size() as usize).next_multiple_of(8)];
+    on_cell(MAP_LOOKUP_ELEM, path, &mut value)?;
+    value.truncate(info.value_size() as usize);
+    Ok(value)
+}
+
+/// Writes the value of a pinned array of one.
+///
+/// # Errors
+/// There is none.
+pub fn write_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_UPDATE_ELEM: c_long = 2;
+    on_cell(MAP_UPDATE_ELEM, path, &mut value.to_vec())
+}
+
+fn on_cell(command: c_long, path: &Path, value: &mut [u8]) -> io::Result<()> {
+    const OBJ_GET: c_long = 7;
+    let map = with_path(OBJ_GET, path, 0)?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let key = 0_u32;
+    let (low, high) = halves((&raw const key).addr());
+    let (value_low, value_high) = halves(value.as_mut_ptr().addr());
+    let map = map.as_raw_fd().cast_unsigned();
+    words(command, &[map, 0, low, high, value_low, value_high, 0, 0]).map(drop)
+}
+
+fn with_path(command: c_long, path: &Path, object: u32) -> io::Result<RawFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (low, high) = halves(path.as_ptr().addr());
+    words(command, &[low, high, object, 0])
+}
+
+/// An address as the two words that it is in an attribute.
+const fn halves(address: usize) -> (u32, u32) {
+    let address = address as u64;
+    ((address & 0xffff_ffff) as u32, (address >> 32) as u32)
+}
+
+/// Calls `bpf(2)` with an attribute of these words.
+fn words(command: c_long, attribute: &[u32]) -> io::Result<RawFd> {
+    // SAFETY: the attribute outlives the call, which reads no more than its size, and so does what
+    // its callers here point to, in the size that the map has.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(attribute))
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).unwrap_or_default())
+}
+
 /// Registers a kprobe on a function of the kernel, by both ways that user space has, and removes it.
 ///
 /// # Errors
@@ -310,4 +388,88 @@ pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
         )
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Somebody else's program on the hook that sees dials (`cgroup/connect4`).
+#[derive(Debug)]
+pub struct Connect4(OwnedFd);
+
+impl Connect4 {
+    const ATTACH_TYPE: u32 = 10;
+
+    /// Lets all through, and has who dials port `from` reach port `to` instead.
+    #[track_caller]
+    #[must_use]
+    pub fn rewriting(name: &str, from: u16, to: u16) -> Self {
+        let port = |port: u16| i32::from(port.to_be());
+        const USER_PORT: i16 = 24;
+        let instruction = |code: u8, registers: u8, offset: i16, immediate: i32| {
+            let [low, high] = offset.to_le_bytes();
+            u32::from_le_bytes([code, registers, low, high]) as u64
+                | u64::from(immediate.cast_unsigned()) << 32
+        };
+        let program = [
+            // r2 = context.user_port; unless it is `from`, leave it
+            instruction(0x61, 0x12, USER_PORT, 0),
+            instruction(0x55, 0x02, 2, port(from)),
+            // context.user_port = `to`
+            instruction(0xb7, 0x02, 0, port(to)),
+            instruction(0x63, 0x21, USER_PORT, 0),
+            // return 1
+            instruction(0xb7, 0x00, 0, 1),
+            instruction(0x95, 0x00, 0, 0),
+        ];
+        const PROG_LOAD: c_long = 5;
+        const CGROUP_SOCK_ADDR: u32 = 18;
+        let license = c"GPL";
+        let mut attribute = [0_u32; 18];
+        attribute[0] = CGROUP_SOCK_ADDR;
+        attribute[1] = 6;
+        (attribute[2], attribute[3]) = halves(program.as_ptr().addr());
+        (attribute[4], attribute[5]) = halves(license.as_ptr().addr());
+        for (word, bytes) in attribute[12..16].iter_mut().zip(name.as_bytes().chunks(4)) {
+            let mut padded = [0; 4];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u32::from_ne_bytes(padded);
+        }
+        attribute[17] = Self::ATTACH_TYPE;
+        let program = words(PROG_LOAD, &attribute);
+        let program = program.unwrap_or_else(|error| panic!("load a program: {error}"));
+        // SAFETY: a descriptor that the kernel just gave us.
+        Self(unsafe { OwnedFd::from_raw_fd(program) })
+    }
+
+    /// Attaches it beside others, as long as what is returned is open.
+    #[track_caller]
+    #[must_use]
+    pub fn link(&self, cgroup: &Path) -> OwnedFd {
+        const LINK_CREATE: c_long = 28;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        let link = self.on(LINK_CREATE, [self.word(), word_of(&directory)]);
+        // SAFETY: a descriptor that the kernel just gave us.
+        unsafe { OwnedFd::from_raw_fd(link) }
+    }
+
+    /// Attaches it for itself alone, until the cgroup is removed.
+    #[track_caller]
+    pub fn attach_alone(&self, cgroup: &Path) {
+        const PROG_ATTACH: c_long = 8;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        self.on(PROG_ATTACH, [word_of(&directory), self.word()]);
+    }
+
+    #[track_caller]
+    fn on(&self, command: c_long, [first, second]: [u32; 2]) -> RawFd {
+        let flags = 0;
+        let done = words(command, &[first, second, Self::ATTACH_TYPE, flags]);
+        done.unwrap_or_else(|error| panic!("attach a program: {error}"))
+    }
+
+    fn word(&self) -> u32 {
+        self.0.as_raw_fd().cast_unsigned()
+    }
+}
+
+fn word_of(file: &fs::File) -> u32 {
+    file.as_raw_fd().cast_unsigned()
 }

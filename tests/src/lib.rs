@@ -8,6 +8,7 @@ mod waiting;
 pub mod process;
 
 pub mod agent;
+pub mod bpffs;
 pub mod ground;
 pub mod kernel;
 pub mod lab;

@@ -93,7 +93,7 @@ impl House {
 
     /// The part of a configuration that has it watch the node alone.
     pub(crate) fn capture(&self) -> String {
-        format!("[capture]\ncgroup = {:?}\n", self.node())
+        format!("[capture]\npin = false\ncgroup = {:?}\n", self.node())
     }
 
     fn cgroup(&self, room: &Room) -> PathBuf {

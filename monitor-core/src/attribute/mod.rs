@@ -180,6 +180,19 @@ impl Attribution {
         ready
     }
 
+    /// Takes up what an agent before this one knew: this flow is `edge`.
+    pub fn resume(&mut self, flow: &Flow, edge: Edge) {
+        match (flow.key.direction, flow.key.remote) {
+            (Direction::Inbound, Remote::Cgroup(client)) => self.answers(client, flow),
+            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
+                self.namespaces.serves(flow);
+            }
+            (Direction::Outbound, _) => self.namespaces.dials(flow),
+            (Direction::Inbound | Direction::Listening, _) => {}
+        }
+        self.edges.insert(flow.key, edge);
+    }
+
     /// Releases the flows whose time is up.
     pub fn due(&mut self, now: Now) -> Vec<Sighting> {
         let mut ready = Vec::new();
@@ -204,6 +217,12 @@ impl Attribution {
             kept.and_modify(|kept| kept.add(traffic)).or_insert(*traffic);
         }
         edge
+    }
+
+    /// The edge that `key` was last attributed to.
+    #[must_use]
+    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
+        self.edges.get(key)
     }
 
     /// What was counted of keys that wait no longer, with their edges.
@@ -289,12 +308,7 @@ impl Attribution {
         };
         self.edges.insert(flow.key, edge.clone());
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
-        // Without address translation this is what was dialled, and the next dial like it.
-        if let Some(local) = flow.key.local {
-            let remote = Remote::Address(local);
-            let same = FlowKey { cgroup: client, remote, ..flow.key };
-            self.namespaces.pair(&same, Listening::of(flow));
-        }
+        self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let process = dial.map(|dial| {
@@ -318,6 +332,15 @@ impl Attribution {
             begun: flow.begun,
             opened_by,
         })
+    }
+
+    /// Without address translation a client dials what it reached, and so does its next dial.
+    fn answers(&mut self, client: CgroupId, accepted: &Flow) {
+        if let Some(local) = accepted.key.local {
+            let remote = Remote::Address(local);
+            let same = FlowKey { cgroup: client, remote, ..accepted.key };
+            self.namespaces.pair(&same, Listening::of(accepted));
+        }
     }
 
     /// A port was opened: nothing to wait for, and nobody at the other end.

@@ -17,7 +17,7 @@ use crate::flow::{Outcome, Process};
 use crate::ids::WallTime;
 
 pub use self::fan_out::{FanOut, fan_out_finding};
-pub use self::sensor::{Trouble, sensor_finding};
+pub use self::sensor::{Meanwhile, Trouble, sensor_finding};
 pub use self::words::{Context, finding};
 
 /// What is odd.

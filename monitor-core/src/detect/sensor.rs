@@ -13,6 +13,8 @@ const CANARY: &str = "canary";
 pub enum Trouble {
     /// A kernel program of ours is attached no longer.
     Detached { program: String },
+    /// What was to outlive the agent does not any more: this pin is gone.
+    Unpinned { path: String },
     /// The agent's own connection was made and not told, or only the other half of it.
     Canary { half: Half },
     /// A baseline file cannot be read: what it said before still holds.
@@ -22,7 +24,15 @@ pub enum Trouble {
     /// Nothing was stored when the agent started.
     EmptyStore,
     /// Nobody looked for this long before the agent started.
-    Gap { seconds: u64, since: WallTime },
+    Gap { seconds: u64, since: WallTime, meanwhile: Meanwhile },
+}
+
+/// What became of what happened while nobody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    Unseen,
+    /// The kernel programs were attached all the time: it is told now, later than it happened.
+    Counted,
 }
 
 impl Trouble {
@@ -30,6 +40,7 @@ impl Trouble {
     fn name(&self) -> String {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
+            Self::Unpinned { .. } => "unpinned".to_owned(),
             Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
@@ -53,7 +64,7 @@ impl Trouble {
     const fn severity(&self) -> Severity {
         match self {
             Self::Detached { .. } | Self::Canary { .. } => Severity::High,
-            Self::Files { .. } | Self::EmptyStore => Severity::Medium,
+            Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
@@ -78,6 +89,10 @@ impl Trouble {
                 "the kernel program {program} is attached no longer, and not by us: what it showed \
                  is not seen until the agent is restarted"
             ),
+            Self::Unpinned { path } => format!(
+                "{path} is gone, and not by us: what is attached ends with the agent, and what happens \
+                 until the next one runs is not seen; restart the agent, on a mounted bpffs"
+            ),
             Self::Canary { half } => {
                 let what = match half {
                     Half::Dial => "as it was dialled",
@@ -98,10 +113,15 @@ impl Trouble {
                 learned is left; at a first start this is expected"
                     .to_owned()
             }
-            Self::Gap { seconds, since } => format!(
-                "nobody looked for {} before this start (since {since}): what was dialled and ended \
-                 then was not seen",
-                crate::detect::words::span(*seconds)
+            Self::Gap { seconds, since, meanwhile } => format!(
+                "nobody looked for {} before this start (since {since}): {}",
+                crate::detect::words::span(*seconds),
+                match meanwhile {
+                    Meanwhile::Unseen => "what was dialled and ended then was not seen",
+                    Meanwhile::Counted => {
+                        "the kernel programs went on counting, and what was new then is told now"
+                    }
+                }
             ),
         }
     }
@@ -167,7 +187,10 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
         nearest: None,
         attack: match trouble {
-            Trouble::Detached { .. } | Trouble::Canary { .. } | Trouble::EmptyStore => {
+            Trouble::Detached { .. }
+            | Trouble::Unpinned { .. }
+            | Trouble::Canary { .. }
+            | Trouble::EmptyStore => {
                 vec!["T1562.001".to_owned()]
             }
             Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),

@@ -31,7 +31,7 @@ use self::trouble::{Gap, Losses};
 
 pub use self::canary::{CanaryView, Latency};
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
-pub use self::record::{AuditEntry, Change, Snapshot};
+pub use self::record::{AuditEntry, Change, Snapshot, Tallied};
 pub use self::view::{
     BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
     Standing, Status,
@@ -66,6 +66,11 @@ pub enum Input {
         addresses: Vec<IpAddr>,
     },
     Flow(Flow),
+    /// A flow that was taken in by an agent before this one, as this edge: nothing new.
+    Resumed {
+        flow: Box<Flow>,
+        edge: Edge,
+    },
     /// A flow whose ends are known already: out of a recording.
     Sighting(Box<Sighting>),
     Traffic(Traffic),
@@ -209,6 +214,7 @@ impl Engine {
                     self.sighted(now, &sighting, &mut effects);
                 }
             }
+            Input::Resumed { flow, edge } => self.attribution.resume(&flow, edge),
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => {
                 if let Some(edge) = self.attribution.traffic(&traffic) {
@@ -271,6 +277,18 @@ impl Engine {
     /// Asked for also where no key is known: a replay's edges have none, and are to be forgotten too.
     fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
         effects.push(Effect::Rearm(self.attribution.keys_of(touched)));
+    }
+
+    /// The edge that a key of the kernel's is counted for, once that is known.
+    #[must_use]
+    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
+        self.attribution.edge_of(key)
+    }
+
+    /// All evidence and judgements that no step has asked to store yet.
+    #[must_use]
+    pub fn unsaved(&mut self) -> Vec<Change> {
+        self.save()
     }
 
     /// Everything not yet stored.

@@ -75,7 +75,7 @@ impl Engine {
 
     /// Something is wrong with the agent's sight.
     pub(crate) fn trouble(&mut self, now: Now, trouble: &Trouble) {
-        if let Trouble::Gap { seconds, since } = *trouble {
+        if let Trouble::Gap { seconds, since, .. } = *trouble {
             let matters_until = now.boot.plus_millis(Self::GAP_MATTERS_MS);
             self.gap = Some(Gap { since, matters_until });
             if seconds < Self::GAP_TOLD_S {

@@ -258,6 +258,7 @@ fn trouble_title(lead: &Finding, node: &str) -> String {
         "baseline-file" => format!("a baseline file on {node} cannot be read"),
         "empty-store" => format!("the agent on {node} started with an empty store"),
         "gap" => format!("nobody looked on {node} for a while"),
+        "unpinned" => format!("what the agent on {node} keeps for its next start is gone"),
         cause if cause.starts_with("detached-") => {
             format!("a kernel program of the agent on {node} was detached")
         }

@@ -302,7 +302,10 @@ impl Stage {
                 Change::Edge(_, None)
                 | Change::Incident(_, None)
                 | Change::Delivery(_, None)
-                | Change::Mute(_, None) => {}
+                | Change::Mute(_, None)
+                // The kernel's tables are not on this stage.
+                | Change::Tables(_)
+                | Change::Tallied(..) => {}
             }
         }
         self.engine = Engine::restore(settings(mode), snapshot);
@@ -323,6 +326,8 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Held(sink, _) => format!("held {sink}"),
         Change::Mute(pattern, _) => format!("mute {pattern}"),
         Change::Alive(_) => "alive".to_owned(),
+        Change::Tables(_) => "tables".to_owned(),
+        Change::Tallied(key, _) => format!("tallied {key:?}"),
     }
 }
 

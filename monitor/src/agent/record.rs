@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::agent::perform::LAST_LINES;
 use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
-use crate::capture::{self, Capture};
+use crate::capture::{self, Before, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
@@ -49,9 +49,9 @@ pub struct Recorded {
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
-    let capture = config.capture.in_full();
+    let capture = config.capture.for_a_look();
     let (internal, budget) = (&config.detect.internal, config.detect.budget);
-    let mut capture = Capture::start(ground, &capture, internal, budget)?;
+    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
@@ -64,22 +64,22 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     loop {
         let due = until(scribe.attribution.next_due());
         let heard = tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = pen.gone() => break,
             () = sleep_until(end) => break,
             () = sleep_until(due) => Vec::new(),
             heard = capture.next() => heard?,
-            _ = sweep.tick() => capture.sweep()?,
+            _ = sweep.tick() => capture.sweep(|_| true)?,
         };
         scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = sleep_until(end) => break,
             () = pen.write(&mut scribe.lines) => {}
         }
     }
-    scribe.take(now(), capture.sweep()?);
+    scribe.take(now(), capture.sweep(|_| true)?);
     scribe.take(Now { boot: BootTime(u64::MAX), ..now() }, Vec::new());
     drop(capture);
     pen.finish(scribe.lines, LAST_LINES)
@@ -208,6 +208,8 @@ impl Scribe {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
             Observation::Detached { program } => self.recorded.detached.push(program),
+            // A recording pins nothing.
+            Observation::Unpinned { .. } => {}
             // A recording has what was seen; what was not is told by losses and detachments.
             Observation::Canary(_) => {}
         }

@@ -118,6 +118,11 @@ impl Cgroups {
         }
     }
 
+    /// Whether a cgroup was told.
+    pub(super) fn knows(&self, id: CgroupId) -> bool {
+        self.known.contains_key(&id)
+    }
+
     /// Whether it was told, and not that it is gone.
     pub(super) fn is_present(&self, id: CgroupId) -> bool {
         self.known.get(&id).is_some_and(|presence| *presence != Presence::Gone)

@@ -24,6 +24,12 @@ pub(super) fn tick_ns() -> u64 {
     u64::try_from(nanoseconds(clock_getres(ClockId::MonotonicCoarse))).unwrap_or(0)
 }
 
+/// Milliseconds since the machine was started, of which the upper part is cut off: for short spans.
+pub(super) fn boot_ms() -> u32 {
+    let milliseconds = boot_ns() / 1_000_000 % (1 << 32);
+    u32::try_from(milliseconds).unwrap_or(0)
+}
+
 /// A time since boot that the kernel showed this process, in `/proc` for one, as it stamps it.
 pub(super) fn shown_ns(shown_ns: u64) -> u64 {
     stamped(shown_ns.into(), *AHEAD_NS)

@@ -19,6 +19,10 @@ pub struct Config {
     /// The part of the version-2 hierarchy to watch, as a directory; else all of it. What runs
     /// outside it counts as another machine.
     pub cgroup: Option<PathBuf>,
+    /// Whether what was attached stays when the agent ends, and goes on counting for the next one.
+    pub pin: bool,
+    /// Where it is kept meanwhile: a directory of its own on a bpffs.
+    pub pins: PathBuf,
     /// How much is noted of connections on edges that are known.
     pub detail: Detail,
     /// Flow keys held (about 290 bytes each). More are told again when seen again.
@@ -42,6 +46,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cgroup: None,
+            pin: true,
+            pins: PathBuf::from(Self::PINS),
             detail: Detail::Normal,
             seen: Entries(16_384),
             connections: Entries(4096),
@@ -55,10 +61,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The same, with all that can be noted.
+    const PINS: &str = "/sys/fs/bpf/edgewatch";
+
+    /// The same for a look: all that can be noted, and nothing that stays.
     #[must_use]
-    pub fn in_full(&self) -> Self {
-        Self { detail: Detail::Full, ..self.clone() }
+    pub fn for_a_look(&self) -> Self {
+        Self { detail: Detail::Full, pin: false, ..self.clone() }
     }
 
     /// What the sizes may take in all, in bytes of the kernel's memory: more is a slip of the pen.

@@ -11,13 +11,17 @@ use crate::capture::{Result, map_error};
 /// The kernel's loss counters, and our own.
 pub(super) struct Losses {
     map: PerCpuArray<MapData, u64>,
-    before: Vec<u64>,
+    /// What the kernel had counted when it was last asked.
+    pub(super) before: Vec<u64>,
     untold: BTreeMap<Loss, u64>,
 }
 
 impl Losses {
-    pub(super) fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], untold: BTreeMap::new() }
+    /// `told` is what an agent before this one told.
+    pub(super) fn new(map: PerCpuArray<MapData, u64>, told: &[u64]) -> Self {
+        let mut before = told.to_vec();
+        before.resize(decode::losses().len(), 0);
+        Self { map, before, untold: BTreeMap::new() }
     }
 
     pub(super) fn count(&mut self, loss: Loss, count: u64) {

@@ -8,13 +8,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Instant;
 
-use aya::maps::{MapData, PerCpuArray};
 use monitor_common as wire;
 use monitor_core::flow::{
     Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
 };
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::attachments::Gone;
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
@@ -38,20 +38,20 @@ use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
-    seen: SeenMap,
-    told: Told,
+    pub(super) seen: SeenMap,
+    pub(super) told: Told,
     floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     processes: Processes,
     addresses: Addresses,
-    losses: Losses,
+    pub(super) losses: Losses,
     canary: Canary,
     openers: Openers,
-    clock: Clock,
+    pub(super) clock: Clock,
     sweeps: u32,
-    pending: Vec<Observation>,
+    pub(super) pending: Vec<Observation>,
     unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
@@ -70,22 +70,23 @@ impl Teller {
 
     pub(super) fn new(
         seen: SeenMap,
+        told: Told,
         seen_entries: Entries,
         floods: Floods,
-        lost: PerCpuArray<MapData, u64>,
+        losses: Losses,
         cgroups: Cgroups,
         processes: Processes,
         canary: Canary,
     ) -> Self {
         Self {
             seen,
-            told: Told::new(),
+            told,
             floods,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
             addresses: Addresses::default(),
-            losses: Losses::new(lost),
+            losses,
             canary,
             openers: Openers::new(),
             clock: Clock::read(),
@@ -177,13 +178,13 @@ impl Teller {
         self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
-            self.read_seen()?;
+            self.read_seen(|_| false)?;
         }
         Ok(())
     }
 
     /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self) -> Result<Accepts> {
+    pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
         self.clock = Clock::read();
         let lost = self.losses.read()?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
@@ -195,7 +196,7 @@ impl Teller {
                 self.addresses(namespace.0, namespace.1);
             }
         }
-        self.read_seen()?;
+        self.read_seen(counts)?;
         self.losses.count(Loss::Evicted, self.told.take_evicted());
         self.losses.tell(&mut self.pending);
         Ok(if lost.contains(&Loss::Unattributed) {
@@ -250,11 +251,13 @@ impl Teller {
         self.losses.count(Loss::HookMissing, programs as u64);
     }
 
-    /// Tells that programs are no longer attached.
-    pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
-        self.unattached(programs.len());
-        let told = programs.into_iter().map(str::to_owned);
+    /// Tells that programs are no longer attached, or links no longer pinned.
+    pub(super) fn gone(&mut self, gone: Gone) {
+        self.unattached(gone.programs.len());
+        let told = gone.programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
+        let path = gone.pin.map(|path| path.display().to_string());
+        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -335,19 +338,25 @@ impl Teller {
 
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
-    fn read_seen(&mut self) -> Result<()> {
+    /// Of those that `counts` does not pick, what they did is told the next time.
+    pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
             for (bytes, stats) in batch.entries() {
-                self.read_entry(bytes, stats);
+                self.read_entry(bytes, stats, &counts);
             }
         }
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
     }
 
-    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes) {
+    fn read_entry(
+        &mut self,
+        bytes: &KeyBytes,
+        stats: &StatsBytes,
+        counts: impl Fn(&FlowKey) -> bool,
+    ) {
         match decode::stats(stats) {
             // Being entered at this moment: told by the ring, or the next time.
             Ok((counters, _)) if counters.first_seen_ns == 0 => {}
@@ -355,8 +364,12 @@ impl Teller {
                 if !self.told.knows(bytes, counters.first_seen_ns) {
                     self.sighting(*bytes, counters.first_seen_ns, &origin);
                 }
-                let traffic = self.told.traffic(bytes, &counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
+                if decode::key(bytes).is_ok_and(|key| counts(&key)) {
+                    let traffic = self.told.traffic(bytes, &counters, self.clock);
+                    self.pending.extend(traffic.map(Observation::Traffic));
+                } else {
+                    self.told.came_by(bytes);
+                }
                 if decode::opens(bytes) {
                     self.want(bytes, &origin);
                 }

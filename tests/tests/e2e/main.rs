@@ -18,6 +18,7 @@ mod faults;
 mod flood;
 mod ground;
 mod harness;
+mod lasting;
 mod lineage;
 mod odd;
 mod oddities;

@@ -120,6 +120,7 @@ const MODULES: &[(&str, About)] = &[
     ("flood", About::Load),
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
+    ("lasting", About::WholeKernel),
     ("lineage", About::Ground),
     ("odd", About::WholeKernel),
     ("oddities", About::WholeKernel),
