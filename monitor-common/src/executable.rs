@@ -3,6 +3,8 @@
 
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
+use crate::hash::KeyedHash;
+
 /// Bytes of a path that count, NUL included; a longer one is cut.
 pub const EXECUTABLE_PATH_BYTES: usize = 256;
 
@@ -41,44 +43,19 @@ pub fn is_own_file(path: &[u8; EXECUTABLE_PATH_BYTES]) -> bool {
     path.first_chunk() == Some(&OWN)
 }
 
-/// SipHash-1-3 of the NUL-padded path. Keyed and not invertible, so that no path can be made up to
-/// pass for another. Never 0, which means unknown.
+/// The keyed hash of the NUL-padded path: not invertible, so that no path can be made up to pass for
+/// another. Never 0, which means unknown.
 #[inline(always)]
 #[must_use]
 pub fn executable_id(seed: [u64; 2], path: &[u8; EXECUTABLE_PATH_BYTES]) -> u64 {
-    let mut state = [
-        seed[0] ^ 0x736f_6d65_7073_6575,
-        seed[1] ^ 0x646f_7261_6e64_6f6d,
-        seed[0] ^ 0x6c79_6765_6e65_7261,
-        seed[1] ^ 0x7465_6462_7974_6573,
-    ];
+    let mut hash = KeyedHash::new(seed);
     for word in path.as_chunks::<8>().0 {
-        let word = u64::from_ne_bytes(*word);
-        state[3] ^= word;
-        round(&mut state);
-        state[0] ^= word;
+        hash.add(u64::from_ne_bytes(*word));
     }
-    state[2] ^= 0xff;
-    round(&mut state);
-    round(&mut state);
-    round(&mut state);
-    match state[0] ^ state[1] ^ state[2] ^ state[3] {
+    match hash.finish() {
         0 => 1,
         id => id,
     }
-}
-
-#[inline(always)]
-const fn round(state: &mut [u64; 4]) {
-    state[0] = state[0].wrapping_add(state[1]);
-    state[2] = state[2].wrapping_add(state[3]);
-    state[1] = state[1].rotate_left(13) ^ state[0];
-    state[3] = state[3].rotate_left(16) ^ state[2];
-    state[0] = state[0].rotate_left(32).wrapping_add(state[3]);
-    state[2] = state[2].wrapping_add(state[1]);
-    state[1] = state[1].rotate_left(17) ^ state[2];
-    state[3] = state[3].rotate_left(21) ^ state[0];
-    state[2] = state[2].rotate_left(32);
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@
 
 mod address;
 mod executable;
+mod flood;
+mod followed;
+mod hash;
 mod lineage;
 
 pub use address::Address;
@@ -16,17 +19,48 @@ pub use executable::{
     EXECUTABLE_PATH_BYTES, Executable, executable_id, is_own_file, leads_through_itself,
     names_one_file,
 };
+pub use flood::{
+    BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
+};
+pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+/// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to
+/// think of changing it. A change of a comment changes it too, which costs a restart its memory.
+pub const LAYOUT: u64 = digest(include_bytes!("lib.rs"))
+    ^ digest(include_bytes!("address.rs")).rotate_left(1)
+    ^ digest(include_bytes!("executable.rs")).rotate_left(2)
+    ^ digest(include_bytes!("flood.rs")).rotate_left(3)
+    ^ digest(include_bytes!("followed.rs")).rotate_left(4)
+    ^ digest(include_bytes!("hash.rs")).rotate_left(5)
+    ^ digest(include_bytes!("lineage.rs")).rotate_left(6);
+
+/// FNV-1a: tells texts apart, not attackers.
+#[must_use]
+pub const fn digest(text: &[u8]) -> u64 {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    let mut index = 0;
+    while index < text.len() {
+        digest = (digest ^ text[index] as u64).wrapping_mul(0x0100_0000_01b3);
+        index += 1;
+    }
+    digest
+}
 
 /// Names of the maps as both halves know them; sizes are set when the programs are loaded.
 pub mod map {
     pub const SEEN: &str = "SEEN";
+    pub const BUDGETS: &str = "BUDGETS";
+    pub const FLOODS: &str = "FLOODS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
+    pub const DIALS: &str = "DIALS";
     pub const NETS: &str = "NETS";
-    pub const TUPLES: &str = "TUPLES";
+    pub const TRIED: &str = "TRIED";
+    pub const MAKERS: &str = "MAKERS";
+    pub const ASKED: &str = "ASKED";
     pub const INTERNAL: &str = "INTERNAL";
     pub const PROCESSES: &str = "PROCESSES";
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
@@ -42,12 +76,19 @@ pub mod global {
     pub const COMMAND_IN_CGROUP: &str = "COMMAND_IN_CGROUP";
     /// `u8`, 1 where `sock_ops` programs may ask for the network namespace.
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
+    /// `u64`, the time in which one more new key may be told of a cgroup, in nanoseconds.
+    pub const BUDGET_INTERVAL_NS: &str = "BUDGET_INTERVAL_NS";
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
     pub const FULL: &str = "FULL";
-    /// `[u64; 2]`, where in the kernel the function that makes packet sockets begins and ends; zeros
-    /// where that is not known. The same for vsock sockets.
-    pub const PACKET_CREATE: &str = "PACKET_CREATE";
-    pub const VSOCK_CREATE: &str = "VSOCK_CREATE";
+    /// `[u64; 2]`, the cgroup below which all is watched and how far it is below the root; zeros where
+    /// that is everywhere. For what belongs to no cgroup.
+    pub const WATCHED: &str = "WATCHED";
+    /// `u32`, the power of two that says how many slots `SOCKETS` has.
+    pub const SOCKET_BITS: &str = "SOCKET_BITS";
+    /// `u32`, the power of two that says how many elements `DIALS` has.
+    pub const DIALS_BITS: &str = "DIALS_BITS";
+    /// `u64`, how long the kernel's tick lasts; 0 where that is not known.
+    pub const TICK_NS: &str = "TICK_NS";
     /// `u32`, where `child_pid` lies in a `sched_process_fork` record.
     pub const FORK_CHILD_PID_AT: &str = "FORK_CHILD_PID_AT";
 }
@@ -57,6 +98,9 @@ pub const CGROUP_PATH_BYTES: usize = 512;
 
 /// Length of a command name, NUL included (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;
+
+/// Frames of the kernel's stack that are looked at, see [`Maker`].
+pub const STACK_FRAMES: usize = 16;
 
 /// Buckets of the round-trip histogram: `i` counts `[16 << i, 32 << i)` microseconds, the first
 /// from 0, the last open-ended.
@@ -76,6 +120,15 @@ pub enum Protocol {
     Tcp = 6,
     Udp = 17,
     UdpLite = 136,
+}
+
+/// What makes sockets and asks for a capability first: the index into `MAKERS`, which holds a return
+/// address on its stack (`u64`), 0 where none is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Maker {
+    Packet = 0,
+    Vsock = 1,
 }
 
 /// A kind of socket whose making is told.
@@ -288,27 +341,6 @@ impl FlowStats {
     };
 }
 
-/// Value of `SOCKETS`, keyed by the socket's cookie (`u64`): a TCP connection under way.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Tracked {
-    /// Its outcome is `Established`, whatever has happened so far.
-    pub key: FlowKey,
-    pub netns_cookie: u64,
-    pub process: Process,
-    /// [`Tracked::ESTABLISHED`] and [`Tracked::TIMED_OUT`].
-    pub flags: u32,
-    /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
-    /// after it tells whether the far end's did.
-    pub received_at_fin: u32,
-}
-const _: () = assert!(size_of::<Tracked>() == 96);
-
-impl Tracked {
-    pub const ESTABLISHED: u32 = 1;
-    pub const TIMED_OUT: u32 = 2;
-}
-
 /// Key of `LISTENERS`: a TCP address being listened at.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -355,29 +387,6 @@ pub struct Odd {
 }
 const _: () = assert!(size_of::<Odd>() == 48);
 
-/// Key of `TUPLES`: the client's end of an established TCP connection.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct ClientKey {
-    /// Set only where the address means nothing outside its namespace (loopback).
-    pub netns_cookie: u64,
-    pub address: Address,
-    pub port: u16,
-    pub _reserved: [u8; 6],
-}
-const _: () = assert!(size_of::<ClientKey>() == 32);
-
-/// Value of `TUPLES`: who dialled.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Dialler {
-    pub cgroup_id: u64,
-    /// 1 where the dial was news: then the accept is told too, known or not, since only both
-    /// together say who answers at the address dialled.
-    pub news: u64,
-}
-const _: () = assert!(size_of::<Dialler>() == 16);
-
 /// What a ring-buffer record is: its first field.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -395,6 +404,8 @@ pub enum News {
     Entered = 1,
     /// The other end's was: see [`Dialler::news`].
     OtherEnd = 2,
+    /// Its key was new and not entered: one example of many beyond the budget of its [`Payer`].
+    OverBudget = 3,
 }
 
 /// A flow.
@@ -446,11 +457,19 @@ pub enum Loss {
     Untracked = 3,
     /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
     Unwatched = 4,
+    /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
+    OverBudget = 5,
 }
 
 impl Loss {
-    pub const ALL: [Self; 5] =
-        [Self::RingFull, Self::MapFull, Self::Unattributed, Self::Untracked, Self::Unwatched];
+    pub const ALL: [Self; 6] = [
+        Self::RingFull,
+        Self::MapFull,
+        Self::Unattributed,
+        Self::Untracked,
+        Self::Unwatched,
+        Self::OverBudget,
+    ];
 
     /// The index of its counter.
     #[must_use]

@@ -10,7 +10,7 @@ use monitor_core::attribute::Workload;
 use monitor_core::baseline::{LearnRule, Mode, Promote};
 use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot};
 use monitor_core::flow::{
-    Direction, Flow, FlowKey, Outcome, Protocol, Remote, RttHistogram, Traffic,
+    Begun, Direction, Flow, FlowKey, Outcome, Protocol, Remote, RttHistogram, Traffic,
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
@@ -130,7 +130,15 @@ fn key(server: CgroupId, client: CgroupId, port: u16) -> FlowKey {
 
 fn flow(key: FlowKey) -> Flow {
     let at = WallTime(1_790_000_000_000_000);
-    Flow { key, at, netns: NetnsCookie(1), client: None, process: None }
+    Flow {
+        key,
+        at,
+        netns: NetnsCookie(1),
+        client: None,
+        process: None,
+        begun: Begun::Seen,
+        opener: None,
+    }
 }
 
 fn traffic(key: FlowKey) -> Traffic {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CgroupId, NetnsCookie, WallTime};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, WallTime};
 use crate::socket::Socket;
 
 /// Who opened the exchange, seen from the cgroup that the flow belongs to.
@@ -216,6 +216,19 @@ pub struct Flow {
     pub client: Option<SocketAddr>,
     /// None where it could not be told (an accepting socket whose listener is older than we are).
     pub process: Option<Process>,
+    pub begun: Begun,
+    /// The cgroup that its socket was opened in, where that is another than the key's.
+    pub opener: Option<CgroupId>,
+}
+
+/// When an exchange was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Begun {
+    /// The kernel programs saw it begin.
+    #[default]
+    Seen,
+    /// It was there before them.
+    Before,
 }
 
 /// Round-trip times as a histogram of powers of two: bucket `i` counts closes whose smoothed
@@ -272,6 +285,45 @@ pub struct Traffic {
     pub rtt: RttHistogram,
 }
 
+impl Traffic {
+    /// Adds what the same key did later.
+    pub fn add(&mut self, later: &Self) {
+        self.last_seen = self.last_seen.max(later.last_seen);
+        self.connections += later.connections;
+        self.bytes_sent += later.bytes_sent;
+        self.bytes_received += later.bytes_received;
+        self.rtt.add(&later.rtt);
+    }
+}
+
+/// One cgroup showed more that is new than its budget: what goes beyond is told as a whole. Nothing of
+/// it is known from then on: whatever is seen again when the budget allows is told one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flood {
+    /// Who showed it. Of connections between two cgroups of this machine that is who dialled.
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    /// When the budget was first exceeded.
+    pub since: WallTime,
+    pub last_seen: WallTime,
+    /// Flows that were not told one by one, exactly.
+    pub count: u64,
+    /// About how many different far ends they had, by address, port and protocol.
+    pub peers: u64,
+    /// A few of them, the latest last.
+    pub examples: Vec<FlowKey>,
+    /// Who showed the last example.
+    pub process: Option<Process>,
+    pub ended: Ended,
+}
+
+/// Whether something is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    No,
+    Yes,
+}
+
 /// Why something was not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -290,6 +342,17 @@ pub enum Loss {
     Undecodable,
     /// The table of edges was full: an edge was judged and neither learned nor kept.
     TableFull,
+    /// The table held as many undecided edges of one service as it may: a further one was judged, and
+    /// neither learned nor kept.
+    ServiceFull,
+    /// New beyond its cgroup's budget: told as a [`Flood`], not one by one.
+    OverBudget,
+    /// The kernel's table of keys was full and dropped one that had been told: what it counted since
+    /// the last sweep is missing, and seen again it is told again.
+    Evicted,
+    /// A hook of ours that is not there, from the start or since somebody detached it. Counts hooks:
+    /// what they would have shown nobody can count.
+    HookMissing,
 }
 
 impl fmt::Display for Loss {
@@ -302,8 +365,32 @@ impl fmt::Display for Loss {
             Self::Unwatched => "unwatched",
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
+            Self::ServiceFull => "service-full",
+            Self::OverBudget => "over-budget",
+            Self::Evicted => "evicted",
+            Self::HookMissing => "hook-missing",
         })
     }
+}
+
+/// What became of the connection that the agent makes itself every so often, to see whether it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Canary {
+    /// Its news came the whole way.
+    Returned { dialled: BootTime },
+    /// It was made, and this half of it was not told in time.
+    Missing { half: Half },
+    /// It cannot be made here, so it says nothing.
+    Grounded { why: String },
+}
+
+/// Which end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Half {
+    Dial,
+    Accept,
+    Both,
 }
 
 /// Everything capture can tell, in the order in which the kernel told it.
@@ -322,10 +409,16 @@ pub enum Observation {
     Traffic(Traffic),
     /// The kernel no longer holds this key: seen again, it will be told again.
     Forgotten(FlowKey),
+    /// What one cgroup showed beyond its budget; told again as it grows.
+    Flooded(Box<Flood>),
     /// Things not told, since last time.
     Lost { loss: Loss, count: u64 },
     /// A kernel program of ours is attached no longer: what it showed is not seen any more.
     Detached { program: String },
+    /// What was to outlive the agent does not any more: somebody removed this pin, and maybe others.
+    Unpinned { path: String },
+    /// Of the agent's own connection.
+    Canary(Canary),
 }
 
 #[cfg(test)]

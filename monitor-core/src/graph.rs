@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::attribute::{SeenFrom, Sighting};
 use crate::executables::{Executables, Names};
 use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
-use crate::ids::WallTime;
+use crate::ids::{ServiceName, WallTime};
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Evidence {
     /// [`Evidence::DIALLED`] of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dialled: Vec<SocketAddr>,
+    /// Who opened the socket, the last time it was somebody else than who used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<ServiceName>,
 }
 
 /// What one end counted.
@@ -61,7 +64,12 @@ impl From<&Traffic> for Count {
     fn from(traffic: &Traffic) -> Self {
         Self {
             direction: traffic.key.direction,
-            outcome: traffic.key.outcome,
+            outcome: if traffic.key.protocol.serves_datagrams() {
+                // A dial is all that is seen of a connected datagram socket: it is what is counted.
+                traffic.key.outcome.max(Outcome::Sent)
+            } else {
+                traffic.key.outcome
+            },
             last_seen: traffic.last_seen,
             connections: traffic.connections,
             bytes_sent: traffic.bytes_sent,
@@ -89,6 +97,7 @@ impl Evidence {
             rtt: None,
             executables: Executables::default(),
             dialled: Vec::new(),
+            opened_by: None,
         }
     }
 
@@ -102,6 +111,9 @@ impl Evidence {
             && !self.executables.contains(executable)
         {
             self.executables.insert(names.share(executable));
+        }
+        if sighting.opened_by.is_some() {
+            self.opened_by.clone_from(&sighting.opened_by);
         }
         if let Some(dialled) = sighting.dialled {
             self.dialled.retain(|it| *it != dialled);

@@ -6,21 +6,21 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use monitor_common::{
-    Address, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, Tracked,
+    Address, Direction, FlowKey, Followed, Origin, Outcome, Owner, Protocol, RemoteKind,
 };
 
 use crate::datagram;
-use crate::emit;
-use crate::maps::SOCKETS;
+use crate::follow;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
 
-// connect4, since 4.17, process context (io_uring and MPTCP subflows too): the caller is the
-// dialler; `user_ip4` may have been rewritten by a program that ran before.
+// connect4, since 4.17, process context (io_uring, with SQPOLL since 5.12, and MPTCP subflows too):
+// the caller is the dialler; `user_ip4` may have been rewritten by a program that ran before.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "connect4");
@@ -62,19 +62,14 @@ fn ping(ctx: *mut bpf_sock_addr, remote: Address) {
 
 #[inline(always)]
 fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
-    let caller = owner::caller();
+    let mut caller = owner::current();
     let netns_cookie = netns_cookie(ctx);
-    let key = |outcome| outbound(&caller, remote, port, Protocol::Tcp, outcome);
-    let tracked = Words::of(Tracked {
-        key: key(Outcome::Established),
-        netns_cookie,
-        process: caller.process,
-        flags: 0,
-        received_at_fin: 0,
-    });
-    if !seen::is_known(&tracked.key) {
-        let key = Words::of(key(Outcome::Attempted));
-        seen::observe(&key, seen::now_ns(), || Origin {
+    let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established));
+    let mut flags = 0;
+    if !seen::is_known(&key) {
+        caller.process = owner::process(caller.process.pid);
+        let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
+        let sighted = seen::observe(&attempted, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,
@@ -82,11 +77,14 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
             client_port: 0,
             _reserved: [0; 6],
         });
+        // A flood takes no place from connections that are told.
+        let untold = sighted == Sighted::OverBudget;
+        flags = if untold { Followed::UNTOLD } else { Followed::NEWS };
     }
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    if SOCKETS.insert(&cookie, &*tracked, 0).is_err() {
-        emit::lost(Loss::MapFull);
+    if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process) {
+        followed.flags = flags;
     }
 }
 

@@ -1,18 +1,22 @@
-//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the first, and a
-//! receiver that never asks who sent is invisible. Who serves is decided by the local port: a
-//! socket bound to one may be a server, another is a client.
+//! UDP and UDP-Lite. Hooks see neither lengths nor the datagrams of a connected socket after the
+//! first, and a receiver that never asks who sent is invisible. Who serves is decided by the local
+//! port: a socket bound to one may be a server, another is a client.
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use monitor_common::{Address, Bound, Direction, FlowKey, Origin, Outcome, Owner, Protocol};
+use monitor_common::{
+    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, peer_note,
+};
 
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
-use crate::maps::BOUND;
+use crate::emit;
+use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Sighted;
 use crate::words::Words;
 
 // sendmsg4, since 4.18, process context: unconnected sends only, replies of `::` sockets to IPv4
@@ -72,12 +76,19 @@ pub(crate) fn sent(
     if seen::count(&key, now_ns) {
         return;
     }
-    if let Some(bound) = bound(ctx)
-        && seen::is_known(&Words::of(inbound(&caller, remote, bound)))
+    let at = bound(ctx).map(|bound| place(&caller, bound));
+    // Nobody but the very address and port that asked is answered.
+    if let Some(at) = at
+        && is_noted(at, &remote, port, Direction::Inbound)
     {
         return;
     }
-    seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    if let Some(at) = at
+        && sighted == Sighted::OverBudget
+    {
+        note(at, &remote, port, Direction::Outbound);
+    }
 }
 
 /// A datagram came in: a request, where the local port was chosen and it answers nothing that was
@@ -91,18 +102,56 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     };
     let caller = owner::caller();
+    let port = remote_port(ctx);
+    let at = place(&caller, bound);
+    if !is_noted(at, &remote, port, Direction::Inbound) {
+        let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
+        if has_asked(&Words::of(request)) || is_noted(at, &remote, port, Direction::Outbound) {
+            return;
+        }
+        note(at, &remote, port, Direction::Inbound);
+    }
     let now_ns = seen::now_ns();
     let key = Words::of(inbound(&caller, remote, bound));
     if seen::count(&key, now_ns) {
         return;
     }
-    let port = remote_port(ctx);
-    let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
-    if has_asked(&Words::of(request)) {
-        return;
-    }
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
     seen::enter(&key, &origin, now_ns);
+}
+
+/// A port as its owner has it, whichever of its sockets are bound to it. Ids of cgroups are counted
+/// up from 1: the upper bits are free.
+#[inline(always)]
+fn place(caller: &Owner, bound: &Bound) -> u64 {
+    caller.cgroup_id ^ (u64::from(bound.port) << 48) ^ ((bound.protocol as u64) << 40)
+}
+
+/// Notes that datagrams are exchanged with that far end, begun as `began` says.
+#[inline(always)]
+fn note(at: u64, remote: &Address, port: u16, began: Direction) {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    if ASKED.insert(&*note, &0, 0).is_err() {
+        emit::lost(Loss::MapFull);
+    }
+}
+
+#[inline(always)]
+fn is_noted(at: u64, remote: &Address, port: u16, began: Direction) -> bool {
+    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    ASKED.get_ptr(&*note).is_some()
+}
+
+/// A call, for its room on the stack.
+#[inline(never)]
+fn note_of(at: u64, remote: &Address, port: u64, began: u64) -> u64 {
+    peer_note(EXECUTABLE_SEED.load(), at, remote, port << 8 | began)
+}
+
+#[inline(always)]
+fn cookie(ctx: *mut bpf_sock_addr) -> u64 {
+    // SAFETY: `ctx` is a hook's context.
+    unsafe { bpf_get_socket_cookie(ctx.cast()) }
 }
 
 /// Whether the caller sent this request of its own accord. A call, for its room on the stack.
@@ -114,11 +163,9 @@ fn has_asked(request: &FlowKey) -> bool {
 
 #[inline(always)]
 fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
-    // SAFETY: `ctx` is a hook's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     // SAFETY: a valid map value, read at once. Entries are recycled in place, so there is the
     // slightest chance of another socket's port, hence of a wrong direction.
-    unsafe { BOUND.get(cookie) }
+    unsafe { BOUND.get(cookie(ctx)) }
 }
 
 /// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.

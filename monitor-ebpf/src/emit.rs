@@ -1,18 +1,16 @@
 //! The one way out: put a record into the ring, or count why not. It decides when the agent is
 //! woken, and nothing else.
 
-use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use monitor_common::{
     CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, News, Origin, RecordKind,
     WAKE_INTERVAL_NS,
 };
 
-use crate::maps::{EVENTS, LOST, WOKEN};
-use crate::words::Words;
+use crate::count::add;
+use crate::maps::{self, EVENTS, LOST, WOKEN};
 
 /// Tells of a flow.
 #[inline(always)]
@@ -60,11 +58,10 @@ pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
 /// Counts one thing that could not be told.
 #[inline(always)]
 pub(crate) fn lost(loss: Loss) {
-    let count = entry((&raw const LOST).cast(), loss.index());
-    // SAFETY: null, or a valid map value of this CPU. A hook that interrupts another one here may
-    // lose it a count, never more.
-    if let Some(count) = unsafe { count.as_mut() } {
-        *count += 1;
+    let count = maps::element((&raw const LOST).cast(), loss.index()).cast::<u64>();
+    if !count.is_null() {
+        // SAFETY: a valid map value of this CPU, on which another hook may interrupt this one.
+        unsafe { add(count, 1) };
     }
 }
 
@@ -73,19 +70,13 @@ pub(crate) fn lost(loss: Loss) {
 #[inline(always)]
 fn wake(now_ns: u64) -> u64 {
     // SAFETY: null, or a valid map value; a torn or lost write costs a wake too many.
-    if let Some(woken_ns) = unsafe { entry((&raw const WOKEN).cast(), 0).as_mut() } {
+    if let Some(woken_ns) =
+        unsafe { maps::element((&raw const WOKEN).cast(), 0).cast::<u64>().as_mut() }
+    {
         if now_ns.wrapping_sub(*woken_ns) < WAKE_INTERVAL_NS {
             return u64::from(BPF_RB_NO_WAKEUP);
         }
         *woken_ns = now_ns;
     }
     u64::from(BPF_RB_FORCE_WAKEUP)
-}
-
-/// An entry of an array, by an index that stands on the stack as a whole word.
-#[inline(always)]
-fn entry(map: *const c_void, index: u32) -> *mut u64 {
-    let index = Words::of(u64::from(index));
-    // SAFETY: `map` is an array of `u64`; of the index it reads the lower half, which comes first.
-    unsafe { bpf_map_lookup_elem(map.cast_mut(), (&raw const *index).cast()) }.cast()
 }

@@ -17,15 +17,20 @@
     feature(asm_experimental_arch)
 )]
 
+mod count;
 mod note;
 mod words;
 
 mod maps;
+mod time;
 
 mod emit;
 
+mod budget;
+
 mod seen;
 
+mod follow;
 mod owner;
 
 mod bind;

@@ -1,15 +1,20 @@
 //! Every map and every setting: who writes it, who reads it, what happens when it is full. The
 //! sizes here are the least that make sense; the agent sets the real ones when it loads.
 
+use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, ClientKey, Dialler, Executable, FlowKey, FlowStats, Lineage, ListenKey,
-    Listener, Loss, Odd, Owner, Tracked,
+    Address, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed, Lineage,
+    ListenKey, Listener, Loss, Odd, Owner, Payer, STACK_FRAMES,
 };
+
+use crate::time::Tick;
+use crate::words::Words;
 
 /// What was told, and its counters. Written by every hook that sees a flow, and by the agent for
 /// listeners, which begin once; swept, and told again by deletion, by the agent. Full: the longest
@@ -17,10 +22,21 @@ use monitor_common::{
 #[map]
 pub(crate) static SEEN: LruHashMap<FlowKey, FlowStats> = LruHashMap::with_max_entries(1024, 0);
 
-/// TCP connections under way, by socket cookie. Written when dialled or accepted, read and removed
-/// when closed. Full: the longest unused is forgotten, and its close counted as `Untracked`.
+/// What each payer may still show. Written and read by `budget`, and credited by the agent for keys that
+/// it has forgotten. Full: the longest unused is forgotten, hence whole.
 #[map]
-pub(crate) static SOCKETS: LruHashMap<u64, Tracked> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static BUDGETS: LruHashMap<Payer, Budget> = LruHashMap::with_max_entries(1024, 0);
+
+/// What was new beyond a budget. Written by `budget`, read by the agent, and removed by it once a flood
+/// is over. Full: `MapFull`. Never LRU: its counts are exact.
+#[map]
+pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128, 0);
+
+/// TCP connections under way, in slots by socket cookie. Written when dialled or accepted, read and
+/// freed when closed. Full: one of those whose slots are the same is forgotten, and its close counted
+/// as `Untracked`.
+#[map]
+pub(crate) static SOCKETS: Array<Followed> = Array::with_max_entries(1024, 0);
 
 /// Who listens where (TCP). Written at listen, and by the agent for listeners older than itself;
 /// read at accept, and by the agent for those that `SEEN` forgot; removed when the last of them
@@ -45,10 +61,28 @@ pub(crate) static ODD: LruHashMap<u64, Odd> = LruHashMap::with_max_entries(1024,
 #[map]
 pub(crate) static NETS: HashMap<u64, u8> = HashMap::with_max_entries(256, 0);
 
-/// Who dialled from where. Written when a dial is established, read at accept, removed at close.
-/// Full: the longest unused is forgotten; it matters only in the moment before the accept.
+/// Threads whose stacks are wanted, by thread id: the agent's own, while it learns where sockets are
+/// made. Entered by the agent, written when they ask for a capability.
 #[map]
-pub(crate) static TUPLES: LruHashMap<ClientKey, Dialler> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static TRIED: HashMap<u32, [u64; STACK_FRAMES]> = HashMap::with_max_entries(8, 0);
+
+/// Return addresses by [`monitor_common::Maker`]. Written by the agent, read when somebody asks for a
+/// capability.
+#[map]
+pub(crate) static MAKERS: Array<u64> = Array::with_max_entries(2, 0);
+
+/// Who dialled from where, in sets by the client's end. Written when dialled, read at accept. Full:
+/// the oldest of the set is forgotten; it matters only in the moment before the accept, whose far end
+/// then is an address.
+#[map]
+pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
+
+/// With whom a bound port exchanges datagrams, by a hash of its owner, the far end and who began: a
+/// client that asked of late, to whom alone is what is sent an answer; or a far end that was sent a
+/// request beyond a budget, whose answer is nothing new. Written and read by `datagram`. Full: the
+/// longest unused is forgotten, and an answer passes for a beginning.
+#[map]
+pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]
@@ -81,6 +115,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// meet here wake it twice.
 #[map]
 pub(crate) static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A tick and its time. Written and read by `time` alone, about once a second.
+#[map]
+pub(crate) static TICKS: Array<Tick> = Array::with_max_entries(1, 0);
 
 /// The owner of a listening socket whose address another cgroup listens at too; the kernel hands
 /// it on to every socket accepted from it. Laid by hand: it needs a flag that `SkStorage` lacks.
@@ -118,10 +156,24 @@ pub(crate) static COMMAND_IN_CGROUP: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
+pub(crate) static BUDGET_INTERVAL_NS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
-pub(crate) static PACKET_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+pub(crate) static WATCHED: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
-pub(crate) static VSOCK_CREATE: Global<[u64; 2]> = Global::new([0; 2]);
+pub(crate) static SOCKET_BITS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static DIALS_BITS: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static TICK_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FORK_CHILD_PID_AT: Global<u32> = Global::new(0);
+
+/// An element of an array, by an index that stands on the stack as a whole word; null beyond its end.
+#[inline(always)]
+pub(crate) fn element(map: *const c_void, index: u32) -> *mut c_void {
+    let index = Words::of(u64::from(index));
+    // SAFETY: `map` is an array; of the index it reads the lower half, which comes first.
+    unsafe { bpf_map_lookup_elem(map.cast_mut(), (&raw const *index).cast()) }
+}

@@ -2,8 +2,9 @@
 //! cgroups below it, so the agent attaches it only where such a socket was made.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use monitor_common::{Address, FlowKey, Odd, Origin, Outcome, Owner, Protocol};
@@ -46,7 +47,6 @@ fn try_send(skb: *mut __sk_buff) -> Option<()> {
     Some(())
 }
 
-/// A call, for its room on the stack.
 #[inline(always)]
 fn tell(key: &FlowKey, odd: &Odd) {
     seen::observe(key, seen::now_ns(), || Origin {
@@ -101,13 +101,13 @@ struct Sent {
 /// Reads the headers. Extension headers of IPv6 are not followed: they are a protocol by themselves.
 #[inline(always)]
 fn sent(skb: *mut __sk_buff) -> Option<Sent> {
-    const MORE_FRAGMENTS_LATER: u32 = 0x1fff;
+    const FRAGMENT_OFFSET: u32 = 0x1fff;
     let first: u32 = load(skb, 0)?;
     let [version, ..] = first.to_ne_bytes();
     let (remote, number, payload_at, is_first) = match version >> 4 {
         4 => {
             let header: [u32; 5] = load(skb, 0)?;
-            let offset = u32::from_be(header[1]) & MORE_FRAGMENTS_LATER;
+            let offset = u32::from_be(header[1]) & FRAGMENT_OFFSET;
             let [_, number, ..] = header[2].to_ne_bytes();
             let length = u32::from(version & 0xf) * 4;
             (Address::v4(header[4]), number, length, offset == 0)

@@ -3,14 +3,14 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::generated::bpf_get_stack;
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_stack};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext};
-use monitor_common::{Address, FlowKey, Loss, Odd, Origin, Owner, SocketKind};
+use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::emit;
-use crate::maps::{FULL, NETS, ODD, PACKET_CREATE, VSOCK_CREATE};
+use crate::maps::{MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -93,32 +93,47 @@ const CAP_NET_RAW: u64 = 13;
 // cap_capable, a raw tracepoint since 6.14, process context (io_uring too), needs CAP_PERFMON:
 // arguments 3 and 4 are the capability and 0 where it is had. Packet sockets ask for CAP_NET_RAW, vsock
 // sockets for CAP_NET_ADMIN, with or without which they are made. So do others: who asks is told by
-// the kernel's stack.
+// the kernel's stack, which the agent compares with its own (`makers`).
 #[raw_tracepoint(tracepoint = "cap_capable")]
 fn cap_capable(ctx: RawTracePointContext) -> i32 {
     note!(&ctx, "cap_capable");
     let capability: u64 = ctx.arg(3);
-    if capability == CAP_NET_RAW {
-        let refused: i32 = ctx.arg(4);
-        if refused == 0 && asks(&ctx, PACKET_CREATE.load()) {
-            told(&owner::caller(), SocketKind::Packet, 0, 0);
-        }
-    } else if capability == CAP_NET_ADMIN && FULL.load() != 0 && asks(&ctx, VSOCK_CREATE.load()) {
-        told(&owner::caller(), SocketKind::Vsock, 0, 0);
+    if capability == CAP_NET_RAW || capability == CAP_NET_ADMIN {
+        try_ask(&ctx, capability);
     }
     0
 }
 
-/// Whether the kernel's function at these addresses is among the callers.
 #[inline(always)]
-fn asks(ctx: &RawTracePointContext, function: [u64; 2]) -> bool {
-    /// It is within the first handful: tracepoint, capability check, security module, function.
-    const FRAMES: usize = 12;
-    let mut frames = [0_u64; FRAMES];
+fn try_ask(ctx: &RawTracePointContext, capability: u64) {
+    let mut frames = [0_u64; STACK_FRAMES];
     let size = size_of_val(&frames) as u32;
+    let thread = bpf_get_current_pid_tgid() as u32;
+    if let Some(wanted) = TRIED.get_ptr_mut(thread) {
+        // SAFETY: there is room in the entry for as much as is said.
+        _ = unsafe { bpf_get_stack(ctx.as_ptr(), wanted.cast(), size, 0) };
+        return;
+    }
+    let refused: i32 = ctx.arg(4);
+    let (maker, kind) = match capability {
+        CAP_NET_RAW if refused == 0 => (Maker::Packet, SocketKind::Packet),
+        CAP_NET_ADMIN => (Maker::Vsock, SocketKind::Vsock),
+        _ => return,
+    };
+    let Some(place) = MAKERS.get(maker as u32).copied().filter(|place| *place != 0) else {
+        return;
+    };
     // SAFETY: there is room for as much as is said; what was not filled in stays zero.
     _ = unsafe { bpf_get_stack(ctx.as_ptr(), frames.as_mut_ptr().cast(), size, 0) };
-    let [begin, end] = function;
-    // Ended by the first that fits: the verifier would follow every sum of those that might.
-    frames.into_iter().any(|address| address.wrapping_sub(begin) < end.wrapping_sub(begin))
+    if frames.into_iter().any(|frame| frame == place) && is_watched() {
+        told(&owner::caller(), kind, 0, 0);
+    }
+}
+
+/// Whether who makes the call is in what is watched: a tracepoint belongs to no cgroup.
+#[inline(always)]
+fn is_watched() -> bool {
+    let [cgroup, level] = WATCHED.load();
+    // SAFETY: a helper without pointers.
+    cgroup == 0 || unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) } == cgroup
 }

@@ -12,18 +12,22 @@ use aya_ebpf::maps::lpm_trie::Key;
 use monitor_common::{Address, COMM_BYTES, ClientKey, ListenKey, Owner, Process, RemoteKind};
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::maps::{COMMAND_IN_CGROUP, INTERNAL, LISTENERS, OWNERS, PROCESSES, TUPLES};
+use crate::follow;
+use crate::maps::{COMMAND_IN_CGROUP, INTERNAL, LISTENERS, OWNERS, PROCESSES};
 use crate::words::Words;
 
 /// The task that makes the call: right in process context only.
 #[inline(always)]
 pub(crate) fn caller() -> Owner {
-    let mut owner = current();
-    owner.process.uid = bpf_get_current_uid_gid() as u32;
-    if COMMAND_IN_CGROUP.load() != 0 {
-        owner.process.comm = command();
-    }
-    owner
+    let owner = current();
+    Owner { process: process(owner.process.pid), ..owner }
+}
+
+/// All there is to say of the process that makes the call.
+#[inline(always)]
+pub(crate) fn process(pid: u32) -> Process {
+    let comm = if COMMAND_IN_CGROUP.load() != 0 { command() } else { [0; COMM_BYTES] };
+    Process { pid, uid: bpf_get_current_uid_gid() as u32, comm }
 }
 
 /// The command name of the task that makes the call, read in whole words.
@@ -103,10 +107,8 @@ pub(crate) struct Client {
 /// The cgroup that dialled where this machine saw it do so, its address where that is an internal
 /// one, else the world.
 #[inline(always)]
-pub(crate) fn of_client(client: &ClientKey) -> Client {
-    // SAFETY: the value is copied at once. Entries are recycled in place, so there is the slightest
-    // chance of another dialler's.
-    if let Some(dialler) = unsafe { TUPLES.get(client) } {
+pub(crate) fn of_client(client: &ClientKey, now_ns: u64) -> Client {
+    if let Some(dialler) = follow::dialler(client, now_ns) {
         let remote = Address::of_cgroup(dialler.cgroup_id);
         return Client { kind: RemoteKind::Cgroup, remote, is_news: dialler.news != 0 };
     }

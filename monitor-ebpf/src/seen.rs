@@ -1,19 +1,15 @@
 //! Is it news? Looks up first and counts in place; only a miss costs more.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, RTT_BUCKETS};
 
+pub(crate) use crate::time::{about_now_ns, now_ns};
+
+use crate::budget;
+use crate::count::add;
 use crate::emit;
 use crate::maps::SEEN;
 use crate::words::Words;
-
-/// The one timestamp of an event.
-#[inline(always)]
-pub(crate) fn now_ns() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
-}
 
 /// Whether the key was told; counts nothing.
 #[inline(always)]
@@ -36,15 +32,24 @@ pub(crate) fn count(key: &FlowKey, now_ns: u64) -> bool {
     true
 }
 
-/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for. Whether it
-/// was new.
+/// What became of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Sighted {
+    Known,
+    New,
+    /// New, and neither entered nor told: whoever shows it shows too much. It is news again whenever it
+    /// is seen again.
+    OverBudget,
+}
+
+/// Counts a flow, and tells of it where its key is new; only then `origin` is asked for.
 #[inline(always)]
-pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) -> bool {
-    let is_new = !count(key, now_ns);
-    if is_new {
-        enter(key, &Words::of(origin()), now_ns);
+pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) -> Sighted {
+    if count(key, now_ns) {
+        return Sighted::Known;
     }
-    is_new
+    enter(key, &Words::of(origin()), now_ns)
 }
 
 /// Tells of a known flow once more, for the sake of the other end, which is new.
@@ -53,13 +58,17 @@ pub(crate) fn repeat(key: &FlowKey, origin: &Origin, now_ns: u64) {
     emit::flow(News::OtherEnd, key, origin, now_ns);
 }
 
-/// Enters a key that was not known a moment ago, and tells of it.
+/// Enters a key that was not known a moment ago, and tells of it, as far as the budget goes.
 #[inline(never)]
-pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) -> Sighted {
+    if !budget::spend(key, now_ns) {
+        budget::overflow(key, origin, now_ns);
+        return Sighted::OverBudget;
+    }
     if SEEN.insert(key, &ONCE, u64::from(BPF_NOEXIST)).is_err() {
         // Another CPU was first, or there is no room; what does not fit is told all the same.
         if count(key, now_ns) {
-            return;
+            return Sighted::Known;
         }
         emit::lost(Loss::MapFull);
     } else if let Some(stats) = SEEN.get_ptr_mut(key) {
@@ -71,6 +80,7 @@ pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) {
         }
     }
     emit::flow(News::Entered, key, origin, now_ns);
+    Sighted::New
 }
 
 /// Entered from read-only data and then filled in: there is no room for it on the stack.
@@ -111,23 +121,4 @@ fn rtt_bucket(rtt_us: u32) -> usize {
     // Above the last bucket (over half a second) the power of two has its fifth bit set.
     let beyond = 0_u32.wrapping_sub(power >> 4);
     ((power | beyond) as usize) & (RTT_BUCKETS - 1)
-}
-
-/// Adds to a counter that other CPUs add to as well.
-///
-/// # Safety
-///
-/// `counter` points into a map value.
-#[inline(always)]
-unsafe fn add(counter: *mut u64, more: u64) {
-    // SAFETY: the caller's; the target lacks compare-and-swap, and with it `fetch_add`.
-    #[cfg(target_arch = "bpf")]
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) more);
-    }
-    // SAFETY: the caller's; only for the tools that check this crate on the host.
-    #[cfg(not(target_arch = "bpf"))]
-    unsafe {
-        *counter += more;
-    }
 }

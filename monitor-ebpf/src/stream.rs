@@ -11,20 +11,25 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use monitor_common::{
-    Address, ClientKey, Dialler, Direction, FlowKey, ListenKey, Listener, Loss, Origin, Outcome,
-    Owner, Protocol, Tracked,
+    Address, ClientKey, Dialler, Direction, FlowKey, Followed, ListenKey, Listener, Loss, Origin,
+    Outcome, Owner, Protocol, RemoteKind, Tracked,
 };
 
 use crate::emit;
-use crate::maps::{BOUND, LISTENERS, NETNS_IN_SOCK_OPS, SOCKETS, TUPLES};
+use crate::follow;
+use crate::maps::{BOUND, FULL, LISTENERS, NETNS_IN_SOCK_OPS};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::Closed;
+use crate::seen::{Closed, Sighted};
 use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;
+
+/// What is asked of every connection that is followed; both, so that one that is watched for others
+/// can be told apart.
+const FOLLOWED: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
 // sock_ops, since 4.13 (state 4.16, listen 4.19, `sk` 5.3; the namespace 5.15, the current task after
 // 6.1): softirq or anybody's process context; connect and listen are always in the caller's.
@@ -45,14 +50,15 @@ fn stream_unasked(ctx: SockOpsContext) -> u32 {
 #[inline(always)]
 fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
-        }
+        BPF_SOCK_OPS_TCP_CONNECT_CB => dials(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_RTO_CB => retransmission(ctx),
-        BPF_SOCK_OPS_STATE_CB => state(ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx, current),
+        BPF_SOCK_OPS_STATE_CB if matches!(ctx.arg(1), tcp::CLOSE | tcp::FIN_WAIT2) => state(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => match current {
+            Some(current) => listening(ctx, Some(&current())),
+            None => listening(ctx, None),
+        },
         _ => {}
     }
     UNCHANGED
@@ -60,6 +66,7 @@ fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> 
 
 /// The states of `enum tcp_state` that matter here.
 mod tcp {
+    pub(crate) const SYN_SENT: u32 = 2;
     pub(crate) const FIN_WAIT2: u32 = 5;
     pub(crate) const CLOSE: u32 = 7;
     pub(crate) const CLOSE_WAIT: u32 = 8;
@@ -75,22 +82,33 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
     _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
 }
 
-#[inline(always)]
+/// A dial goes out: only now does it have an address and port of its own. By Fast Open it may be
+/// accepted before it is established, so who accepts is told already who dials.
+#[inline(never)]
+fn dials(ctx: &SockOpsContext) {
+    let Some(followed) = follow::of(cookie(ctx)) else {
+        return watch(ctx, FOLLOWED);
+    };
+    let client = client_key(ctx, local(ctx), local_port(ctx));
+    let news = u64::from(followed.flags & Followed::NEWS);
+    let dialler = Dialler { cgroup_id: followed.tracked.key.cgroup_id, news };
+    follow::dials(&client, dialler, seen::about_now_ns());
+    if followed.flags & Followed::UNTOLD == 0 {
+        watch(ctx, FOLLOWED);
+    } else {
+        followed.cookie = 0;
+    }
+}
+
+#[inline(never)]
 fn dialled(ctx: &SockOpsContext) {
-    let Some(tracked) = SOCKETS.get_ptr_mut(cookie(ctx)) else {
+    let Some(followed) = follow::of(cookie(ctx)).filter(|it| it.is_whole()) else {
         return;
     };
-    // SAFETY: a valid map value; recycled in place only if it is the longest unused of all.
-    let tracked = unsafe { &mut *tracked };
-    tracked.flags |= Tracked::ESTABLISHED;
-    let client = local(ctx);
-    let client_port = local_port(ctx);
-    let is_new =
-        seen::observe(&tracked.key, seen::now_ns(), || dialler(tracked, client, client_port));
-    let tuple = Words::of(client_key(tracked.netns_cookie, client, client_port));
-    let dialler = Dialler { cgroup_id: tracked.key.cgroup_id, news: u64::from(is_new) };
-    if TUPLES.insert(&*tuple, &dialler, 0).is_err() {
-        emit::lost(Loss::MapFull);
+    let tracked = &followed.tracked;
+    if !seen::count(&tracked.key, seen::about_now_ns()) {
+        let origin = Words::of(dialler(tracked, local(ctx), local_port(ctx)));
+        seen::enter(&Words::of(tracked.key), &origin, seen::now_ns());
     }
 }
 
@@ -106,7 +124,7 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn accepted(ctx: &SockOpsContext) {
     let netns_cookie = netns_cookie(ctx);
     let local = local(ctx);
@@ -114,29 +132,22 @@ fn accepted(ctx: &SockOpsContext) {
     let Some(owner) = owner::of_accepted(&listen_key, socket(ctx)) else {
         return emit::lost(Loss::Unattributed);
     };
-    let client = remote(ctx);
-    let client_port = remote_port(ctx);
-    let from = owner::of_client(&Words::of(client_key(netns_cookie, client, client_port)));
-    let tracked = Words::of(Tracked {
-        key: FlowKey {
-            cgroup_id: owner.cgroup_id,
-            executable_id: 0,
-            remote: from.remote,
-            local,
-            port: listen_key.port,
-            protocol: Protocol::Tcp,
-            direction: Direction::Inbound,
-            remote_kind: from.kind,
-            outcome: Outcome::Established,
-            _reserved: [0; 2],
-        },
-        netns_cookie,
-        process: owner.process,
-        flags: Tracked::ESTABLISHED,
-        received_at_fin: 0,
+    let now_ns = seen::about_now_ns();
+    let (client, client_port) = (remote(ctx), remote_port(ctx));
+    let from = owner::of_client(&client_key(ctx, client, client_port), now_ns);
+    let key = Words::of(FlowKey {
+        cgroup_id: owner.cgroup_id,
+        executable_id: 0,
+        remote: from.remote,
+        local,
+        port: listen_key.port,
+        protocol: Protocol::Tcp,
+        direction: Direction::Inbound,
+        remote_kind: from.kind,
+        outcome: Outcome::Established,
+        _reserved: [0; 2],
     });
-    let now_ns = seen::now_ns();
-    let is_known = seen::count(&tracked.key, now_ns);
+    let is_known = seen::count(&key, now_ns);
     if !is_known || from.is_news {
         let origin = Words::of(Origin {
             netns_cookie,
@@ -147,78 +158,76 @@ fn accepted(ctx: &SockOpsContext) {
             _reserved: [0; 6],
         });
         if is_known {
-            seen::repeat(&tracked.key, &origin, now_ns);
-        } else {
-            seen::enter(&tracked.key, &origin, now_ns);
+            seen::repeat(&key, &origin, seen::now_ns());
+        } else if seen::enter(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
+            return;
         }
     }
-    watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    if SOCKETS.insert(cookie(ctx), &*tracked, 0).is_err() {
-        emit::lost(Loss::MapFull);
+    // Where the dialler is here as well, what is carried is counted at its end.
+    if FULL.load() != 0 || !matches!(from.kind, RemoteKind::Cgroup) {
+        follow::begin(cookie(ctx), &key, netns_cookie, &owner.process);
+        watch(ctx, FOLLOWED);
     }
 }
 
 /// Notes that the kernel gave up; the state change that follows does not say why.
 #[inline(always)]
 fn retransmission(ctx: &SockOpsContext) {
-    let expired = ctx.arg(2);
-    if expired == 1
-        && let Some(tracked) = SOCKETS.get_ptr_mut(cookie(ctx))
+    if ctx.arg(2) == 1
+        && let Some(followed) = follow::of(cookie(ctx))
     {
-        // SAFETY: a valid map value, as in `dialled`.
-        unsafe { (*tracked).flags |= Tracked::TIMED_OUT };
+        followed.flags |= Followed::TIMED_OUT;
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn state(ctx: &SockOpsContext) {
-    let to = ctx.arg(1);
-    if to != tcp::CLOSE && to != tcp::FIN_WAIT2 {
-        return;
-    }
-    if ctx.arg(0) == tcp::LISTEN {
+    let (from, to) = (ctx.arg(0), ctx.arg(1));
+    if from == tcp::LISTEN {
         return unlistened(ctx);
     }
-    let cookie = cookie(ctx);
-    let Some(tracked) = SOCKETS.get_ptr_mut(cookie) else {
+    if ctx.cb_flags() & FOLLOWED != FOLLOWED {
+        return;
+    }
+    let Some(followed) = follow::of(cookie(ctx)) else {
         if to == tcp::CLOSE {
             emit::lost(Loss::Untracked);
         }
         return;
     };
-    // SAFETY: a valid map value, as in `dialled`.
-    let tracked = unsafe { &mut *tracked };
     if to == tcp::FIN_WAIT2 {
-        tracked.received_at_fin = received(ctx) as u32;
+        followed.received_at_fin = received(ctx) as u32;
         return;
     }
-    if tracked.flags & Tracked::ESTABLISHED == 0 {
-        failed(ctx, tracked);
+    if !followed.is_whole() {
+        emit::lost(Loss::Untracked);
+    } else if from == tcp::SYN_SENT {
+        failed(ctx, followed);
     } else {
-        closed(ctx, tracked);
+        closed(ctx, followed, from);
     }
-    // Not there any more: another close of it was first.
-    _ = SOCKETS.remove(cookie);
+    followed.cookie = 0;
 }
 
 #[inline(always)]
-fn failed(ctx: &SockOpsContext, tracked: &mut Tracked) {
+fn failed(ctx: &SockOpsContext, followed: &Followed) {
     // SAFETY: a field of the context.
     let segments_in = unsafe { (&raw const (*ctx.ops).segs_in).read_volatile() };
-    let outcome = if tracked.flags & Tracked::TIMED_OUT != 0 {
+    let outcome = if followed.flags & Followed::TIMED_OUT != 0 {
         Outcome::TimedOut
     } else if segments_in != 0 {
         Outcome::Refused
     } else {
         Outcome::Unreachable
     };
+    let tracked = &followed.tracked;
     let key = Words::of(FlowKey { outcome, ..tracked.key });
     seen::observe(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
 }
 
 #[inline(always)]
-fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
-    let from = ctx.arg(0);
+fn closed(ctx: &SockOpsContext, followed: &Followed, from: u32) {
+    let key = &followed.tracked.key;
     // SAFETY: fields of the context.
     let (acked, srtt_us) = unsafe {
         (
@@ -228,32 +237,27 @@ fn closed(ctx: &SockOpsContext, tracked: &mut Tracked) {
     };
     let received = received(ctx);
     // The kernel counts the dialler's SYN and each end's FIN as a byte.
-    let outbound = tracked.key.direction as u8 == Direction::Outbound as u8;
+    let outbound = key.direction as u8 == Direction::Outbound as u8;
     let fin_acked = matches!(from, tcp::FIN_WAIT2 | tcp::LAST_ACK | tcp::CLOSING);
     let fin_received = matches!(from, tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING)
-        || from == tcp::FIN_WAIT2 && received as u32 != tracked.received_at_fin;
+        || from == tcp::FIN_WAIT2 && received as u32 != followed.received_at_fin;
     let closed = Closed {
         bytes_sent: acked.saturating_sub(u64::from(outbound) + u64::from(fin_acked)),
         bytes_received: received.saturating_sub(u64::from(fin_received)),
         rtt_us: srtt_us >> 3,
     };
-    if !seen::close(&tracked.key, &closed, seen::now_ns()) {
+    if !seen::close(key, &closed, seen::about_now_ns()) {
         emit::lost(Loss::Untracked);
-    }
-    if outbound {
-        // Not there any more: its place was needed.
-        let tuple = Words::of(client_key(tracked.netns_cookie, local(ctx), local_port(ctx)));
-        _ = TUPLES.remove(&*tuple);
     }
 }
 
 /// A socket listens. Its owner is the caller where the kernel lets us ask, else whoever bound it;
 /// where neither is known, what it accepts will be `Unattributed`.
-#[inline(always)]
-fn listening(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) {
+#[inline(never)]
+fn listening(ctx: &SockOpsContext, caller: Option<&Owner>) {
     let cookie = cookie(ctx);
-    let may_ask = current.is_some();
-    let mut owner = current.map_or(Owner::UNKNOWN, |current| current());
+    let may_ask = caller.is_some();
+    let mut owner = caller.copied().unwrap_or(Owner::UNKNOWN);
     // SAFETY: the value is copied at once, as in `datagram::bound`.
     if let Some(bound) = unsafe { BOUND.get(cookie) } {
         // Who bound it is known better; another caller took it over.
@@ -317,13 +321,9 @@ fn listen_key(netns_cookie: u64, address: Address, port: u16) -> ListenKey {
 }
 
 #[inline(always)]
-fn client_key(netns_cookie: u64, address: Address, port: u16) -> ClientKey {
-    ClientKey {
-        netns_cookie: if address.is_loopback() { netns_cookie } else { 0 },
-        address,
-        port,
-        _reserved: [0; 6],
-    }
+fn client_key(ctx: &SockOpsContext, address: Address, port: u16) -> ClientKey {
+    let netns_cookie = if address.is_loopback() { netns_cookie(ctx) } else { 0 };
+    ClientKey { netns_cookie, address, port: u64::from(port) }
 }
 
 #[inline(always)]

@@ -76,6 +76,16 @@ pub(crate) fn take(path: &Path) -> Result<File, Refused> {
     Ok(file)
 }
 
+/// Takes an open file, or directory, for this process as long as it is open; false where another has
+/// it.
+pub(crate) fn hold(file: &File) -> io::Result<bool> {
+    match try_for(file, PATIENCE) {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(source)) => Err(source),
+    }
+}
+
 fn try_for(file: &File, patience: Duration) -> Result<(), TryLockError> {
     let started = Instant::now();
     loop {

@@ -13,6 +13,7 @@ use monitor_core::baseline::document::{Document, Entry, FORMAT, Line, LineEviden
 use monitor_core::edge::{Peer, Port};
 use monitor_core::flow::Protocol;
 use monitor_core::ids::{ServiceName, WallTime};
+use monitor_core::socket::Socket;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -77,7 +78,7 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn line(peer: impl Strategy<Value = (Option<Peer>, Option<Peer>)>) -> impl Strategy<Value = Line> {
-    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    let protocol = select(Protocol::ALL.to_vec());
     let port = (any::<u16>(), protocol).prop_map(|(number, protocol)| Port { number, protocol });
     let evidence = (time(), time(), any::<u32>()).prop_map(|(first_seen, last_seen, count)| {
         LineEvidence { first_seen, last_seen, connections: count.into() }
@@ -99,22 +100,36 @@ fn line(peer: impl Strategy<Value = (Option<Peer>, Option<Peer>)>) -> impl Strat
     )
 }
 
+fn opening() -> impl Strategy<Value = Line> {
+    let socket = prop_oneof![
+        select(vec![Socket::Packet, Socket::Vsock, Socket::Ping, Socket::UdpLite]),
+        any::<u8>().prop_map(Socket::Raw),
+        any::<u8>().prop_map(Socket::Other),
+    ];
+    (line(Just((None, None))), vec(socket, 1..4)).prop_map(|(line, sockets)| Line {
+        ports: Vec::new(),
+        sockets,
+        ..line
+    })
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
     let phase = select(vec![Phase::Learning, Phase::Proposed, Phase::Guarded]);
     let to = || peer().prop_map(|peer| (Some(peer), None));
     let from = || peer().prop_map(|peer| (None, Some(peer)));
-    let forbidden = vec(line(prop_oneof![to(), from(), Just((None, None))]), 0..3);
-    let lists =
-        (vec(line(to()), 0..3), vec(line(from()), 0..3), vec(line(Just((None, None))), 0..3));
+    let forbidden = prop_oneof![line(prop_oneof![to(), from(), Just((None, None))]), opening()];
+    let forbidden = vec(forbidden, 0..3);
+    let listens = vec(line(Just((None, None))), 0..3);
+    let lists = (vec(line(to()), 0..3), vec(line(from()), 0..3), listens, vec(opening(), 0..3));
     (option::of(phase), option::of(text()), option::of(text()), lists, forbidden).prop_map(
-        |(phase, owner, about, (outbound, inbound, listens), forbidden)| Entry {
+        |(phase, owner, about, (outbound, inbound, listens, opens), forbidden)| Entry {
             phase,
             owner,
             about,
             outbound,
             inbound,
             listens,
-            opens: Vec::new(),
+            opens,
             forbidden,
         },
     )

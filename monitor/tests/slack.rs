@@ -47,7 +47,9 @@ fn kinds() -> Vec<Kind> {
         Kind::NewListener => Some(Kind::RoleInversion),
         Kind::RoleInversion => Some(Kind::MetadataAccess),
         Kind::MetadataAccess => Some(Kind::SensitivePort),
-        Kind::SensitivePort => Some(Kind::Unbaselined),
+        Kind::SensitivePort => Some(Kind::RawSocket),
+        Kind::RawSocket => Some(Kind::FanOut),
+        Kind::FanOut => Some(Kind::Unbaselined),
         Kind::Unbaselined => Some(Kind::Sensor),
         Kind::Sensor => None,
     };
@@ -104,6 +106,11 @@ fn finding(kind: Kind, size: &Size, number: usize) -> Value {
     });
     let fields = finding.as_object_mut().unwrap();
     match kind {
+        Kind::FanOut => {
+            for gone in ["edge", "outcome", "nearest"] {
+                fields.remove(gone);
+            }
+        }
         Kind::Sensor => {
             for gone in ["edge", "outcome", "process", "allow", "nearest"] {
                 fields.remove(gone);

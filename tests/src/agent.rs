@@ -66,6 +66,7 @@ pub struct Setup {
     tables: String,
     /// Put before the program: a shell that prepares something and then becomes it.
     wrapper: Vec<String>,
+    pins: Option<PathBuf>,
 }
 
 impl Setup {
@@ -73,7 +74,7 @@ impl Setup {
     #[must_use]
     pub fn mode(mode: &str) -> Self {
         let top = format!("mode = {mode:?}\nnode = \"stand\"\n");
-        Self { top, tables: String::new(), wrapper: Vec::new() }
+        Self { top, tables: String::new(), wrapper: Vec::new(), pins: None }
     }
 
     /// Adds lines before the first table.
@@ -113,6 +114,28 @@ impl Setup {
         self.tables(&format!(
             "[[notify]]\nname = \"ops\"\nkind = \"webhook\"\nurl = {url:?}\nsecret_file = {secret:?}\n"
         ))
+    }
+
+    /// Pins what it attaches in `pins`.
+    #[must_use]
+    pub fn pinned(mut self, pins: &Path) -> Self {
+        self.pins = Some(pins.to_owned());
+        self
+    }
+
+    /// The file. Many agents run at once on a machine under test: none of them pins anything unless it
+    /// was told where.
+    fn text(&self) -> String {
+        const CAPTURE: &str = "[capture]\n";
+        let pins = match &self.pins {
+            Some(pins) => format!("pins = {pins:?}\n"),
+            None => "pin = false\n".to_owned(),
+        };
+        let Self { top, tables, .. } = self;
+        match tables.split_once(CAPTURE) {
+            Some((before, rest)) => format!("{top}{before}{CAPTURE}{pins}{rest}"),
+            None => format!("{top}{tables}{CAPTURE}{pins}"),
+        }
     }
 
     /// Starts it through `words`, which end by executing what follows them.
@@ -168,7 +191,7 @@ impl Lab {
     #[must_use]
     pub fn prepared_agent(&self, name: &str, setup: &Setup) -> Agent {
         let config = self.path(&format!("{name}.toml"));
-        fs::write(&config, format!("{}{}", setup.top, setup.tables)).expect("the place is ours");
+        fs::write(&config, setup.text()).expect("the place is ours");
         Agent {
             service: self.service(name),
             config,
@@ -194,6 +217,14 @@ impl Agent {
             }
             self.get("/readyz").map_err(|why| format!("{why}\n{}", tail(&log)))
         });
+    }
+
+    /// Whether it says that it is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn is_ready(&mut self) -> bool {
+        assert!(self.runs(), "the agent has ended:\n{}", tail(&self.log));
+        self.get("/readyz").is_ok()
     }
 
     /// Starts it without waiting.

@@ -26,6 +26,16 @@ pub fn missing() -> Vec<Missing> {
     missing.collect()
 }
 
+/// Whether this kernel shows who asks for a capability (since 6.14), and with that who makes a packet or
+/// a vsock socket.
+#[must_use]
+pub fn asks_for_capabilities_are_seen() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(14))
+}
+
 impl Missing {
     /// What the agent has to say of it.
     #[must_use]
@@ -34,6 +44,7 @@ impl Missing {
             Self::Tracepoints => &[
                 "names of cgroups that live less than a second",
                 "executables of processes that are gone",
+                "packet sockets as they are made",
             ],
             Self::Processes => &["CAP_SYS_PTRACE is missing"],
             // Nobody is kept from seeing an edge by that.

@@ -1,11 +1,15 @@
 //! What the kernel holds on behalf of a process: programs, links and maps by their ids, which it
-//! does not give out twice; and whether it lets anybody register a kprobe.
+//! does not give out twice; programs that do nothing; and whether it lets anybody register a kprobe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya::maps::MapInfo;
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub struct Loaded {
     pub programs: BTreeSet<u32>,
     pub links: BTreeSet<u32>,
     pub maps: BTreeSet<u32>,
+    /// What each of the maps takes of the kernel's memory, in bytes, by its id.
+    memory: BTreeMap<u32, u64>,
 }
 
 impl Loaded {
@@ -34,8 +40,20 @@ impl Loaded {
                 let value = text.lines().find_map(|line| line.strip_prefix(key));
                 ids.extend(value.and_then(|id| id.trim().parse::<u32>().ok()));
             }
+            let value =
+                |key| text.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
+            if let (Some(id), Some(bytes)) = (value("map_id:"), value("memlock:")) {
+                let id = u32::try_from(id).expect("an id");
+                loaded.memory.insert(id, bytes);
+            }
         }
         loaded
+    }
+
+    /// What all maps take of the kernel's memory.
+    #[must_use]
+    pub fn map_bytes(&self) -> u64 {
+        self.memory.values().sum()
     }
 
     /// Those of them that the kernel still knows.
@@ -49,7 +67,17 @@ impl Loaded {
             programs: among(programs.collect(), &self.programs),
             links: among(links.collect(), &self.links),
             maps: among(maps.collect(), &self.maps),
+            memory: BTreeMap::new(),
         }
+    }
+
+    /// How many steps the verifier took for each program; fails where this kernel does not say.
+    #[track_caller]
+    #[must_use]
+    pub fn steps(&self) -> Vec<u32> {
+        let programs = aya::programs::loaded_programs().flatten();
+        let mine = programs.filter(|it| self.programs.contains(&it.id()));
+        mine.map(|it| it.verified_instruction_count().expect("said since 5.16")).collect()
     }
 
     /// Detaches the program of this name as anybody may who may load some, by its link's id.
@@ -65,11 +93,11 @@ impl Loaded {
             .unwrap_or_else(|| panic!("{name} is not attached"));
         const LINK_GET_FD_BY_ID: c_long = 30;
         const LINK_DETACH: c_long = 34;
-        let link = bpf(LINK_GET_FD_BY_ID, link.id()).expect("it is attached");
+        let link = bpf(LINK_GET_FD_BY_ID, &[link.id(), 0, 0, 0]).expect("it is attached");
         // SAFETY: a descriptor that the kernel just gave us.
         let link = unsafe { OwnedFd::from_raw_fd(link) };
         let link = u32::try_from(link.as_raw_fd()).expect("it is open");
-        bpf(LINK_DETACH, link).expect("its kind can be detached");
+        bpf(LINK_DETACH, &[link, 0, 0, 0]).expect("its kind can be detached");
     }
 
     /// Nothing where all is gone, else what is left.
@@ -82,12 +110,140 @@ impl Loaded {
     }
 }
 
-/// Calls `bpf(2)` with an attribute of which only the first word is not zero.
-fn bpf(command: c_long, word: u32) -> io::Result<RawFd> {
-    let attribute = [word, 0, 0, 0];
-    // SAFETY: the attribute outlives the call, which reads no more than its size.
+/// A program that lets through what it sees and does nothing else, attached until it is dropped.
+#[derive(Debug)]
+pub struct Empty {
+    /// Held only so that what it did can be looked up.
+    _program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Empty {
+    /// Attaches one to a cgroup, at the hook that `enum bpf_prog_type` and `enum bpf_attach_type`
+    /// name.
+    ///
+    /// # Errors
+    /// Why the kernel refuses it.
+    pub fn attach(cgroup: BorrowedFd<'_>, program_type: u32, at: u32) -> io::Result<Self> {
+        /// The head of `union bpf_attr` for loading, as far as it is needed here.
+        #[repr(C)]
+        struct Load {
+            program_type: u32,
+            instruction_count: u32,
+            instructions: u64,
+            license: u64,
+            until_expected: [u64; 5],
+            device: u32,
+            expected_attach_type: u32,
+        }
+        const { assert!(size_of::<Load>() == 72) };
+        const PROG_LOAD: c_long = 5;
+        const LINK_CREATE: c_long = 28;
+        // `r0 = 1; exit`, as a little-endian machine lays it out.
+        let instructions: [u64; 2] = [0x1_0000_00b7, 0x95];
+        let load = Load {
+            program_type,
+            instruction_count: 2,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            until_expected: [0; 5],
+            device: 0,
+            expected_attach_type: at,
+        };
+        let program = bpf(PROG_LOAD, &load)?;
+        // SAFETY: a descriptor that the kernel has just made for us alone.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let word = |it: RawFd| u32::try_from(it).unwrap_or_default();
+        let flags = 0;
+        let link = [word(program.as_raw_fd()), word(cgroup.as_raw_fd()), at, flags];
+        let link = bpf(LINK_CREATE, &link)?;
+        // SAFETY: as above.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        Ok(Self { _program: program, _link: link })
+    }
+}
+
+/// Calls `bpf(2)` with the head of an attribute; the kernel takes the rest for zero.
+fn bpf<T>(command: c_long, attribute: &T) -> io::Result<RawFd> {
+    // SAFETY: the attribute and what it points to outlive the call, which reads no more than its
+    // size.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(&attribute))
+        libc::syscall(libc::SYS_bpf, command, &raw const *attribute, size_of_val(attribute))
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(RawFd::try_from(result).unwrap_or_default())
+}
+
+/// Pins an array of one value.
+///
+/// # Errors
+/// The kernel refused.
+pub fn pin_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_CREATE: c_long = 0;
+    const OBJ_PIN: c_long = 6;
+    let (array, key_bytes, one) = (2, 4, 1);
+    let value_bytes = u32::try_from(value.len()).unwrap_or(0);
+    let map = words(MAP_CREATE, &[array, key_bytes, value_bytes, one])?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    with_path(OBJ_PIN, path, map.as_raw_fd().cast_unsigned())?;
+    write_cell(path, value)
+}
+
+/// The value of a pinned array of one.
+///
+/// # Errors
+/// There is none, or its size cannot be told.
+pub fn read_cell(path: &Path) -> io::Result<Vec<u8>> {
+    const MAP_LOOKUP_ELEM: c_long = 1;
+    let info = MapInfo::from_pin(path).map_err(io::Error::other)?;
+    let mut value = vec![0; (info.value_size() as usize).next_multiple_of(8)];
+    on_cell(MAP_LOOKUP_ELEM, path, &mut value)?;
+    value.truncate(info.value_size() as usize);
+    Ok(value)
+}
+
+/// Writes the value of a pinned array of one.
+///
+/// # Errors
+/// There is none.
+pub fn write_cell(path: &Path, value: &[u8]) -> io::Result<()> {
+    const MAP_UPDATE_ELEM: c_long = 2;
+    on_cell(MAP_UPDATE_ELEM, path, &mut value.to_vec())
+}
+
+fn on_cell(command: c_long, path: &Path, value: &mut [u8]) -> io::Result<()> {
+    const OBJ_GET: c_long = 7;
+    let map = with_path(OBJ_GET, path, 0)?;
+    // SAFETY: a descriptor that the kernel just gave us.
+    let map = unsafe { OwnedFd::from_raw_fd(map) };
+    let key = 0_u32;
+    let (low, high) = halves((&raw const key).addr());
+    let (value_low, value_high) = halves(value.as_mut_ptr().addr());
+    let map = map.as_raw_fd().cast_unsigned();
+    words(command, &[map, 0, low, high, value_low, value_high, 0, 0]).map(drop)
+}
+
+fn with_path(command: c_long, path: &Path, object: u32) -> io::Result<RawFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (low, high) = halves(path.as_ptr().addr());
+    words(command, &[low, high, object, 0])
+}
+
+/// An address as the two words that it is in an attribute.
+const fn halves(address: usize) -> (u32, u32) {
+    let address = address as u64;
+    ((address & 0xffff_ffff) as u32, (address >> 32) as u32)
+}
+
+/// Calls `bpf(2)` with an attribute of these words.
+fn words(command: c_long, attribute: &[u32]) -> io::Result<RawFd> {
+    // SAFETY: the attribute outlives the call, which reads no more than its size, and so does what
+    // its callers here point to, in the size that the map has.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(attribute))
     };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -154,4 +310,166 @@ fn by_perf_event(function: &str) -> io::Result<()> {
     // SAFETY: a descriptor that the kernel has just made for us alone.
     drop(unsafe { OwnedFd::from_raw_fd(event) });
     Ok(())
+}
+
+/// How many programs are attached to a cgroup itself, at a hook as the kernel numbers it.
+///
+/// # Errors
+/// There is no such cgroup, or no such hook.
+pub fn attached(cgroup: &Path, hook: u32) -> io::Result<u32> {
+    const PROG_QUERY: c_long = 16;
+    let cgroup = fs::File::open(cgroup)?;
+    let cgroup = u32::try_from(cgroup.as_raw_fd()).map(|fd| (fd, cgroup));
+    let (fd, _open) = cgroup.map_err(|_negative| io::ErrorKind::InvalidInput)?;
+    // The cgroup, the hook, two kinds of flags, the address of a list, its length, a filler.
+    let mut attribute = [fd, hook, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the attribute outlives the call, which reads and writes no more than its size, and asks
+    // for a list of no length.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_QUERY, attribute.as_mut_ptr(), size_of_val(&attribute))
+    };
+    let error = io::Error::last_os_error();
+    if result < 0 && error.raw_os_error() != Some(libc::ENOSPC) {
+        return Err(error);
+    }
+    Ok(attribute[6])
+}
+
+/// Has what a packet socket sends pass by the queues of its interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn bypass_queues(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    const SIZE: libc::socklen_t = 4;
+    const { assert!(size_of::<libc::c_int>() == SIZE as usize) };
+    // SAFETY: the option is a number of the size that is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_QDISC_BYPASS,
+            (&raw const on).cast(),
+            SIZE,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a frame of a protocol that nobody speaks by the loopback interface.
+///
+/// # Errors
+/// The kernel refused.
+pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
+    const SIZE: libc::socklen_t = 20;
+    const { assert!(size_of::<libc::sockaddr_ll>() == SIZE as usize) };
+    const NOBODYS: u16 = 0x88b5;
+    let to = libc::sockaddr_ll {
+        sll_family: libc::c_ushort::try_from(libc::AF_PACKET).unwrap_or_default(),
+        sll_protocol: NOBODYS.to_be(),
+        // Loopback is the first of every namespace.
+        sll_ifindex: 1,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let mut frame = [0_u8; 60];
+    frame[12..14].copy_from_slice(&NOBODYS.to_be_bytes());
+    // SAFETY: the frame and the address are of the sizes that are said, and outlive the call.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            SIZE,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Somebody else's program on the hook that sees dials (`cgroup/connect4`).
+#[derive(Debug)]
+pub struct Connect4(OwnedFd);
+
+impl Connect4 {
+    const ATTACH_TYPE: u32 = 10;
+
+    /// Lets all through, and has who dials port `from` reach port `to` instead.
+    #[track_caller]
+    #[must_use]
+    pub fn rewriting(name: &str, from: u16, to: u16) -> Self {
+        let port = |port: u16| i32::from(port.to_be());
+        const USER_PORT: i16 = 24;
+        let instruction = |code: u8, registers: u8, offset: i16, immediate: i32| {
+            let [low, high] = offset.to_le_bytes();
+            u32::from_le_bytes([code, registers, low, high]) as u64
+                | u64::from(immediate.cast_unsigned()) << 32
+        };
+        let program = [
+            // r2 = context.user_port; unless it is `from`, leave it
+            instruction(0x61, 0x12, USER_PORT, 0),
+            instruction(0x55, 0x02, 2, port(from)),
+            // context.user_port = `to`
+            instruction(0xb7, 0x02, 0, port(to)),
+            instruction(0x63, 0x21, USER_PORT, 0),
+            // return 1
+            instruction(0xb7, 0x00, 0, 1),
+            instruction(0x95, 0x00, 0, 0),
+        ];
+        const PROG_LOAD: c_long = 5;
+        const CGROUP_SOCK_ADDR: u32 = 18;
+        let license = c"GPL";
+        let mut attribute = [0_u32; 18];
+        attribute[0] = CGROUP_SOCK_ADDR;
+        attribute[1] = 6;
+        (attribute[2], attribute[3]) = halves(program.as_ptr().addr());
+        (attribute[4], attribute[5]) = halves(license.as_ptr().addr());
+        for (word, bytes) in attribute[12..16].iter_mut().zip(name.as_bytes().chunks(4)) {
+            let mut padded = [0; 4];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u32::from_ne_bytes(padded);
+        }
+        attribute[17] = Self::ATTACH_TYPE;
+        let program = words(PROG_LOAD, &attribute);
+        let program = program.unwrap_or_else(|error| panic!("load a program: {error}"));
+        // SAFETY: a descriptor that the kernel just gave us.
+        Self(unsafe { OwnedFd::from_raw_fd(program) })
+    }
+
+    /// Attaches it beside others, as long as what is returned is open.
+    #[track_caller]
+    #[must_use]
+    pub fn link(&self, cgroup: &Path) -> OwnedFd {
+        const LINK_CREATE: c_long = 28;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        let link = self.on(LINK_CREATE, [self.word(), word_of(&directory)]);
+        // SAFETY: a descriptor that the kernel just gave us.
+        unsafe { OwnedFd::from_raw_fd(link) }
+    }
+
+    /// Attaches it for itself alone, until the cgroup is removed.
+    #[track_caller]
+    pub fn attach_alone(&self, cgroup: &Path) {
+        const PROG_ATTACH: c_long = 8;
+        let directory = fs::File::open(cgroup).expect("it is there");
+        self.on(PROG_ATTACH, [word_of(&directory), self.word()]);
+    }
+
+    #[track_caller]
+    fn on(&self, command: c_long, [first, second]: [u32; 2]) -> RawFd {
+        let flags = 0;
+        let done = words(command, &[first, second, Self::ATTACH_TYPE, flags]);
+        done.unwrap_or_else(|error| panic!("attach a program: {error}"))
+    }
+
+    fn word(&self) -> u32 {
+        self.0.as_raw_fd().cast_unsigned()
+    }
+}
+
+fn word_of(file: &fs::File) -> u32 {
+    file.as_raw_fd().cast_unsigned()
 }

@@ -174,6 +174,26 @@ impl Lab {
         Namespace { name, v4: Ipv4Addr::LOCALHOST.into(), v6: Ipv6Addr::LOCALHOST.into() }
     }
 
+    /// A namespace that reaches nobody: what is sent into [`VOID`] and [`VOID6`] is silence, and every
+    /// address of [`CROWD`] is its own.
+    #[track_caller]
+    #[must_use]
+    pub fn void(&self) -> Namespace {
+        let name = self.namespace("void");
+        let (v4, v6) =
+            (Ipv4Addr::new(10, 201, 0, 1), Ipv6Addr::new(0xfd00, 0xe5, 0, 0, 0, 0, 0, 1));
+        // What loopback hands back and is nobody's is not forwarded.
+        batch(
+            &name,
+            &format!(
+                "link set lo up\naddr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n\
+                 route add {VOID} dev lo src {v4}\nroute add {VOID6} dev lo\n\
+                 route add local {CROWD} dev lo\n"
+            ),
+        );
+        Namespace { name, v4: v4.into(), v6: v6.into() }
+    }
+
     /// Two namespaces that reach each other by IPv4 and IPv6, and nobody else.
     #[track_caller]
     #[must_use]
@@ -247,11 +267,41 @@ impl Namespace {
     /// Sets one of the namespace's own `net.` settings.
     #[track_caller]
     pub fn set(&self, setting: &str, value: &str) {
-        let script = format!("echo {value} > /proc/sys/net/{setting}");
+        self.run(&format!("echo {value} > /proc/sys/net/{setting}"));
+    }
+
+    /// What the namespace has counted under a name of `/proc/net/netstat`.
+    #[track_caller]
+    #[must_use]
+    pub fn counted(&self, name: &str) -> u64 {
+        let text = self.run("cat /proc/net/netstat");
+        let lines: Vec<Vec<&str>> = text.lines().map(|it| it.split(' ').collect()).collect();
+        let found = lines.chunks(2).find_map(|pair| {
+            let at = pair[0].iter().position(|it| *it == name)?;
+            pair.get(1)?.get(at)?.parse().ok()
+        });
+        found.unwrap_or_else(|| panic!("this kernel does not count {name}"))
+    }
+
+    /// Has `ip` do something here.
+    #[track_caller]
+    pub fn ip(&self, words: &str) {
+        batch(&self.name, words);
+    }
+
+    /// What a shell in the namespace prints.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
         let net = format!("--net=/run/netns/{}", self.name);
-        finish(Command::new("nsenter").args([&net, "sh", "-c", &script])).done();
+        finish(Command::new("nsenter").args([&net, "sh", "-c", script])).done()
     }
 }
+
+/// Addresses from which nothing comes back to who is in a [`Lab::void`].
+pub const VOID: &str = "100.64.0.0/10";
+pub const VOID6: &str = "fd00:f100::/97";
+/// Addresses that are all of a [`Lab::void`]'s own.
+pub const CROWD: &str = "10.200.0.0/16";
 
 /// Addresses behind the server's end of a [`Wire`] from which nothing ever comes back.
 pub const SILENCE: Ipv4Addr = Ipv4Addr::new(10, 63, 255, 0);

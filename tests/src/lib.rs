@@ -8,11 +8,15 @@ mod waiting;
 pub mod process;
 
 pub mod agent;
+pub mod bpffs;
 pub mod ground;
 pub mod kernel;
 pub mod lab;
 pub mod manifest;
+pub mod odd;
 pub mod receiver;
+pub mod tool;
 pub mod traffic;
+pub mod ways;
 
 pub use waiting::eventually;

@@ -64,6 +64,30 @@ impl Lab {
         Self::serving(&mut command, service, protocol)
     }
 
+    /// As [`Lab::serve`], in a way of `ways`.
+    #[track_caller]
+    #[must_use]
+    pub fn serve_in_a_way(
+        &self,
+        service: &Service,
+        namespace: &Namespace,
+        way: &str,
+        at: SocketAddr,
+    ) -> Server {
+        let mut command = self.command(service, Some(namespace), self.peer());
+        let protocol = if way.starts_with("udp") { Protocol::Udp } else { Protocol::Tcp };
+        Self::serving(command.args(["serve", way, &at.to_string()]), service, protocol)
+    }
+
+    /// Dials once from `namespace`, outside all cgroups of the lab.
+    #[track_caller]
+    pub fn outsider(&self, namespace: &Namespace, order: &str, outcome: &str) {
+        let mut command = Command::new(self.peer());
+        command.args(["enter", "--netns", &namespace.name, "--"]).arg(self.peer()).arg("dial");
+        let said = finish(command.args(order.split_whitespace())).done();
+        assert_eq!(said.trim_end(), outcome, "{order}");
+    }
+
     #[track_caller]
     fn serving(command: &mut Command, service: &Service, protocol: Protocol) -> Server {
         let mut running = Running::start(command);

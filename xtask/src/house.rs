@@ -14,9 +14,12 @@ use crate::interrupt::Interrupt;
 /// Everything of ours carries this name.
 const NAME: &str = "edgewatch-demo";
 
+/// The room that dials.
+pub(crate) const WEB: &str = "web";
+
 /// The namespaces, their addresses, and the cgroup of each.
 pub(crate) const ROOMS: &[Room] = &[
-    Room { name: "web", address: "10.77.0.10", cgroup: "shop-web.service" },
+    Room { name: WEB, address: "10.77.0.10", cgroup: "shop-web.service" },
     Room { name: "api", address: "10.77.0.20", cgroup: "shop-api.service" },
     Room { name: "db", address: "10.77.0.30", cgroup: "shop-db.service" },
     Room { name: "world", address: "10.77.0.254", cgroup: "outside.scope" },
@@ -84,13 +87,13 @@ impl House {
     }
 
     /// The part of the hierarchy that plays the node: the outside is not in it.
-    fn node(&self) -> PathBuf {
+    pub(crate) fn node(&self) -> PathBuf {
         self.slice.join("node.slice")
     }
 
     /// The part of a configuration that has it watch the node alone.
     pub(crate) fn capture(&self) -> String {
-        format!("[capture]\ncgroup = {:?}\n", self.node())
+        format!("[capture]\npin = false\ncgroup = {:?}\n", self.node())
     }
 
     fn cgroup(&self, room: &Room) -> PathBuf {
@@ -112,6 +115,18 @@ impl House {
         program: &Path,
     ) -> anyhow::Result<Command> {
         self.command_as(room, &self.node().join(service), program)
+    }
+
+    /// A command in a room's network namespace, and outside of the node.
+    pub(crate) fn outside(&self, room: &str, program: &Path) -> anyhow::Result<Command> {
+        self.command_as(room, &self.slice.join("outside.scope"), program)
+    }
+
+    /// The cgroup of a service of the node.
+    pub(crate) fn service_cgroup(&self, service: &str) -> anyhow::Result<PathBuf> {
+        let cgroup = self.node().join(service);
+        std::fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+        Ok(cgroup)
     }
 
     fn command_as(&self, room: &str, cgroup: &Path, program: &Path) -> anyhow::Result<Command> {
@@ -192,10 +207,19 @@ impl Running {
 
     /// Ends it in order: what it attached is gone after that.
     pub(crate) fn end(&mut self) -> anyhow::Result<()> {
+        self.end_by("-TERM")
+    }
+
+    /// Ends it as Ctrl-C does.
+    pub(crate) fn interrupt(&mut self) -> anyhow::Result<()> {
+        self.end_by("-INT")
+    }
+
+    fn end_by(&mut self, signal: &str) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         let id = child.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status().context("end edgewatch")?;
-        child.wait().context("wait for edgewatch").map(drop)
+        Command::new("kill").args([signal, &id]).status().context("end it")?;
+        child.wait().context("wait for its end").map(drop)
     }
 }
 
@@ -215,20 +239,22 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Lays out an agent called `name`, with nothing learned and with `lines` in its configuration.
+    /// Lays out an agent called `name`, with nothing learned and with `lines` in its configuration;
+    /// those after `[capture]` stand with what it watches.
     pub(crate) fn new(
         program: &Path,
         house: &House,
         name: &str,
         lines: &str,
     ) -> anyhow::Result<Self> {
+        let (lines, capture) = lines.split_once("[capture]\n").unwrap_or((lines, ""));
         let at = house.at.join(name);
         if at.exists() {
             std::fs::remove_dir_all(&at).with_context(|| format!("remove {}", at.display()))?;
         }
         std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
         let config = at.join("edgewatch.toml");
-        std::fs::write(&config, format!("{lines}\n{}", house.capture()))
+        std::fs::write(&config, format!("{lines}\n{}{capture}", house.capture()))
             .with_context(|| format!("write {}", config.display()))?;
         Ok(Self { program: program.to_owned(), at, running: None })
     }

@@ -20,6 +20,7 @@ mod setup;
 mod stage;
 mod test;
 mod tidy;
+mod tools;
 mod workspace;
 
 use std::ffi::OsString;
@@ -55,10 +56,13 @@ enum Verb {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// How long an alert takes, what a connection and a large baseline cost, here; needs root
+    /// What a connection costs beside nothing and beside other programs, how fast news come, what
+    /// many edges weigh, here; needs root
     Bench {
-        /// Write docs/benchmarks.md as well
-        #[arg(long)]
+        /// Only these; all where none is named
+        scenarios: Vec<bench::Scenario>,
+        /// Write docs/benchmarks.md and its drawing as well
+        #[arg(long, conflicts_with = "scenarios")]
         save: bool,
     },
     /// Three real services learned, then hijacked, in about a minute; needs root
@@ -108,8 +112,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup { from } => setup::run(&workspace, from),
         Verb::Build => build::build(&workspace),
         Verb::Run { args } => build::run(&workspace, &args),
-        Verb::Bench { save: true } => bench::run(&workspace, bench::Keep::Saved),
-        Verb::Bench { save: false } => bench::run(&workspace, bench::Keep::Printed),
+        Verb::Bench { save: true, .. } => bench::run(&workspace, bench::Keep::Saved, &[]),
+        Verb::Bench { scenarios, .. } => bench::run(&workspace, bench::Keep::Printed, &scenarios),
         Verb::Demo => demo::run(&workspace),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true, .. } => test::run(&workspace, Scope::Unprivileged),

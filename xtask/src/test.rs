@@ -7,6 +7,7 @@ use crate::check;
 use crate::kernels::{self, Built, Depth, KERNELS};
 use crate::machine;
 use crate::stage::Stages;
+use crate::tools;
 use crate::workspace::Workspace;
 
 /// Which tests are wanted.
@@ -34,6 +35,7 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
     if scope == Scope::Everything {
         kernels::test(workspace, &stages, &built, KERNELS)?;
     }
+    let tools = tools::ensure(workspace)?;
     // The end-to-end tests start the program itself, not a copy linked into them.
     verdict(
         &stages,
@@ -41,7 +43,8 @@ pub(crate) fn run(workspace: &Workspace, scope: Scope) -> anyhow::Result<ExitCod
         workspace
             .cargo()
             .args(["test", "--package", "tests", "--all-targets"])
-            .env("EDGEWATCH_BIN", &built.program),
+            .env("EDGEWATCH_BIN", &built.program)
+            .env("EDGEWATCH_TEST_TOOLS", tools),
     )
 }
 

@@ -12,7 +12,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::edge::{Edge, Peer, Port, executable_name};
-use crate::flow::{Ancestor, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote};
+use crate::flow::{
+    Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
+};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::socket::Socket;
 
@@ -73,6 +75,9 @@ pub struct Sighting {
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
+    pub begun: Begun,
+    /// Who opened the socket that the edge's owner uses, where that is somebody else.
+    pub opened_by: Option<ServiceName>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
     pub keys: Vec<FlowKey>,
 }
@@ -94,6 +99,8 @@ pub struct Attribution {
     waiting: WaitingRoom,
     namespaces: Namespaces,
     history: History,
+    /// What keys did while they waited to be attributed.
+    counted: BTreeMap<FlowKey, Traffic>,
 }
 
 impl Attribution {
@@ -103,6 +110,9 @@ impl Attribution {
     pub const WORKLOADS: usize = 65_536;
     /// Flows that may wait at once; beyond it the oldest is released as it stands.
     pub const WAITING: usize = 8_192;
+    /// Flows of one cgroup that may wait at once; a further one is told as it stands, so that others
+    /// keep their time.
+    pub const WAITING_OF_ONE: usize = Self::WAITING / 4;
 
     /// `seed` keys the hash table: its keys hold what strangers choose.
     #[must_use]
@@ -114,6 +124,7 @@ impl Attribution {
             waiting: WaitingRoom::new(hasher),
             namespaces: Namespaces::default(),
             history: History::default(),
+            counted: BTreeMap::new(),
         }
     }
 
@@ -168,6 +179,18 @@ impl Attribution {
         ready
     }
 
+    /// Takes up what an agent before this one knew of a flow that it had attributed.
+    pub fn resume(&mut self, flow: &Flow) {
+        match (flow.key.direction, flow.key.remote) {
+            (Direction::Inbound, Remote::Cgroup(client)) => self.answers(client, flow),
+            (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
+                self.namespaces.serves(flow);
+            }
+            (Direction::Outbound, _) => self.namespaces.dials(flow),
+            (Direction::Inbound | Direction::Listening, _) => {}
+        }
+    }
+
     /// Releases the flows whose time is up.
     pub fn due(&mut self, now: Now) -> Vec<Sighting> {
         let mut ready = Vec::new();
@@ -181,6 +204,22 @@ impl Attribution {
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
         self.waiting.next_due()
+    }
+
+    /// Keeps what a key did whose edge is not known, for as long as the key waits for it.
+    pub fn hold(&mut self, traffic: &Traffic) {
+        if self.waiting.of_dial(&traffic.key).is_some() {
+            let kept = self.counted.entry(traffic.key);
+            kept.and_modify(|kept| kept.add(traffic)).or_insert(*traffic);
+        }
+    }
+
+    /// What was held of keys that wait no longer.
+    #[must_use]
+    pub fn take_counted(&mut self) -> Vec<Traffic> {
+        let Self { counted, waiting, .. } = self;
+        let ready = counted.extract_if(.., |key, _| waiting.of_dial(key).is_none());
+        ready.map(|(_, traffic)| traffic).collect()
     }
 
     /// The kernel forgot `key`: what waits must not bring it back, for nobody would forget it again.
@@ -202,6 +241,8 @@ impl Attribution {
         };
         let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
         waiting.keys.push(flow.key);
+        waiting.flow.begun = waiting.flow.begun.min(flow.begun);
+        waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
@@ -223,7 +264,13 @@ impl Attribution {
             ready.extend(oldest.and_then(|oldest| self.release(oldest)));
         }
         let until = now.boot.plus_millis(Self::PATIENCE_MS);
-        self.waiting.push(Waiting { keys: vec![flow.key], flow, until });
+        let is_one_of_many = self.waiting.len_of(flow.key.cgroup) >= Self::WAITING_OF_ONE;
+        let waiting = Waiting { keys: vec![flow.key], flow, until };
+        if is_one_of_many {
+            ready.extend(self.release(waiting));
+        } else {
+            self.waiting.push(waiting);
+        }
     }
 
     /// The kernel matched both ends: the accepting side names the client's cgroup.
@@ -235,13 +282,9 @@ impl Attribution {
         };
         let mut keys = vec![flow.key];
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
-        // Without address translation this is what was dialled, and the next dial like it.
-        if let Some(local) = flow.key.local {
-            let remote = Remote::Address(local);
-            let same = FlowKey { cgroup: client, remote, ..flow.key };
-            self.namespaces.pair(&same, Listening::of(flow));
-        }
+        self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             keys.extend(dial.keys);
@@ -258,8 +301,19 @@ impl Attribution {
             at: flow.at,
             process: process.flatten().map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
             keys,
         })
+    }
+
+    /// Without address translation a client dials what it reached, and so does its next dial.
+    fn answers(&mut self, client: CgroupId, accepted: &Flow) {
+        if let Some(local) = accepted.key.local {
+            let remote = Remote::Address(local);
+            let same = FlowKey { cgroup: client, remote, ..accepted.key };
+            self.namespaces.pair(&same, Listening::of(accepted));
+        }
     }
 
     /// A port was opened: nothing to wait for, and nobody at the other end.
@@ -279,6 +333,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.clone().map(safe_process),
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
             keys: vec![flow.key],
         }
     }
@@ -297,6 +353,8 @@ impl Attribution {
             at: flow.at,
             process: None,
             dialled: None,
+            begun: flow.begun,
+            opened_by: self.opener_of(flow),
             keys: vec![flow.key],
         }
     }
@@ -316,6 +374,7 @@ impl Attribution {
         }
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
+        let opened_by = self.opener_of(&flow);
         let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
@@ -334,6 +393,8 @@ impl Attribution {
             at: flow.at,
             process: flow.process.map(safe_process),
             dialled,
+            begun: flow.begun,
+            opened_by,
             keys,
         })
     }
@@ -359,11 +420,23 @@ impl Attribution {
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
-    fn peer_of(&self, cgroup: CgroupId) -> Peer {
-        Peer::Service(match self.workloads.get(&cgroup) {
+    /// The same service in another cgroup of its own is nobody else.
+    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
+        let opener = self.service_of(flow.opener?);
+        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    }
+
+    /// The service that runs in a cgroup; a provisional name where it is not known.
+    #[must_use]
+    pub fn service_of(&self, cgroup: CgroupId) -> ServiceName {
+        match self.workloads.get(&cgroup) {
             Some(workload) => workload.service.clone(),
             None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
-        })
+        }
+    }
+
+    fn peer_of(&self, cgroup: CgroupId) -> Peer {
+        Peer::Service(self.service_of(cgroup))
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct WaitingRoom {
     present: usize,
     by_dial: HashMap<FlowKey, u64, FixedState>,
     by_client: HashMap<(CgroupId, SocketAddr), u64, FixedState>,
+    /// How many each cgroup has here.
+    by_cgroup: HashMap<CgroupId, usize, FixedState>,
 }
 
 /// A key without its outcome: the same for all that is told of one dial.
@@ -42,7 +44,8 @@ impl WaitingRoom {
             first: 0,
             present: 0,
             by_dial: HashMap::with_hasher(hasher.clone()),
-            by_client: HashMap::with_hasher(hasher),
+            by_client: HashMap::with_hasher(hasher.clone()),
+            by_cgroup: HashMap::with_hasher(hasher),
         }
     }
 
@@ -50,7 +53,12 @@ impl WaitingRoom {
         self.present
     }
 
+    pub(crate) fn len_of(&self, cgroup: CgroupId) -> usize {
+        self.by_cgroup.get(&cgroup).copied().unwrap_or(0)
+    }
+
     pub(crate) fn push(&mut self, waiting: Waiting) {
+        *self.by_cgroup.entry(waiting.flow.key.cgroup).or_default() += 1;
         let number = self.first + self.places.len() as u64;
         self.by_dial.insert(dial_of(&waiting.flow.key), number);
         if let Some(client) = waiting.flow.client {
@@ -104,6 +112,12 @@ impl WaitingRoom {
 
     fn forget(&mut self, number: u64, waiting: &Waiting) {
         self.present -= 1;
+        if let Some(count) = self.by_cgroup.get_mut(&waiting.flow.key.cgroup) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_cgroup.remove(&waiting.flow.key.cgroup);
+            }
+        }
         let dial = dial_of(&waiting.flow.key);
         if self.by_dial.get(&dial) == Some(&number) {
             self.by_dial.remove(&dial);

@@ -127,6 +127,19 @@ impl Known {
         Arc::clone(&sorted)
     }
 
+    /// Where the edges of `service` are kept; who dials himself comes twice.
+    pub(super) fn places_of<T>(&self, table: &Table<Edge, T>, service: &ServiceName) -> Vec<Place>
+    where
+        T: Allowing,
+    {
+        let sorted = self.sorted(table, service);
+        [&sorted.dialled, &sorted.served, &sorted.listens, &sorted.opens]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
     /// The executables with which `service` is known to dial, in order.
     fn executables<T>(&self, table: &Table<Edge, T>, service: &ServiceName) -> Arc<[Arc<str>]>
     where

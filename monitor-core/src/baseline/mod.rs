@@ -6,6 +6,7 @@ mod known;
 mod pending;
 mod record;
 mod table;
+mod undecided;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
 pub use self::record::{EdgeRecord, ServiceRecord};
 pub use self::table::{Place, Table};
+pub use self::undecided::Room;
+use self::undecided::Undecided;
 
 /// How far a service's baseline has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -168,6 +171,8 @@ pub struct Baseline {
     /// allowance is taken before anything else is judged.
     known: Known,
     known_by_files: Known,
+    /// As `known`: how many of `edges` are undecided.
+    undecided: Undecided,
     names: Names,
     seed: u64,
 }
@@ -215,6 +220,7 @@ impl Baseline {
             written: Table::new(seed, 0),
             known: Known::new(seed),
             known_by_files: Known::new(seed),
+            undecided: Undecided::new(seed),
             names: Names::new(seed),
             seed,
         };
@@ -227,6 +233,7 @@ impl Baseline {
             baseline.edges.add((edge, record));
         }
         baseline.known = Known::of(&baseline.edges, seed);
+        baseline.undecided = Undecided::of(&baseline.edges, seed);
         baseline
     }
 
@@ -276,12 +283,6 @@ impl Baseline {
         Circle::new(self, service, wall)
     }
 
-    /// Whether there is no room for this edge.
-    #[must_use]
-    pub fn is_full_for(&self, edge: &Edge) -> bool {
-        self.edges.len() >= Self::EDGES && !self.edges.contains_key(edge)
-    }
-
     /// Records that an edge was seen. Returns whether it is new to the map, and where it is kept; no
     /// place where there is no room for it.
     pub fn see(&mut self, sighting: &Sighting) -> (bool, Option<Place>) {
@@ -289,15 +290,22 @@ impl Baseline {
             let record = self.service_mut(service, sighting.at);
             record.last_seen = record.last_seen.max(sighting.at);
         }
-        if self.is_full_for(&sighting.edge) {
+        if self.room_for(&sighting.edge) != Room::Some {
             return (true, None);
         }
-        let new = || (shared(&self.services, &sighting.edge), EdgeRecord::default());
-        let (place, record) = self.edges.touch_or(&sighting.edge, new);
+        let Self { edges, services, undecided, names, .. } = self;
+        let (place, record) = record_of(edges, services, undecided, &sighting.edge);
         let appeared = record.evidence.is_none();
         let evidence = record.evidence.get_or_insert_with(|| Box::new(Evidence::of(sighting)));
-        evidence.see(sighting, &mut self.names);
+        evidence.see(sighting, names);
         (appeared, Some(place))
+    }
+
+    /// Where an edge is kept that was seen: it stays there.
+    #[must_use]
+    pub fn seen_at(&self, edge: &Edge) -> Option<Place> {
+        let place = self.edges.place_of(edge)?;
+        self.edges.at(place).filter(|(_, record)| record.evidence.is_some()).map(|_| place)
     }
 
     /// Adds what an edge did to its evidence; None where it was never seen.
@@ -390,8 +398,8 @@ impl Baseline {
 
     /// The record of `edge`, a new one where there is none, to be changed: it will be stored.
     pub fn edge_mut(&mut self, edge: &Edge) -> &mut EdgeRecord {
-        let new = || (shared(&self.services, edge), EdgeRecord::default());
-        self.edges.touch_or(edge, new).1
+        let Self { edges, services, undecided, .. } = self;
+        record_of(edges, services, undecided, edge).1
     }
 
     /// The record of `service`, to be changed: it will be stored.
@@ -413,6 +421,10 @@ impl Baseline {
                 self.known.enter(edge, place);
             }
             let record = (!record.is_empty()).then(|| record.clone());
+            match &record {
+                Some(record) if record.is_undecided() => self.undecided.add(edge, place),
+                _ => self.undecided.remove(edge, place),
+            }
             let gone = record.is_none();
             dirty.edges.push((edge.clone(), record));
             if gone {
@@ -426,6 +438,24 @@ impl Baseline {
         }
         dirty
     }
+}
+
+/// The record of `edge`, a new one that is undecided where there is none, to be changed.
+fn record_of<'a>(
+    edges: &'a mut Table<Edge, EdgeRecord>,
+    services: &Table<ServiceName, ServiceRecord>,
+    undecided: &mut Undecided,
+    edge: &Edge,
+) -> (Place, &'a mut EdgeRecord) {
+    let mut is_new = false;
+    let (place, record) = edges.touch_or(edge, || {
+        is_new = true;
+        (shared(services, edge), EdgeRecord::default())
+    });
+    if is_new {
+        undecided.add(edge, place);
+    }
+    (place, record)
 }
 
 /// The same edge, its services by the copies of their names that `services` keeps.

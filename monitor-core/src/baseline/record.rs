@@ -31,6 +31,12 @@ impl EdgeRecord {
             && self.pending.is_none()
     }
 
+    /// Whether nobody has said or learned yet what is to be thought of it.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.allowed.is_empty() && self.forbidden.is_none()
+    }
+
     /// Takes no more room than it needs, and shares the names it holds.
     pub(super) fn settle(&mut self, names: &mut Names) {
         self.allowed.shrink_to_fit();

@@ -177,6 +177,11 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
         }
     }
 
+    /// The places of what was touched since it was last taken, in no order.
+    pub(super) fn touched(&self) -> impl Iterator<Item = Place> {
+        self.touched.iter().copied()
+    }
+
     /// The places of what was touched since the last call, in the order of their names: the same
     /// inputs give the same outputs.
     pub(super) fn take_touched(&mut self) -> Vec<Place> {

@@ -1,6 +1,7 @@
 //! A sighting against the baseline: what is odd about it, how odd, and why, in words. Reads only; what
 //! follows from a finding is decided elsewhere.
 
+mod fan_out;
 mod place;
 mod sensor;
 mod words;
@@ -15,7 +16,8 @@ use crate::edge::{Edge, Peer};
 use crate::flow::{Outcome, Process};
 use crate::ids::WallTime;
 
-pub use self::sensor::{Trouble, sensor_finding};
+pub use self::fan_out::{FanOut, fan_out_finding};
+pub use self::sensor::{Meanwhile, Trouble, sensor_finding};
 pub use self::words::{Context, finding};
 
 /// What is odd.
@@ -42,6 +44,8 @@ pub enum Kind {
     SensitivePort,
     /// Somebody made a socket that goes past TCP and UDP. Needs no baseline.
     RawSocket,
+    /// A service shows more that is new than is told one by one. Needs no baseline.
+    FanOut,
     /// The agent itself sees less than it should.
     Sensor,
     /// A service talks and has no baseline, and nothing is learned.
@@ -61,6 +65,7 @@ impl fmt::Display for Kind {
             Self::MetadataAccess => "metadata-access",
             Self::SensitivePort => "sensitive-port",
             Self::RawSocket => "raw-socket",
+            Self::FanOut => "fan-out",
             Self::Sensor => "sensor",
             Self::Unbaselined => "unbaselined",
         })
@@ -102,7 +107,8 @@ impl Kind {
             | Self::RoleInversion
             | Self::MetadataAccess
             | Self::SensitivePort
-            | Self::RawSocket => Severity::High,
+            | Self::RawSocket
+            | Self::FanOut => Severity::High,
             Self::NewPort | Self::NewListener | Self::Unbaselined | Self::Sensor => {
                 Severity::Medium
             }
@@ -113,7 +119,7 @@ impl Kind {
     const fn weight(self) -> f64 {
         match self {
             Self::Forbidden => 6.0,
-            Self::MetadataAccess | Self::SensitivePort | Self::RawSocket => 4.0,
+            Self::MetadataAccess | Self::SensitivePort | Self::RawSocket | Self::FanOut => 4.0,
             Self::RoleInversion => 3.5,
             Self::NewPeer | Self::NewClient => 3.0,
             Self::NewExecutable | Self::NewListener => 2.5,
@@ -161,7 +167,7 @@ pub struct Finding {
     /// Where an older version stored the finding: medium.
     #[serde(default)]
     pub severity: Severity,
-    /// None where the finding is about the agent itself.
+    /// None where the finding is about the agent itself, or about more edges than are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,16 +2,21 @@
 //! not know because nobody looked. An agent that sees less than it should is an alert itself.
 
 use crate::detect::{Finding, Kind, Reason, Severity, Where};
-use crate::flow::Loss;
+use crate::flow::{Half, Loss};
 use crate::ids::WallTime;
 
 const FILES: &str = "baseline-file";
+const CANARY: &str = "canary";
 
 /// One way in which the agent sees less than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// A kernel program of ours is attached no longer.
     Detached { program: String },
+    /// What was to outlive the agent does not any more: this pin is gone.
+    Unpinned { path: String },
+    /// The agent's own connection was made and not told, or only the other half of it.
+    Canary { half: Half },
     /// A baseline file cannot be read: what it said before still holds.
     Files { mistake: String },
     /// So many things were not told, for this reason, since it was last said.
@@ -19,7 +24,15 @@ pub enum Trouble {
     /// Nothing was stored when the agent started.
     EmptyStore,
     /// Nobody looked for this long before the agent started.
-    Gap { seconds: u64, since: WallTime },
+    Gap { seconds: u64, since: WallTime, meanwhile: Meanwhile },
+}
+
+/// What became of what happened while nobody looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    Unseen,
+    /// The kernel programs were attached all the time: it is told now, later than it happened.
+    Counted,
 }
 
 impl Trouble {
@@ -27,6 +40,8 @@ impl Trouble {
     fn name(&self) -> String {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
+            Self::Unpinned { .. } => "unpinned".to_owned(),
+            Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
             Self::EmptyStore => "empty-store".to_owned(),
@@ -37,20 +52,33 @@ impl Trouble {
     /// Whether a finding says that a baseline file cannot be read.
     #[must_use]
     pub fn is_about_files(finding: &Finding) -> bool {
-        finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == FILES)
+        is_about(finding, FILES)
+    }
+
+    /// Whether a finding says that the canary did not come back.
+    #[must_use]
+    pub fn is_about_canary(finding: &Finding) -> bool {
+        is_about(finding, CANARY)
     }
 
     const fn severity(&self) -> Severity {
         match self {
-            Self::Detached { .. } => Severity::High,
-            Self::Files { .. } | Self::EmptyStore => Severity::Medium,
+            Self::Detached { .. } | Self::Canary { .. } => Severity::High,
+            Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
             Self::Gap { .. } => Severity::Low,
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
-                Loss::RingFull | Loss::Untracked | Loss::Unwatched => Severity::Low,
-                Loss::MapFull | Loss::Unattributed | Loss::Undecodable | Loss::TableFull => {
-                    Severity::Medium
-                }
+                Loss::RingFull
+                | Loss::Untracked
+                | Loss::Unwatched
+                | Loss::Evicted
+                | Loss::ServiceFull
+                | Loss::OverBudget => Severity::Low,
+                Loss::MapFull
+                | Loss::Unattributed
+                | Loss::Undecodable
+                | Loss::TableFull
+                | Loss::HookMissing => Severity::Medium,
             },
         }
     }
@@ -61,6 +89,21 @@ impl Trouble {
                 "the kernel program {program} is attached no longer, and not by us: what it showed \
                  is not seen until the agent is restarted"
             ),
+            Self::Unpinned { path } => format!(
+                "{path} is gone, and not by us: what is attached ends with the agent, and what happens \
+                 until the next one runs is not seen; restart the agent, on a mounted bpffs"
+            ),
+            Self::Canary { half } => {
+                let what = match half {
+                    Half::Dial => "as it was dialled",
+                    Half::Accept => "as it was accepted",
+                    Half::Both => "at either end",
+                };
+                format!(
+                    "a connection that the agent made itself was not seen {what} within 5 s: others \
+                     are not seen either; its kernel programs may be detached or flooded"
+                )
+            }
             Self::Files { mistake } => {
                 format!("{mistake}; what the files said before still holds")
             }
@@ -70,13 +113,22 @@ impl Trouble {
                 learned is left; at a first start this is expected"
                     .to_owned()
             }
-            Self::Gap { seconds, since } => format!(
-                "nobody looked for {} before this start (since {since}): what was dialled and ended \
-                 then was not seen",
-                crate::detect::words::span(*seconds)
+            Self::Gap { seconds, since, meanwhile } => format!(
+                "nobody looked for {} before this start (since {since}): {}",
+                crate::detect::words::span(*seconds),
+                match meanwhile {
+                    Meanwhile::Unseen => "what was dialled and ended then was not seen",
+                    Meanwhile::Counted => {
+                        "the kernel programs went on counting, and what was new then is told now"
+                    }
+                }
             ),
         }
     }
+}
+
+fn is_about(finding: &Finding, name: &str) -> bool {
+    finding.kind == Kind::Sensor && finding.reasons.iter().all(|it| it.name == name)
 }
 
 /// What a loss means to who reads of it, and what can be done.
@@ -106,6 +158,18 @@ const fn meaning(loss: Loss) -> &'static str {
             "the map holds as many edges as it can: further ones are judged, and neither kept nor \
              learned; somebody scans, or a service dials without end"
         }
+        Loss::ServiceFull => {
+            "the map holds as many undecided edges of one service as it may: further ones are judged, \
+             and neither kept nor learned"
+        }
+        Loss::OverBudget => {
+            "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"
+        }
+        Loss::Evicted => {
+            "more keys were seen than the kernel holds: what the dropped ones counted since the last \
+             sweep is missing; a larger `capture.seen` helps"
+        }
+        Loss::HookMissing => "kernel programs are not attached: what they show is not seen",
     }
 }
 
@@ -123,7 +187,12 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         reasons: vec![Reason { name: trouble.name(), weight, text: trouble.text() }],
         nearest: None,
         attack: match trouble {
-            Trouble::Detached { .. } | Trouble::EmptyStore => vec!["T1562.001".to_owned()],
+            Trouble::Detached { .. }
+            | Trouble::Unpinned { .. }
+            | Trouble::Canary { .. }
+            | Trouble::EmptyStore => {
+                vec!["T1562.001".to_owned()]
+            }
             Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),
         },
         process: None,

@@ -5,7 +5,7 @@ use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
 use crate::edge::{Edge, EdgeWith, Peer};
 use crate::executables::Executables;
-use crate::flow::{Image, Process};
+use crate::flow::{Begun, Image, Process};
 use crate::ids::{ServiceName, WallTime};
 use crate::socket::Socket;
 
@@ -52,7 +52,7 @@ fn severity(context: &Context<'_>, kind: Kind, edge: &Edge) -> Severity {
     }
 }
 
-fn place_of(node: &str, workload: Option<&Workload>) -> Where {
+pub(super) fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
         node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
@@ -80,6 +80,16 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
     if kind != Kind::Unbaselined {
         reasons.extend(sighting.process.iter().flat_map(process_reasons));
     }
+    if let Some(opener) = &sighting.opened_by
+        && let Some(user) = sighting.edge.owner()
+    {
+        let text = format!("the socket was opened by {opener} and is used by {user}");
+        reasons.push(Reason { name: "opened-by".to_owned(), weight: 1.0, text });
+    }
+    if sighting.begun == Begun::Before {
+        let text = "it was connected before the agent started".to_owned();
+        reasons.push(Reason { name: "pre-existing".to_owned(), weight: 0.0, text });
+    }
     if let Some(since) = context.gap {
         let text = format!("it may have begun earlier: nobody looked between {since} and now");
         reasons.push(Reason { name: "gap".to_owned(), weight: 0.0, text });
@@ -102,7 +112,7 @@ fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reaso
         Kind::NewListener => listener_text(context, sighting),
         Kind::RawSocket => socket_text(edge),
         // Written out by its own words.
-        Kind::Sensor => String::new(),
+        Kind::Sensor | Kind::FanOut => String::new(),
         Kind::NewClient => match &edge.server {
             Peer::Service(server) => learned_text(context, server, edge, "from"),
             _ => "the server never served it".to_owned(),
@@ -280,7 +290,7 @@ const SHELLS: [&str; 11] =
 
 /// What is odd about the process by itself: a shell that dials, an interpreter under one, a file that
 /// is gone or never was.
-fn process_reasons(process: &Process) -> Vec<Reason> {
+pub(super) fn process_reasons(process: &Process) -> Vec<Reason> {
     let reason = |name: &str, weight, text| Reason { name: name.to_owned(), weight, text };
     let mut reasons = Vec::new();
     let path = process.executable.as_deref().unwrap_or_default();
@@ -311,7 +321,7 @@ fn process_reasons(process: &Process) -> Vec<Reason> {
 fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
     let server = &sighting.edge.server;
     let mut techniques = match (kind, server) {
-        (Kind::Unbaselined | Kind::Sensor, _) => vec![],
+        (Kind::Unbaselined | Kind::Sensor | Kind::FanOut, _) => vec![],
         _ if place::asks_metadata(sighting) => vec!["T1552.005"],
         (Kind::SensitivePort, _) => vec!["T1552.007"],
         (Kind::NewListener, _) => vec!["T1205"],

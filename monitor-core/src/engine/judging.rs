@@ -2,7 +2,7 @@
 //! incident's, the verdict is detection's; here they are put in order.
 
 use crate::attribute::Sighting;
-use crate::baseline::{Class, Counted, Phase, Place, Told};
+use crate::baseline::{Class, Counted, Phase, Place, Room, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
 use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
@@ -13,13 +13,17 @@ use crate::incident::{About, Incident, State, dedup_key};
 impl Engine {
     /// An edge happened.
     pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
-        if self.baseline.is_full_for(&sighting.edge) {
-            self.losses.add(Loss::TableFull, 1);
+        match self.baseline.room_for(&sighting.edge) {
+            Room::Some => {}
+            Room::NoneOfService => self.losses.add(Loss::ServiceFull, 1),
+            Room::None => self.losses.add(Loss::TableFull, 1),
         }
         let (appeared, place) = self.baseline.see(sighting);
         self.keys.stand_for(&sighting.keys, &sighting.edge, place);
         match self.judgement(now, sighting) {
             Judgement::Normal => {}
+            // Nobody learns a flood.
+            Judgement::Learnable if self.floods.may_hold(&sighting.edge) => {}
             Judgement::Learnable => {
                 if self.baseline.learn(sighting) {
                     effects.push(Effect::Store(self.save()));
@@ -35,14 +39,16 @@ impl Engine {
     }
 
     pub(crate) fn judgement(&self, now: Now, sighting: &Sighting) -> Judgement {
-        let wanted = |service: &ServiceName| {
-            self.settings.only.iter().any(|pattern| pattern.matches(service.as_str()))
-        };
-        let only = &self.settings.only;
-        if !only.is_empty() && !sighting.edge.services().any(wanted) {
+        if !sighting.edge.services().any(|it| self.is_ours(it)) {
             return Judgement::Normal;
         }
         judge(&self.baseline, self.settings.mode, sighting, now.wall)
+    }
+
+    /// Whether a service is one of those to judge.
+    pub(crate) fn is_ours(&self, service: &ServiceName) -> bool {
+        let only = &self.settings.only;
+        only.is_empty() || only.iter().any(|pattern| pattern.matches(service.as_str()))
     }
 
     /// An odd edge is pending from now on; it is told if that says something new.
@@ -56,7 +62,7 @@ impl Engine {
         // A window at one end does not silence the other, which nobody opened.
         let mut ends = sighting.edge.services().filter(guarded).peekable();
         let open = ends.peek().is_some() && ends.all(is_open);
-        if self.baseline.is_full_for(&sighting.edge) {
+        if self.baseline.room_for(&sighting.edge) != Room::Some {
             // Told without being remembered as told: the incident's pace bounds the repeats.
             return self.tell(now, kind, also, sighting);
         }
@@ -86,6 +92,9 @@ impl Engine {
         let Some(service) = sighting.edge.owner() else {
             return;
         };
+        if self.is_of_flood(now, kind, sighting) {
+            return;
+        }
         let guarded = |it: &ServiceName| self.baseline.phase(it) == Phase::Guarded;
         // What nobody guards is asked about together with the others like it.
         let about = if kind == Kind::Forbidden || sighting.edge.services().any(guarded) {
@@ -159,7 +168,7 @@ impl Engine {
             service: service.clone(),
             owner: self.baseline.owner_of(service),
             node: lead.place.node.clone(),
-            dedup_key: dedup_key(lead),
+            dedup_key: dedup_key(service, lead),
             first_seen: lead.at,
             last_seen: lead.at,
             last_finding: now.wall,
@@ -178,6 +187,15 @@ impl Engine {
         let record = self.baseline.service_mut(service, now.wall);
         if !std::mem::replace(&mut record.unbaselined_told, true) {
             self.tell(now, Kind::Unbaselined, None, sighting);
+        }
+    }
+
+    /// What keys did while they waited, now that they stand for an edge.
+    pub(crate) fn held_counted(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        for traffic in self.attribution.take_counted() {
+            if let Some(place) = self.keys.place_of(&traffic.key, &self.baseline.edges) {
+                self.counted(now, place, &Count::from(&traffic), effects);
+            }
         }
     }
 

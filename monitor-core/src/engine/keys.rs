@@ -39,9 +39,20 @@ impl Keys {
         }
     }
 
-    /// Where the edge of `key` is kept.
-    pub(crate) fn place_of(&self, key: &FlowKey) -> Option<Place> {
-        self.kept.get(key).copied()
+    /// Where the edge of `key` is kept; room may have been found for it since.
+    pub(crate) fn place_of(&self, key: &FlowKey, edges: &Table<Edge, EdgeRecord>) -> Option<Place> {
+        let kept = self.kept.get(key).copied();
+        kept.or_else(|| edges.place_of(self.unkept.get(key)?))
+    }
+
+    /// The edge of `key`.
+    pub(crate) fn edge_of<'a>(
+        &'a self,
+        key: &FlowKey,
+        edges: &'a Table<Edge, EdgeRecord>,
+    ) -> Option<&'a Edge> {
+        let kept = self.kept.get(key).and_then(|place| edges.at(*place)).map(|(edge, _)| edge);
+        kept.or_else(|| self.unkept.get(key))
     }
 
     /// The kernel forgot `key`.

@@ -1,7 +1,9 @@
 //! The one owner of all state: one enum in, one enum out. Same inputs, same outputs. It asks for
 //! everything it wants done and does nothing itself.
 
+mod canary;
 mod command;
+mod flooding;
 mod judging;
 mod keys;
 mod quiet;
@@ -17,18 +19,21 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Canary, Flood, Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
 
+use self::canary::Canaries;
+use self::flooding::Floods;
 use self::keys::Keys;
 use self::trouble::{Gap, Losses};
 
+pub use self::canary::{CanaryView, Latency};
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
-pub use self::record::{AuditEntry, Change, Snapshot};
+pub use self::record::{AuditEntry, Change, Snapshot, Tallied};
 pub use self::view::{
     BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
     Standing, Status,
@@ -63,6 +68,11 @@ pub enum Input {
         addresses: Vec<IpAddr>,
     },
     Flow(Flow),
+    /// A flow that was taken in by an agent before this one, as this edge: nothing new.
+    Resumed {
+        flow: Box<Flow>,
+        edge: Edge,
+    },
     /// A flow whose ends are known already: out of a recording.
     Sighting(Box<Sighting>),
     Traffic(Traffic),
@@ -72,12 +82,16 @@ pub enum Input {
         count: Box<Count>,
     },
     Forgotten(FlowKey),
+    /// A cgroup shows more that is new than is told one by one.
+    Flooded(Box<Flood>),
     Lost {
         loss: Loss,
         count: u64,
     },
     /// The agent itself is in trouble.
     Trouble(Trouble),
+    /// What became of the agent's own connection.
+    Canary(Canary),
     /// The baseline files were read again: this is what they say now.
     Files(Written),
     Delivered {
@@ -120,6 +134,8 @@ pub struct Engine {
     queue: Queue,
     mutes: Mutes,
     losses: Losses,
+    canaries: Canaries,
+    floods: Floods,
     gap: Option<Gap>,
     next_audit: u64,
     random: u64,
@@ -171,6 +187,8 @@ impl Engine {
             queue,
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
+            canaries: Canaries::default(),
+            floods: Floods::default(),
             gap: None,
             next_audit: snapshot.next_audit,
             started: None,
@@ -200,10 +218,16 @@ impl Engine {
                     self.sighted(now, &sighting, &mut effects);
                 }
             }
+            Input::Resumed { flow, edge } => {
+                self.attribution.resume(&flow);
+                let place = self.baseline.seen_at(&edge);
+                self.keys.stand_for(&[flow.key], &edge, place);
+            }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
             Input::Traffic(traffic) => {
-                if let Some(place) = self.keys.place_of(&traffic.key) {
-                    self.counted(now, place, &Count::from(&traffic), &mut effects);
+                match self.keys.place_of(&traffic.key, &self.baseline.edges) {
+                    Some(place) => self.counted(now, place, &Count::from(&traffic), &mut effects),
+                    None => self.attribution.hold(&traffic),
                 }
             }
             Input::Counted { edge, count } => {
@@ -215,8 +239,10 @@ impl Engine {
                 self.attribution.forgotten(&key);
                 self.keys.forget(&key);
             }
+            Input::Flooded(flood) => self.flooded(now, &flood, &mut effects),
             Input::Lost { loss, count } => self.losses.add(loss, count),
             Input::Trouble(trouble) => self.trouble(now, &trouble),
+            Input::Canary(canary) => self.canary(now, canary, &mut effects),
             Input::Files(written) => self.files(now, written, &mut effects),
             Input::Delivered { id, outcome } => self.delivered(now, id, outcome, &mut effects),
             Input::Command { actor, command } => {
@@ -224,6 +250,7 @@ impl Engine {
             }
             Input::Tick => self.tick(now, &mut effects),
         }
+        self.held_counted(now, &mut effects);
         self.speak(now, &mut effects);
         self.deliver(now, &mut effects);
         effects
@@ -249,6 +276,7 @@ impl Engine {
         for sighting in self.attribution.due(Now { boot: BootTime(u64::MAX), ..now }) {
             self.sighted(now, &sighting, &mut effects);
         }
+        self.held_counted(now, &mut effects);
         self.speak(now, &mut effects);
         let mut changes = self.save();
         changes.push(Change::Alive(now.wall));
@@ -261,6 +289,18 @@ impl Engine {
     /// Asked for also where no key is known: a replay's edges have none, and are to be forgotten too.
     fn rearm(&self, touched: impl Fn(&Edge) -> bool, effects: &mut Vec<Effect>) {
         effects.push(Effect::Rearm(self.keys.of(&self.baseline.edges, touched)));
+    }
+
+    /// The edge that a key of the kernel's is counted for, once that is known.
+    #[must_use]
+    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
+        self.keys.edge_of(key, &self.baseline.edges)
+    }
+
+    /// All evidence and judgements that no step has asked to store yet.
+    #[must_use]
+    pub fn unsaved(&mut self) -> Vec<Change> {
+        self.save()
     }
 
     /// Everything not yet stored.

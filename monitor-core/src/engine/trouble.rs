@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::detect::{Trouble, sensor_finding};
+use crate::detect::{Finding, Trouble, sensor_finding};
 use crate::engine::{Effect, Engine};
 use crate::flow::Loss;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -35,9 +35,7 @@ impl Losses {
         let mut troubles = Vec::new();
         for (&loss, &total) in &self.counted {
             let said = self.said.entry(loss).or_default();
-            // Missing bytes hide no edge, and an unusual socket is told by itself: `status` shows them.
-            let quiet = matches!(loss, Loss::Untracked | Loss::Unwatched);
-            if quiet || said.count == total || now.boot < said.next {
+            if is_said_elsewhere(loss) || said.count == total || now.boot < said.next {
                 continue;
             }
             troubles.push(Trouble::Lost { loss, count: total - said.count });
@@ -45,6 +43,20 @@ impl Losses {
         }
         troubles
     }
+}
+
+/// Missing counts hide no edge; a flood and an unusual socket are told by themselves, a missing hook by
+/// its name: `status` shows how many.
+const fn is_said_elsewhere(loss: Loss) -> bool {
+    matches!(
+        loss,
+        Loss::Untracked
+            | Loss::Evicted
+            | Loss::Unwatched
+            | Loss::OverBudget
+            | Loss::ServiceFull
+            | Loss::HookMissing
+    )
 }
 
 /// Nobody looked before this start.
@@ -63,7 +75,7 @@ impl Engine {
 
     /// Something is wrong with the agent's sight.
     pub(crate) fn trouble(&mut self, now: Now, trouble: &Trouble) {
-        if let Trouble::Gap { seconds, since } = *trouble {
+        if let Trouble::Gap { seconds, since, .. } = *trouble {
             let matters_until = now.boot.plus_millis(Self::GAP_MATTERS_MS);
             self.gap = Some(Gap { since, matters_until });
             if seconds < Self::GAP_TOLD_S {
@@ -75,13 +87,18 @@ impl Engine {
         self.report(now, &service, About::Agent, vec![finding]);
     }
 
-    /// The baseline files can be read: incidents that said otherwise, and nothing else, are over.
-    pub(crate) fn files_mended(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let about_files = |it: &Incident| {
-            it.about == About::Agent && it.findings.iter().all(|it| Trouble::is_about_files(it))
+    /// Something is right again: incidents that said otherwise, and nothing else, are over.
+    pub(crate) fn mended(
+        &mut self,
+        now: Now,
+        says_otherwise: fn(&Finding) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let about_it = |it: &Incident| {
+            it.about == About::Agent && it.findings.iter().all(|it| says_otherwise(it))
         };
         let open = self.incidents.open.values();
-        let over: Vec<String> = open.filter(|it| about_files(it)).map(|it| it.id.clone()).collect();
+        let over: Vec<String> = open.filter(|it| about_it(it)).map(|it| it.id.clone()).collect();
         for id in over {
             self.resolve(now, &id, effects);
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::baseline::{Mode, Phase, Promote, Written};
+use crate::detect::Trouble;
 use crate::edge::Edge;
 use crate::engine::{Actor, Effect, Engine};
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -150,7 +151,7 @@ impl Engine {
 
     /// The baseline files changed: what they touch is judged anew.
     pub(crate) fn files(&mut self, now: Now, written: Written, effects: &mut Vec<Effect>) {
-        self.files_mended(now, effects);
+        self.mended(now, Trouble::is_about_files, effects);
         // At the start it is not known what they said before: only what they forbid is told anew.
         let first = !std::mem::replace(&mut self.files_known, true);
         if written == self.baseline.files {

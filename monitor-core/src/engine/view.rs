@@ -8,7 +8,7 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::baseline::document::{Document, DocumentError, Figures, export};
 use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
 use crate::edge::{Edge, EdgeWith};
-use crate::engine::{CommandError, Engine, Reply, Selection};
+use crate::engine::{CanaryView, CommandError, Engine, Reply, Selection};
 use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
@@ -26,6 +26,9 @@ pub struct EdgeView {
     pub process: Option<Process>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
+    /// Who opened its socket, where that was somebody else; only when the edge is told as it appears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<ServiceName>,
     /// When it was first seen.
     pub at: WallTime,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +60,9 @@ pub struct EvidenceView {
     pub rtt_us: Option<Rtt>,
     pub executables: Vec<String>,
     pub nodes: Vec<String>,
+    /// Who opened the socket, where that was somebody else than who used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<ServiceName>,
 }
 
 /// Round-trip times in microseconds.
@@ -158,6 +164,9 @@ pub struct Status {
     /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// The agent's own connection, by which it knows that it sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryView>,
 }
 
 /// How many edges of each kind a service has.
@@ -175,6 +184,7 @@ impl EdgeView {
     pub fn sighted_by(&mut self, sighting: &Sighting) {
         self.process.clone_from(&sighting.process);
         self.cgroup = sighting.workload.as_ref().map(|it| it.cgroup.clone());
+        self.opened_by.clone_from(&sighting.opened_by);
         self.evidence = None;
         self.outcome = sighting.outcome;
         self.seen_from = sighting.seen_from;
@@ -199,6 +209,7 @@ impl Engine {
             outcome: evidence.outcome,
             process: None,
             cgroup: None,
+            opened_by: None,
             at: evidence.first_seen,
             evidence: Some(self.evidence_view(evidence)),
             standing: self.standing(edge, wall),
@@ -218,6 +229,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
+            opened_by: evidence.opened_by.clone(),
         }
     }
 
@@ -325,6 +337,7 @@ impl Engine {
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
             missing: Vec::new(),
+            canary: self.canaries.view(),
         }
     }
 

@@ -135,10 +135,10 @@ impl Incident {
             last_seen: self.last_seen,
             // Something happened, though it may not be counted yet.
             count: self.count.max(1),
-            findings: self.findings.iter().map(|it| sent(it)).collect(),
+            findings: self.findings.iter().map(|it| sent(&self.service, it)).collect(),
             more: self.more,
-            inspect: lead.and_then(inspect),
-            allow: lead.map_or_else(String::new, allow),
+            inspect: lead.and_then(|lead| inspect(&self.service, lead)),
+            allow: lead.map_or_else(String::new, |lead| allow(&self.service, lead)),
             muted_until: None,
         }
     }
@@ -146,6 +146,7 @@ impl Incident {
     fn title(&self, lead: &Finding) -> String {
         let mut title = match &lead.edge {
             Some(edge) => self.title_of_edge(lead, edge),
+            None if lead.kind == Kind::FanOut => self.title_of_flood(lead),
             None => trouble_title(lead, &self.node),
         };
         if self.state == State::Resolved {
@@ -167,6 +168,19 @@ impl Incident {
         title
     }
 
+    fn title_of_flood(&self, lead: &Finding) -> String {
+        let Self { service, count, .. } = self;
+        match cause(lead).unwrap_or_default() {
+            "flooded" => {
+                format!("{service} is flooded: {count} dials by new clients beyond its budget")
+            }
+            "many-listeners" => {
+                format!("{service} opens ports: {count} new ones beyond its budget")
+            }
+            _ => format!("{service} fans out: {count} new dials beyond its budget"),
+        }
+    }
+
     fn title_of_edge(&self, lead: &Finding, edge: &Edge) -> String {
         let Edge { client, server, port } = edge;
         let reached = lead.outcome.is_some_and(Outcome::reached);
@@ -186,7 +200,7 @@ impl Incident {
             Kind::NewClient if reached => {
                 format!("{server} was dialled by {client} on {port} for the first time")
             }
-            Kind::NewPeer | Kind::NewClient | Kind::RawSocket | Kind::Sensor => {
+            Kind::NewPeer | Kind::NewClient | Kind::RawSocket | Kind::Sensor | Kind::FanOut => {
                 format!("{client} {verb} {server} {port} for the first time")
             }
             Kind::NewExecutable => {
@@ -240,9 +254,11 @@ pub(crate) fn cause(finding: &Finding) -> Option<&str> {
 
 fn trouble_title(lead: &Finding, node: &str) -> String {
     match cause(lead).unwrap_or_default() {
+        "canary" => format!("the agent on {node} does not see its own connections"),
         "baseline-file" => format!("a baseline file on {node} cannot be read"),
         "empty-store" => format!("the agent on {node} started with an empty store"),
         "gap" => format!("nobody looked on {node} for a while"),
+        "unpinned" => format!("what the agent on {node} keeps for its next start is gone"),
         cause if cause.starts_with("detached-") => {
             format!("a kernel program of the agent on {node} was detached")
         }
@@ -250,7 +266,7 @@ fn trouble_title(lead: &Finding, node: &str) -> String {
     }
 }
 
-fn sent(finding: &Finding) -> AlertFinding {
+fn sent(service: &ServiceName, finding: &Finding) -> AlertFinding {
     AlertFinding {
         kind: finding.kind,
         severity: finding.severity,
@@ -263,13 +279,16 @@ fn sent(finding: &Finding) -> AlertFinding {
         attack: finding.attack.clone(),
         process: finding.process.clone(),
         place: finding.place.clone(),
-        allow: allow(finding),
+        allow: allow(service, finding),
     }
 }
 
-/// The one command that allows the finding's edge; empty where there is none. Names and executables
-/// are safe text, so single quotes are enough for any shell.
-fn allow(finding: &Finding) -> String {
+/// The one command that allows the finding's edge, or bears with a flood for a while; empty where there
+/// is none. Names and executables are safe text, so single quotes are enough for any shell.
+fn allow(service: &ServiceName, finding: &Finding) -> String {
+    if finding.kind == Kind::FanOut {
+        return format!("edgewatch alerts mute '{service}' --for 7d --reason 'it may fan out'");
+    }
     let Some(edge) = &finding.edge else {
         return String::new();
     };
@@ -283,13 +302,16 @@ fn allow(finding: &Finding) -> String {
 }
 
 /// The one command that shows what is behind it: the process while it lives, else its cgroup's.
-fn inspect(finding: &Finding) -> Option<String> {
-    let Some(edge) = &finding.edge else {
-        let detached = cause(finding).is_some_and(|it| it.starts_with("detached-"));
-        let verb = if detached { "doctor" } else { "status" };
-        return Some(format!("edgewatch {verb}"));
+fn inspect(service: &ServiceName, finding: &Finding) -> Option<String> {
+    let service = match &finding.edge {
+        Some(edge) => edge.owner()?.as_str(),
+        None if finding.kind == Kind::FanOut => service.as_str(),
+        None => {
+            let detached = cause(finding).is_some_and(|it| it.starts_with("detached-"));
+            let verb = if detached { "doctor" } else { "status" };
+            return Some(format!("edgewatch {verb}"));
+        }
     };
-    let service = edge.owner()?.as_str();
     let unit = service.strip_prefix("systemd:").map(|unit| format!("systemctl status '{unit}'"));
     if let Some(process) = finding.process.as_ref().filter(|it| it.pid != Process::UNKNOWN) {
         let ps = format!("ps -o pid,ppid,user,lstart,args -p {}", process.pid);
@@ -308,9 +330,12 @@ fn inspect(finding: &Finding) -> Option<String> {
 
 /// Identifies the cause without the node, so that many nodes make one: the same edge, the same kind.
 #[must_use]
-pub fn dedup_key(lead: &Finding) -> String {
+pub fn dedup_key(service: &ServiceName, lead: &Finding) -> String {
     let cause = match &lead.edge {
         Some(edge) => edge.to_string(),
+        None if lead.kind == Kind::FanOut => {
+            format!("{service} {}", cause(lead).unwrap_or_default())
+        }
         // An agent's trouble is its node's own.
         None => format!("{} {}", lead.place.node, cause(lead).unwrap_or_default()),
     };

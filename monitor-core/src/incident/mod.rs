@@ -40,6 +40,8 @@ pub enum About {
     /// Services that nobody guards and that are odd in the same way: told together, in one message
     /// that waits a moment for the others.
     Unguarded(Kind),
+    /// One service that shows more that is new than is told one by one.
+    Flood,
     /// The agent itself.
     Agent,
 }
@@ -185,7 +187,7 @@ impl Incidents {
             incident.about == about
                 && match about {
                     About::Unguarded(_) => incident.revision == 0,
-                    About::Service | About::Agent => {
+                    About::Service | About::Flood | About::Agent => {
                         at.seconds_apart(incident.last_finding) < Incident::GROUPING_S
                     }
                 }
@@ -194,7 +196,9 @@ impl Incidents {
         let id = match about {
             // What was not told yet has something to say.
             About::Unguarded(_) => self.found.speakers().find(is_joined),
-            About::Service | About::Agent => self.found.of_service(service).find(is_joined),
+            About::Service | About::Flood | About::Agent => {
+                self.found.of_service(service).find(is_joined)
+            }
         };
         let id = id?.clone();
         self.found.handed_out(&id);

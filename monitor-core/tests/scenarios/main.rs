@@ -11,11 +11,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
 mod clock;
+mod flood;
 mod full;
 mod oddities;
 mod properties;
 mod queue;
 mod quiet;
+mod sockets;
 mod stage;
 mod steadfast;
 
@@ -26,7 +28,7 @@ use monitor_core::engine::{Command, Guarding, Input, Selection};
 use monitor_core::flow::{Direction, Flow, Outcome, Protocol, Remote};
 use monitor_core::ids::NetnsCookie;
 
-use crate::stage::{Stage, check, check_in, flow, key, traffic};
+use crate::stage::{Stage, check, check_in, flow, ip, key, traffic};
 
 #[test]
 fn while_learning_nothing_is_said() {
@@ -177,6 +179,21 @@ fn a_forbidden_edge_that_goes_on_repeats_hourly() {
         assert_eq!(said(&stage), lines, "at {second} s");
     }
     assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 25);
+}
+
+#[test]
+fn what_is_counted_of_a_dial_that_still_waits_is_not_lost() {
+    let mut stage = Stage::new(Mode::Learn);
+    stage.event("0 a -> 192.0.2.1 53/udp attempted with /bin/x");
+    let remote = ip("192.0.2.1");
+    let key = key(stage.cgroup("a"), Direction::Outbound, remote, "53/udp", Outcome::Attempted);
+    for _ in 0..2 {
+        stage.step(Input::Traffic(traffic(&stage, key, 2)));
+    }
+    stage.until(1_000);
+    stage.step(Input::Traffic(traffic(&stage, key, 3)));
+    let edges = stage.engine.map(stage.now.wall);
+    assert_eq!(edges[0].evidence.as_ref().unwrap().connections, 7);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! should reach, programs that are not what they seem, an agent that sees less than it should.
 
 use monitor_core::baseline::{Mode, Written};
-use monitor_core::detect::Trouble;
+use monitor_core::detect::{Meanwhile, Trouble};
 use monitor_core::engine::{Input, Selection};
 use monitor_core::flow::{Ancestor, Direction, Image, Loss, Outcome, Process, Remote};
 use monitor_core::ids::WallTime;
@@ -324,7 +324,8 @@ fn what_is_found_after_nobody_looked_says_so() {
     let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
     stage.restart(Mode::Auto);
     let since = WallTime(stage.now.wall.0 - 30_000_000);
-    stage.step(Input::Trouble(Trouble::Gap { seconds: 30, since }));
+    let meanwhile = Meanwhile::Unseen;
+    stage.step(Input::Trouble(Trouble::Gap { seconds: 30, since, meanwhile }));
     stage.event("8 a -> 192.0.2.1 443/tcp established with /bin/sh");
     stage.event("20 a -> 192.0.2.1 444/tcp established with /bin/sh");
     stage.until(21_000);
@@ -332,7 +333,7 @@ fn what_is_found_after_nobody_looked_says_so() {
     let gap = |index: usize| alerts[0].findings[index].reasons.iter().any(|it| it.name == "gap");
     assert!(gap(0) && !gap(1));
     assert_eq!(alerts.len(), 1, "a restart is no alert");
-    stage.step(Input::Trouble(Trouble::Gap { seconds: 7_200, since }));
+    stage.step(Input::Trouble(Trouble::Gap { seconds: 7_200, since, meanwhile }));
     stage.until(22_000);
     assert!(stage.said.ends_with("firing low: sensor gap;\n"), "{}", stage.said);
 }

@@ -15,7 +15,7 @@ use monitor_core::engine::{
     Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
 };
 use monitor_core::flow::{
-    Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
+    Begun, Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use monitor_core::incident::State;
@@ -222,6 +222,7 @@ impl Stage {
                 self.dial(client, address, port, outcome, path);
             }
             [server, "listens", port, "with", path] => self.listen(server, port, path),
+            [client, "opens", socket, "with", path] => self.make(client, socket, path),
             [client, "=>", server, port] => self.talk(client, server, port, "/bin/app"),
             [client, "=>", server, port, "with", path] => self.talk(client, server, port, path),
             _ => panic!("no such event: {line}"),
@@ -240,6 +241,14 @@ impl Stage {
             local: None,
             ..key(cgroup, Direction::Listening, Remote::World, port, Outcome::Established)
         };
+        self.step(Input::Flow(flow(self.now.wall, key, None, path)));
+    }
+
+    /// Makes an unusual socket.
+    pub(crate) fn make(&mut self, client: &str, socket: &str, path: &str) {
+        let cgroup = self.cgroup(client);
+        let socket = Remote::Socket(socket.parse().unwrap());
+        let key = key(cgroup, Direction::Outbound, socket, "0/ip", Outcome::Established);
         self.step(Input::Flow(flow(self.now.wall, key, None, path)));
     }
 
@@ -293,7 +302,10 @@ impl Stage {
                 Change::Edge(_, None)
                 | Change::Incident(_, None)
                 | Change::Delivery(_, None)
-                | Change::Mute(_, None) => {}
+                | Change::Mute(_, None)
+                // The kernel's tables are not on this stage.
+                | Change::Tables(_)
+                | Change::Tallied(..) => {}
             }
         }
         self.engine = Engine::restore(settings(mode), snapshot);
@@ -314,6 +326,8 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Held(sink, _) => format!("held {sink}"),
         Change::Mute(pattern, _) => format!("mute {pattern}"),
         Change::Alive(_) => "alive".to_owned(),
+        Change::Tables(_) => "tables".to_owned(),
+        Change::Tallied(key, _) => format!("tallied {key:?}"),
     }
 }
 
@@ -371,7 +385,7 @@ pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path:
         command: "app".to_owned(),
         ..Process::default()
     });
-    Flow { key, at, netns: NetnsCookie(1), client, process }
+    Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen, opener: None }
 }
 
 /// Plays `story` in `mode` and compares what was said, line by line.

@@ -8,6 +8,7 @@ mod perform;
 mod preflight;
 mod record;
 mod supervisor;
+mod tally;
 mod trial;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
-use monitor_core::detect::{Kind, Trouble};
+use monitor_core::detect::{Kind, Meanwhile, Trouble};
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -28,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::{self, Capture, Summary};
+use crate::capture::{self, Before, Capture, Resumed, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
@@ -39,6 +40,7 @@ use crate::wording::counted;
 use self::audience::Audience;
 use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
+use self::tally::{Tables, tally};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 pub use self::record::{RecordOptions, Recorded, record};
@@ -100,9 +102,11 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let notifier = Notifier::build(&config.notify, Box::new(std::io::stdout()))?;
     let files = Files::read(&config.baseline_files, now().wall)?;
     let door = Listener::bind(&config.serve)?;
-    let (store, snapshot) = Store::open(&config.state_dir)?;
-    let capture = Capture::start(ground, &config.capture, &config.detect.internal)?;
-    let before = before(config.mode, &snapshot);
+    let (store, mut snapshot) = Store::open(&config.state_dir)?;
+    let mut tables = Tables::of(&config, &files.written(), &mut snapshot);
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let capture = Capture::start(ground, &config.capture, internal, budget, tables.before())?;
+    let before = before(config.mode, &snapshot, capture.summary());
     let engine = Engine::restore(settings(&config)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
@@ -117,6 +121,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         capture,
         files,
     };
+    agent.resume(tables)?;
     let written = agent.files.written();
     agent.step(Input::Files(written))?;
     if let Some(trouble) = before {
@@ -128,7 +133,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let ended = agent.live(asked, &mut settled, served).await;
     stop.cancel();
     // Saved and detached, however it ended.
-    let saved = agent.end(config.grace_period.get(), settled).await;
+    let ending = ended.as_ref().map_or(Ending::Kept, |ending| *ending);
+    let saved = agent.end(ending, config.grace_period.get(), settled).await;
     ended.and(saved)
 }
 
@@ -139,8 +145,9 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
 pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
     let mut audience = Audience::new(Some(options.tell));
     let ground = capture::preflight()?;
-    let capture = config.capture.in_full();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
+    let capture = config.capture.for_a_look();
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
@@ -158,13 +165,13 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     loop {
         let tick = until(engine.next_tick());
         let observations = tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = audience.gone() => break,
             () = sleep_until(end) => break,
             () = sleep_until(tick) => Vec::new(),
             heard = capture.next() => heard?,
             // What a full ring kept from us.
-            _ = sweep.tick() => capture.sweep()?,
+            _ = sweep.tick() => capture.sweep(|key| engine.edge_of(key).is_some())?,
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         for input in inputs.chain([Input::Tick]) {
@@ -187,9 +194,11 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What an alert says of our own sight: who watches is to know why it goes quiet.
+/// What an alert says of our own sight, and of what is not told one by one: who watches is to know why
+/// it goes quiet.
 fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
-    let ours = alert.findings.iter().filter(|finding| finding.kind == Kind::Sensor);
+    let ours = |kind| matches!(kind, Kind::Sensor | Kind::FanOut);
+    let ours = alert.findings.iter().filter(move |finding| ours(finding.kind));
     ours.flat_map(|finding| &finding.reasons).map(|reason| reason.text.as_str())
 }
 
@@ -209,7 +218,7 @@ impl Agent {
         mut asked: mpsc::Receiver<Request>,
         settled: &mut mpsc::Receiver<Settled>,
         mut served: tokio::task::JoinHandle<Result<(), ServeError>>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ending> {
         let mut signals = Signals::new()?;
         let mut sweep = every(SWEEP_EVERY);
         let mut look = every(FILES_EVERY);
@@ -218,8 +227,8 @@ impl Agent {
         loop {
             let due = until(self.engine.next_tick());
             tokio::select! {
-                () = signals.any() => return Ok(()),
-                () = self.performer.unheard() => return Ok(()),
+                ending = signals.any() => return Ok(ending),
+                () = self.performer.unheard() => return Ok(Ending::Detached),
                 ended = &mut served => {
                     ended.context("the socket's task broke")?.context("serve the socket")?;
                     anyhow::bail!("the socket was closed");
@@ -245,8 +254,21 @@ impl Agent {
         }
     }
 
+    /// Takes up what an agent before this one knew of the kernel's tables.
+    fn resume(&mut self, tables: Tables) -> anyhow::Result<()> {
+        let changed = tables.changed(self.capture.tables().as_deref());
+        self.performer.store(changed);
+        let Resumed { surroundings, flows } = self.capture.resumed();
+        self.observe(surroundings)?;
+        for (flow, edge) in flows {
+            self.step(Input::Resumed { flow: Box::new(flow), edge })?;
+        }
+        Ok(())
+    }
+
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
-        let effects = self.engine.step(now(), input);
+        let mut effects = self.engine.step(now(), input);
+        tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture)
     }
 
@@ -258,18 +280,21 @@ impl Agent {
                 effects.extend(self.engine.step(now(), input));
             }
         }
+        tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture).map(drop)
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
-        let heard = self.capture.sweep().context("sweep the kernel's tables")?;
+        let heard = self.capture.sweep(|key| self.engine.edge_of(key).is_some());
+        let heard = heard.context("sweep the kernel's tables")?;
         self.observe(heard)
     }
 
-    /// What is left is taken in and saved; what is in flight gets `grace`. Dropping the capture
-    /// detaches.
+    /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or
+    /// goes.
     async fn end(
         mut self,
+        ending: Ending,
         grace: Duration,
         settled: mpsc::Receiver<Settled>,
     ) -> anyhow::Result<()> {
@@ -277,22 +302,31 @@ impl Agent {
         supervisor::tell(NotifyState::Stopping);
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
-        let effects = self.engine.finish(now());
+        let mut effects = self.engine.finish(now());
+        tally(&mut effects, &mut self.engine, &mut self.capture);
         let performed = self.performer.perform(effects, &mut self.capture);
-        drop(self.capture);
+        let left = match ending {
+            Ending::Kept => {
+                drop(self.capture);
+                Ok(())
+            }
+            Ending::Detached => self.capture.leave_nothing(),
+        };
         self.performer.finish(grace, settled).await?;
-        swept.and(performed.map(drop))
+        swept.and(performed.map(drop)).and(left.context("remove what is pinned"))
     }
 }
 
 /// What the store says of the time before this start: that nobody looked, or that it knows of none.
-fn before(mode: Mode, snapshot: &Snapshot) -> Option<Trouble> {
+fn before(mode: Mode, snapshot: &Snapshot, summary: &Summary) -> Option<Trouble> {
     let now = now();
     match snapshot.alive {
         Some(since) => {
             // While the machine was off there was nothing to see.
             let up = now.boot.0 / 1_000_000_000;
-            Some(Trouble::Gap { seconds: now.wall.seconds_since(since).min(up), since })
+            let seconds = now.wall.seconds_since(since).min(up);
+            let meanwhile = if summary.adopted { Meanwhile::Counted } else { Meanwhile::Unseen };
+            Some(Trouble::Gap { seconds, since, meanwhile })
         }
         None if mode != Mode::Learn && snapshot.services.is_empty() => Some(Trouble::EmptyStore),
         None => None,
@@ -340,8 +374,11 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Flow(flow) => Input::Flow(flow),
         Observation::Traffic(traffic) => Input::Traffic(traffic),
         Observation::Forgotten(key) => Input::Forgotten(key),
+        Observation::Flooded(flood) => Input::Flooded(flood),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
+        Observation::Unpinned { path } => Input::Trouble(Trouble::Unpinned { path }),
+        Observation::Canary(canary) => Input::Canary(canary),
     })
 }
 
@@ -372,6 +409,15 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
+/// What is to become of what is pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// A service is stopped to be started again, or broke: it goes on counting.
+    Kept,
+    /// Somebody who started it by hand has seen enough.
+    Detached,
+}
+
 /// Ctrl-C and SIGTERM.
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
@@ -386,10 +432,10 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) {
+    async fn any(&mut self) -> Ending {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Ending::Detached,
+            _ = self.terminate.recv() => Ending::Kept,
         }
     }
 }
@@ -414,11 +460,18 @@ fn ready(config: &Config, summary: &Summary, status: &Status) -> String {
         }
     };
     format!(
-        "{} · mode {} ({baseline})\nsocket {} · state {} · Ctrl-C stops and detaches",
+        "{} · mode {} ({baseline})\nsocket {} · state {} · {}",
         shown(summary),
         config.mode,
         config.serve.socket.display(),
-        config.state_dir.display()
+        config.state_dir.display(),
+        match &summary.pins {
+            None => "Ctrl-C stops and detaches".to_owned(),
+            Some(pins) => {
+                let pins = pins.display();
+                format!("pinned in {pins} · Ctrl-C stops and detaches, SIGTERM leaves it counting")
+            }
+        }
     )
 }
 

@@ -241,6 +241,9 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Mute(pattern, _) => format!("m{pattern}"),
         Change::Audit(number, _) => format!("a{number}"),
         Change::Alive(_) => "z".to_owned(),
+        // Before what is tallied of them.
+        Change::Tables(_) => "k".to_owned(),
+        Change::Tallied(key, _) => format!("t{key:02x?}"),
     };
     let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();
     changes.extend(newest.into_values());

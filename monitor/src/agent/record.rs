@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::agent::perform::LAST_LINES;
 use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
-use crate::capture::{self, Capture};
+use crate::capture::{self, Before, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
@@ -49,8 +49,9 @@ pub struct Recorded {
 /// The kernel refused, or the file.
 pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Recorded> {
     let ground = capture::preflight()?;
-    let capture = config.capture.in_full();
-    let mut capture = Capture::start(ground, &capture, &config.detect.internal)?;
+    let capture = config.capture.for_a_look();
+    let (internal, budget) = (&config.detect.internal, config.detect.budget);
+    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?);
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
@@ -63,22 +64,22 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     loop {
         let due = until(scribe.attribution.next_due());
         let heard = tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = pen.gone() => break,
             () = sleep_until(end) => break,
             () = sleep_until(due) => Vec::new(),
             heard = capture.next() => heard?,
-            _ = sweep.tick() => capture.sweep()?,
+            _ = sweep.tick() => capture.sweep(|_| true)?,
         };
         scribe.take(now(), heard);
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
-            () = signals.any() => break,
+            _ = signals.any() => break,
             () = sleep_until(end) => break,
             () = pen.write(&mut scribe.lines) => {}
         }
     }
-    scribe.take(now(), capture.sweep()?);
+    scribe.take(now(), capture.sweep(|_| true)?);
     scribe.take(Now { boot: BootTime(u64::MAX), ..now() }, Vec::new());
     drop(capture);
     pen.finish(scribe.lines, LAST_LINES)
@@ -180,6 +181,11 @@ impl Scribe {
         for sighting in self.attribution.due(now) {
             self.sighted(&sighting);
         }
+        for traffic in self.attribution.take_counted() {
+            if let Some(edge) = self.edges.get(&traffic.key).cloned() {
+                self.counted(edge, &traffic);
+            }
+        }
     }
 
     fn observe(&mut self, now: Now, observation: Observation) {
@@ -192,16 +198,25 @@ impl Scribe {
                 self.attribution.namespace(netns, &addresses);
             }
             Observation::Flow(flow) => self.flow(now, flow),
-            Observation::Traffic(traffic) => self.counted(&traffic),
+            Observation::Traffic(traffic) => match self.edges.get(&traffic.key).cloned() {
+                Some(edge) => self.counted(edge, &traffic),
+                None => self.attribution.hold(&traffic),
+            },
             Observation::Forgotten(key) => {
                 self.attribution.forgotten(&key);
                 self.edges.remove(&key);
                 self.executables.remove(&key);
             }
+            // Nobody to be told: how many connections are missing is counted as lost.
+            Observation::Flooded(_) => {}
             Observation::Lost { loss, count } => {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
             Observation::Detached { program } => self.recorded.detached.push(program),
+            // A recording pins nothing.
+            Observation::Unpinned { .. } => {}
+            // A recording has what was seen; what was not is told by losses and detachments.
+            Observation::Canary(_) => {}
         }
     }
 
@@ -247,7 +262,7 @@ impl Scribe {
     }
 
     /// A line for what a known key did, but for what its first sighting told already.
-    fn counted(&mut self, traffic: &Traffic) {
+    fn counted(&mut self, edge: Edge, traffic: &Traffic) {
         let direction = match traffic.key.direction {
             flow::Direction::Outbound => Direction::Outbound,
             flow::Direction::Inbound => Direction::Inbound,
@@ -255,8 +270,9 @@ impl Scribe {
             flow::Direction::Listening => return,
         };
         let outcome = traffic.key.outcome;
-        let edge = self.edges.get(&traffic.key).filter(|edge| edge.is_exchange());
-        let Some(edge) = edge.cloned() else { return };
+        if !edge.is_exchange() {
+            return;
+        }
         let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
@@ -266,8 +282,9 @@ impl Scribe {
         line.bytes_sent = traffic.bytes_sent;
         line.bytes_received = traffic.bytes_received;
         line.executable = self.executables.get(&traffic.key).cloned();
-        // How a dial ended is told by another key.
-        let counts = outcome.is_final() && line.connections > 0;
+        // How a dial ended is told by another key, but for connected datagram sockets.
+        let ended = outcome.is_final() || traffic.key.protocol.serves_datagrams();
+        let counts = ended && line.connections > 0;
         if counts || line.bytes_sent > 0 || line.bytes_received > 0 {
             self.write(&line);
         }
@@ -275,7 +292,11 @@ impl Scribe {
 
     /// How many of these exchanges were told as first sightings.
     fn told_already(&mut self, edge: Edge, direction: Direction, traffic: &Traffic) -> u64 {
-        let key = (edge, direction, traffic.key.outcome);
+        let mut key = (edge, direction, traffic.key.outcome);
+        if traffic.key.protocol.serves_datagrams() && !self.told.contains_key(&key) {
+            // Dialled, and seen to come in.
+            key.2 = key.2.max(Outcome::Sent);
+        }
         let Some(left) = self.told.get_mut(&key) else { return 0 };
         let told = traffic.connections.min(*left);
         *left -= told;

@@ -1,21 +1,30 @@
 //! Loads the kernel programs and attaches them: which there are, where each goes, which of them can
-//! be done without. Nothing is pinned: what is attached goes with the process.
+//! be done without. What is attached goes with the process, unless there is a set of pins to keep it
+//! in: then what is there already is taken over, its programs swapped without a gap.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramType};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use monitor_common::{global, map};
+use monitor_common::{digest, global};
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
-use crate::capture::config::{Config, Detail};
+use crate::capture::clock;
+use crate::capture::config::{Budget, Config, Detail};
+use crate::capture::foreign;
+use crate::capture::makers;
 use crate::capture::nets;
+use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
-use crate::capture::symbols;
+use crate::capture::shape::{Shapes, sizes};
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -39,6 +48,17 @@ pub(super) struct Spec {
     pub(super) hook: Hook,
     /// What it is for where it can be done without; the others are required.
     pub(super) optional: Option<Extra>,
+}
+
+impl Spec {
+    const fn is_of_cgroup(&self) -> bool {
+        matches!(self.hook, Hook::Cgroup { .. })
+    }
+
+    /// Whether it is told an address that others may change: `connect` and `sendmsg`.
+    pub(super) const fn sees_dialled(&self) -> bool {
+        matches!(self.hook, Hook::Cgroup { attach_type: 10 | 11 | 14 | 15 })
+    }
 }
 
 const fn cgroup(program: &'static str, attach_type: u32) -> Spec {
@@ -107,7 +127,8 @@ pub(super) static NET: Spec = Spec {
     optional: Some(Extra::Destinations),
 };
 
-/// Attached when the owners of older sockets are known.
+/// Attached when the owners of older sockets are known. Dials before what came of them: else the end of
+/// one that nobody noted would pass for a loss.
 pub(super) static FLOWS: [Spec; 9] = [
     cgroup("sock_create", 2),
     Spec {
@@ -115,101 +136,180 @@ pub(super) static FLOWS: [Spec; 9] = [
         hook: Hook::RawTracepoint { name: "cap_capable" },
         optional: Some(Extra::OpenedSockets),
     },
-    cgroup(STREAM, 3),
     cgroup("connect4", 10),
     cgroup("connect6", 11),
+    cgroup(STREAM, 3),
     cgroup("sendmsg4", 14),
     cgroup("sendmsg6", 15),
     cgroup("recvmsg4", 19),
     cgroup("recvmsg6", 20),
 ];
 
-/// What is loaded and, so far, attached; it is detached when this is dropped.
+/// What is loaded and, so far, attached; what is not pinned is detached when this is dropped.
+#[expect(clippy::struct_excessive_bools, reason = "two things that a kernel can or cannot")]
 pub(super) struct Attached {
     pub(super) ebpf: Ebpf,
-    root: File,
+    pub(super) root: File,
     /// The program that stands for `STREAM` on this kernel.
     stream: &'static str,
+    pub(super) pins: Option<Pinning>,
+    /// Whether links of tracepoints can be pinned.
+    pub(super) perf_links: bool,
+    /// Whether this kernel runs no program before those of others.
+    pub(super) behind_others: bool,
+    pub(super) attachments: Vec<Attachment>,
+    pub(super) links: Links,
     specs: Vec<&'static Spec>,
     /// What is not had, and why.
     missing: Vec<(Extra, String)>,
 }
 
-/// Creates maps and programs; nothing is attached yet.
+/// Links are open as long as this is: those that are not pinned go with it.
+#[derive(Default)]
+pub(super) struct Links {
+    pub(super) cgroup: Vec<OwnedFd>,
+    pub(super) traced: Vec<FdLink>,
+}
+
+/// Where links and maps are kept.
+pub(super) struct Pinning {
+    pub(super) set: Set,
+    pub(super) programs: Programs,
+}
+
+/// What is in links that were kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Programs {
+    /// The very programs that would be loaded now, with the same settings.
+    Same,
+    Others,
+}
+
+/// What the programs are told when they are loaded.
+#[derive(Debug)]
+pub(super) struct Settings {
+    seed: [u64; 2],
+    command_in_cgroup: u8,
+    netns_in_sock_ops: u8,
+    full: u8,
+    interval_ns: u64,
+    watched: [u64; 2],
+    socket_bits: u32,
+    dials_bits: u32,
+    tick_ns: u64,
+    fork_child_pid_at: u32,
+    stream: &'static str,
+}
+
+impl Settings {
+    pub(super) fn new(config: &Config, ground: &Ground, budget: Budget, seed: [u64; 2]) -> Self {
+        let hierarchy = &ground.cgroup.path;
+        let path = config.cgroup.as_ref().unwrap_or(hierarchy);
+        let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
+        Self {
+            seed,
+            command_in_cgroup: u8::from(command_in_cgroup()),
+            netns_in_sock_ops: u8::from(netns_in_sock_ops(ground)),
+            full: u8::from(config.detail == Detail::Full),
+            interval_ns: budget.interval_ns(),
+            watched: watched(path, hierarchy),
+            socket_bits: config.socket_bits(),
+            dials_bits: config.dials_bits(),
+            tick_ns: clock::tick_ns(),
+            fork_child_pid_at: fork_child_pid_at.unwrap_or(0),
+            stream: if current_in_sock_ops() { STREAM } else { STREAM_UNASKED },
+        }
+    }
+
+    /// Tells these programs with these settings from others.
+    pub(super) fn digest(&self) -> u64 {
+        digest(OBJECT) ^ digest(format!("{self:?}").as_bytes()).rotate_left(1)
+    }
+}
+
+/// The kernel programs, as they were built.
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf"));
+
+/// Creates maps and programs, or opens the maps that `pins` hold; nothing is attached yet.
 pub(super) fn load(
     config: &Config,
     ground: &Ground,
-    seed: [u64; 2],
+    settings: &Settings,
+    pins: Option<Pinning>,
 ) -> Result<Attached, CaptureError> {
+    let root = open_root(config, ground)?;
+    let shapes = shapes(config)?;
+    let mut loader = EbpfLoader::new();
+    // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
+    loader.btf(None);
+    loader
+        .override_global(global::EXECUTABLE_SEED, &settings.seed, true)
+        .override_global(global::COMMAND_IN_CGROUP, &settings.command_in_cgroup, true)
+        .override_global(global::NETNS_IN_SOCK_OPS, &settings.netns_in_sock_ops, true)
+        .override_global(global::BUDGET_INTERVAL_NS, &settings.interval_ns, true)
+        .override_global(global::FULL, &settings.full, true)
+        .override_global(global::WATCHED, &settings.watched, true)
+        .override_global(global::SOCKET_BITS, &settings.socket_bits, true)
+        .override_global(global::DIALS_BITS, &settings.dials_bits, true)
+        .override_global(global::TICK_NS, &settings.tick_ns, true)
+        .override_global(global::FORK_CHILD_PID_AT, &settings.fork_child_pid_at, true);
+    for (name, entries) in sizes(config) {
+        loader.map_max_entries(name, entries);
+    }
+    if let Some(pins) = &pins {
+        for name in shapes.names() {
+            loader.map_pin_path(name, pins.set.map(name));
+        }
+    }
+    let ebpf = loader.load(OBJECT).map_err(|source| CaptureError::Load(Box::new(source)))?;
+    let why = "cap_capable is not a raw tracepoint of this kernel";
+    let missing = (!asks_visibly(ground)).then(|| (Extra::OpenedSockets, why.to_owned()));
+    Ok(Attached {
+        ebpf,
+        root,
+        stream: settings.stream,
+        pins,
+        perf_links: ground.kernel.is_at_least(5, 15),
+        behind_others: false,
+        attachments: Vec::new(),
+        links: Links::default(),
+        specs: Vec::new(),
+        missing: missing.into_iter().collect(),
+    })
+}
+
+/// Opens the cgroup that is watched.
+pub(super) fn open_root(config: &Config, ground: &Ground) -> Result<File, CaptureError> {
     let path = config.cgroup.as_ref().unwrap_or(&ground.cgroup.path);
     if !path.starts_with(&ground.cgroup.path) {
         let hierarchy = ground.cgroup.path.clone();
         return Err(CaptureError::NotInHierarchy { path: path.clone(), hierarchy });
     }
-    let root = File::open(path)
-        .map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })?;
-    let command_in_cgroup = u8::from(command_in_cgroup());
-    let stream = if current_in_sock_ops() { STREAM } else { STREAM_UNASKED };
-    let netns_in_sock_ops = u8::from(netns_in_sock_ops(ground));
-    let fork_child_pid_at = tracefs::field_offset("sched", "sched_process_fork", "child_pid");
-    let fork_child_pid_at = fork_child_pid_at.unwrap_or(0);
-    let full = u8::from(config.detail == Detail::Full);
-    let [packet_create, vsock_create] = makers(ground);
-    let connections = config.connections.get();
-    let mut loader = EbpfLoader::new();
-    // Nothing here is relocated against the kernel's types, and reading all of them takes a while.
-    loader.btf(None);
-    loader
-        .override_global(global::EXECUTABLE_SEED, &seed, true)
-        .override_global(global::COMMAND_IN_CGROUP, &command_in_cgroup, true)
-        .override_global(global::NETNS_IN_SOCK_OPS, &netns_in_sock_ops, true)
-        .override_global(global::FULL, &full, true)
-        .override_global(global::PACKET_CREATE, &packet_create, true)
-        .override_global(global::VSOCK_CREATE, &vsock_create, true)
-        .override_global(global::FORK_CHILD_PID_AT, &fork_child_pid_at, true)
-        .map_max_entries(map::SEEN, config.seen.get())
-        .map_max_entries(map::SOCKETS, connections)
-        .map_max_entries(map::TUPLES, connections)
-        .map_max_entries(map::LISTENERS, config.listeners.get())
-        .map_max_entries(map::BOUND, config.bound.get())
-        .map_max_entries(map::PROCESSES, config.processes.get())
-        .map_max_entries(map::EXECUTABLE_PATHS, EXECUTABLE_PATHS)
-        .map_max_entries(map::EVENTS, config.ring.bytes());
-    let ebpf = loader
-        .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edgewatch-bpf")))
-        .map_err(|source| CaptureError::Load(Box::new(source)))?;
-    let mut missing = Vec::new();
-    if let Some(why) = unseen_makers(ground, packet_create) {
-        missing.push((Extra::OpenedSockets, why.to_owned()));
-    }
-    Ok(Attached { ebpf, root, stream, specs: Vec::new(), missing })
+    File::open(path).map_err(|source| CaptureError::OpenCgroup { path: path.clone(), source })
 }
 
-/// Where the kernel makes packet and vsock sockets; zeros where that is not to be known.
-fn makers(ground: &Ground) -> [symbols::Range; 2] {
-    let known = ground.untraceable.is_none() && asks_visibly(ground);
-    let found = known.then(|| symbols::ranges(["packet_create", "vsock_create"]));
-    found.and_then(Result::ok).unwrap_or_default()
+pub(super) fn shapes(config: &Config) -> Result<Shapes, CaptureError> {
+    let shapes = Shapes::of(OBJECT, config);
+    shapes.map_err(|error| CaptureError::Load(Box::new(error.into())))
+}
+
+/// The id of the watched cgroup and its level; zeros where that is the whole hierarchy, or where what is
+/// mounted is itself below the root.
+fn watched(path: &Path, hierarchy: &Path) -> [u64; 2] {
+    // The root has none.
+    let is_root = !hierarchy.join("cgroup.events").exists();
+    let below = path.strip_prefix(hierarchy).map_or(0, |below| below.components().count());
+    match fs::metadata(path) {
+        Ok(cgroup) if is_root && below > 0 => [cgroup.ino(), below as u64],
+        _ => [0, 0],
+    }
 }
 
 /// Whether what asks for a capability can be seen: since 6.14.
 fn asks_visibly(ground: &Ground) -> bool {
     ground.kernel.is_at_least(6, 14)
 }
-
-/// Why the making of packet sockets cannot be seen.
-fn unseen_makers(ground: &Ground, packet_create: symbols::Range) -> Option<&'static str> {
-    if !asks_visibly(ground) {
-        Some("cap_capable is not a raw tracepoint of this kernel")
-    } else if packet_create == [0, 0] && ground.untraceable.is_none() {
-        Some("the kernel does not say where it makes them (kernel.kptr_restrict, CAP_SYSLOG)")
-    } else {
-        None
-    }
-}
-
-/// Executables whose path the kernel keeps for us; there are far fewer than processes.
-const EXECUTABLE_PATHS: u32 = 2048;
 
 /// Whether cgroup programs are told the command name.
 pub(super) fn command_in_cgroup() -> bool {
@@ -243,7 +343,7 @@ impl Attached {
             }
             match (self.attach_one(spec), spec.optional) {
                 (Ok(()), _) => self.specs.push(spec),
-                (Err(source), None) => return Err(refusal(spec.program, source)),
+                (Err(source), None) => return Err(self.refusal(spec, source)),
                 (Err(error), Some(extra)) => self.missing.push((extra, brief(&error))),
             }
         }
@@ -255,19 +355,35 @@ impl Attached {
         self.specs.len()
     }
 
-    /// The programs, which are detached when they are dropped, and what can be looked after of them
-    /// from now on.
-    pub(super) fn attachments(self) -> Result<(Ebpf, Attachments), CaptureError> {
-        let mut present = Vec::new();
-        for spec in &self.specs {
-            if let Hook::Cgroup { attach_type } = spec.hook
-                && let Some(program) = self.ebpf.program(self.name_of(spec))
-            {
-                let program = program.info().map_err(|source| refusal(spec.program, source))?;
-                present.push(Attachment { program: spec.program, attach_type, id: program.id() });
+    /// The links, and what can be looked after of them from now on. The programs are kept by their
+    /// links; those whose links cannot be pinned, by the loader.
+    pub(super) fn attachments(self, set: Option<&Set>) -> (Ebpf, Links, Attachments) {
+        let pinned = set.into_iter().flat_map(|set| {
+            let pinnable = |spec: &&&Spec| self.perf_links || spec.is_of_cgroup();
+            self.specs.iter().filter(pinnable).map(|spec| set.link(spec.program))
+        });
+        let pinned = pinned.collect();
+        let attachments = Attachments::new(self.root, self.attachments, pinned);
+        (self.ebpf, self.links, attachments)
+    }
+
+    /// Removes links of programs that are no longer wanted.
+    pub(super) fn drop_others(&self, set: Option<&Set>) -> Result<(), CaptureError> {
+        let Some(set) = set else {
+            return Ok(());
+        };
+        let failed = |source| CaptureError::Pins { path: set.dir_of_links(), source };
+        for name in set.links().map_err(failed)? {
+            if !self.specs.iter().any(|spec| name == spec.program) {
+                fs::remove_file(set.dir_of_links().join(name)).map_err(failed)?;
             }
         }
-        Ok((self.ebpf, Attachments::new(self.root, present)))
+        Ok(())
+    }
+
+    /// How many programs are not.
+    pub(super) fn lacking(&self) -> usize {
+        self.missing.len()
     }
 
     /// Whether every program of this kind is attached.
@@ -286,6 +402,16 @@ impl Attached {
         missing
     }
 
+    /// Learns how to know who makes packet sockets, where that is attached.
+    pub(super) fn find_makers(&mut self, detail: Detail) -> Result<(), CaptureError> {
+        let extra = Extra::OpenedSockets;
+        if self.has(extra) && !makers::find(&mut self.ebpf, detail)? {
+            let why = "this process could not try to make one (seccomp, RestrictAddressFamilies)";
+            self.missing.push((extra, why.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Loads what is attached later, as far as that goes.
     pub(super) fn load_net(&mut self) {
         if let Err(error) = self.load_one(&NET) {
@@ -293,38 +419,26 @@ impl Attached {
         }
     }
 
-    fn name_of(&self, spec: &Spec) -> &'static str {
+    pub(super) fn name_of(&self, spec: &Spec) -> &'static str {
         if spec.program == STREAM { self.stream } else { spec.program }
     }
 
-    /// Loads one program and attaches it.
-    pub(super) fn attach_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
-        self.load_one(spec)?;
-        let root = &self.root;
-        let mode = CgroupAttachMode::Single;
-        let name = self.name_of(spec);
-        let program = self.ebpf.program_mut(name);
-        match (program.ok_or(ProgramError::NotLoaded)?, spec.hook) {
-            (Program::CgroupSockAddr(program), Hook::Cgroup { .. }) => {
-                program.attach(root, mode).map(drop)
+    /// As [`refusal`], with the name of who is in the way.
+    fn refusal(&self, spec: &Spec, source: ProgramError) -> CaptureError {
+        match (refusal(spec.program, source), spec.hook) {
+            (CaptureError::Exclusive { program, by }, Hook::Cgroup { attach_type }) => {
+                let named = foreign::named_on(&self.root, attach_type);
+                CaptureError::Exclusive { program, by: named.unwrap_or(by) }
             }
-            (Program::CgroupSock(program), Hook::Cgroup { .. }) => {
-                program.attach(root, mode).map(drop)
-            }
-            (Program::SockOps(program), Hook::Cgroup { .. }) => {
-                program.attach(root, mode).map(drop)
-            }
-            (Program::CgroupSkb(program), Hook::Cgroup { .. }) => {
-                program.attach(root, CgroupSkbAttachType::Egress, mode).map(drop)
-            }
-            (Program::RawTracePoint(program), Hook::RawTracepoint { name }) => {
-                program.attach(name).map(drop)
-            }
-            (Program::TracePoint(program), Hook::Tracepoint { category, name }) => {
-                program.attach(category, name).map(drop)
-            }
-            _ => Err(ProgramError::UnexpectedProgramType),
+            (other, _) => other,
         }
+    }
+
+    /// What is not kept for the next agent although all else is.
+    pub(super) fn unkept(&self) -> Option<String> {
+        let lacking = self.pins.is_some() && !self.perf_links;
+        let why = "tracepoints cannot be pinned before Linux 5.15";
+        lacking.then(|| format!("executables while no agent runs: {why}"))
     }
 
     /// Has one program verified without attaching it.
@@ -354,7 +468,7 @@ pub(super) fn refusal(program: &'static str, source: ProgramError) -> CaptureErr
             if syscall.call == "bpf_link_create"
                 && syscall.io_error.kind() == io::ErrorKind::PermissionDenied =>
         {
-            CaptureError::Exclusive { program }
+            CaptureError::Exclusive { program, by: "another program".to_owned() }
         }
         source => CaptureError::Attach { program, source: Box::new(source) },
     }

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use monitor_core::flow::Observation;
@@ -72,6 +73,11 @@ impl Cgroups {
         }
     }
 
+    /// Our own.
+    pub(super) fn own(&self) -> Option<CgroupId> {
+        self.hierarchy.cgroup(std::process::id()).map(|(id, _)| id)
+    }
+
     /// Whether nobody tells of them unasked.
     pub(super) fn are_looked_for(&self) -> bool {
         self.news == CgroupNews::Looked
@@ -112,14 +118,20 @@ impl Cgroups {
         }
     }
 
+    /// Whether a cgroup was told.
+    pub(super) fn knows(&self, id: CgroupId) -> bool {
+        self.known.contains_key(&id)
+    }
+
     /// Whether it was told, and not that it is gone.
     pub(super) fn is_present(&self, id: CgroupId) -> bool {
         self.known.get(&id).is_some_and(|presence| *presence != Presence::Gone)
     }
 
-    /// The cgroup that a process is in, and its path.
-    pub(super) fn of(&self, pid: u32) -> Option<(CgroupId, String)> {
-        self.hierarchy.cgroup(pid)
+    /// The cgroup that a process is in, and where that is.
+    pub(super) fn of(&self, pid: u32) -> Option<(CgroupId, PathBuf)> {
+        let (id, path) = self.hierarchy.cgroup(pid)?;
+        Some((id, self.hierarchy.path().join(path.trim_start_matches('/'))))
     }
 
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.

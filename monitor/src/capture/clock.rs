@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use monitor_core::ids::WallTime;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// The offset between both clocks as of one moment.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,17 @@ pub(super) struct Clock {
 #[must_use]
 pub fn boot_ns() -> u64 {
     stamped(nanoseconds(clock_gettime(ClockId::Boottime)), *AHEAD_NS)
+}
+
+/// How long the kernel's tick lasts, by which its coarse clocks go.
+pub(super) fn tick_ns() -> u64 {
+    u64::try_from(nanoseconds(clock_getres(ClockId::MonotonicCoarse))).unwrap_or(0)
+}
+
+/// Milliseconds since the machine was started, of which the upper part is cut off: for short spans.
+pub(super) fn boot_ms() -> u32 {
+    let milliseconds = boot_ns() / 1_000_000 % (1 << 32);
+    u32::try_from(milliseconds).unwrap_or(0)
 }
 
 /// A time since boot that the kernel showed this process, in `/proc` for one, as it stamps it.

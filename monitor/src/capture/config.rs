@@ -5,7 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use monitor_common::{
+    Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener,
+};
 use serde::{Deserialize, Serialize};
 
 /// What is watched, and the sizes of what the kernel holds for us, all of it allocated at start.
@@ -15,44 +19,97 @@ pub struct Config {
     /// The part of the version-2 hierarchy to watch, as a directory; else all of it. What runs
     /// outside it counts as another machine.
     pub cgroup: Option<PathBuf>,
+    /// Whether what was attached stays when the agent ends, and goes on counting for the next one.
+    pub pin: bool,
+    /// Where it is kept meanwhile: a directory of its own on a bpffs.
+    pub pins: PathBuf,
     /// How much is noted of connections on edges that are known.
     pub detail: Detail,
-    /// Flow keys held (about 270 bytes each). More are told again when seen again.
+    /// Flow keys held (about 290 bytes each). More are told again when seen again.
     pub seen: Entries,
-    /// TCP connections followed at once (about 150 bytes each, and as many again to pair both ends
-    /// on one machine). Of more, the bytes are missing.
+    /// TCP connections followed at once (about 280 bytes each). Of more, the bytes are missing.
     pub connections: Entries,
     /// TCP addresses listened at. What is accepted at more is nobody's.
     pub listeners: Entries,
     /// Sockets bound to a port, for who serves by UDP.
     pub bound: Entries,
-    /// Processes whose executable is known to the kernel.
+    /// Processes whose executable is known to the kernel; of an eighth as many executables it keeps
+    /// the path.
     pub processes: Entries,
     /// Room for news that the agent has not yet read: a power of two, at least a page.
     pub ring: RingSize,
+    /// So often the agent makes a connection of its own over loopback, to see whether it sees it.
+    pub canary: Every,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             cgroup: None,
+            pin: true,
+            pins: PathBuf::from(Self::PINS),
             detail: Detail::Normal,
-            seen: Entries(32_768),
-            connections: Entries(16_384),
-            listeners: Entries(8192),
-            bound: Entries(8192),
+            seen: Entries(16_384),
+            connections: Entries(4096),
+            listeners: Entries(4096),
+            bound: Entries(4096),
             processes: Entries(16_384),
             ring: RingSize(1 << 20),
+            canary: Every(Duration::from_secs(30)),
         }
     }
 }
 
 impl Config {
-    /// The same, with all that can be noted.
+    const PINS: &str = "/sys/fs/bpf/edgewatch";
+
+    /// The same for a look: all that can be noted, and nothing that stays.
     #[must_use]
-    pub fn in_full(&self) -> Self {
-        Self { detail: Detail::Full, ..self.clone() }
+    pub fn for_a_look(&self) -> Self {
+        Self { detail: Detail::Full, pin: false, ..self.clone() }
     }
+
+    /// What the sizes may take in all, in bytes of the kernel's memory: more is a slip of the pen.
+    pub const MOST_BYTES: u64 = 1 << 30;
+
+    /// What each size takes of the kernel's memory, in bytes, by its key.
+    #[must_use]
+    pub fn takes(&self) -> [(&'static str, u64); 6] {
+        let slots = size_of::<Followed>() * Followed::slots(self.socket_bits()) as usize;
+        let dials = size_of::<Dials>() << self.dials_bits();
+        let paths = entries::<u64, Executable>(self.executables());
+        [
+            ("seen", entries::<FlowKey, FlowStats>(self.seen)),
+            ("connections", (slots + dials) as u64),
+            ("listeners", entries::<ListenKey, Listener>(self.listeners)),
+            ("bound", entries::<u64, Bound>(self.bound)),
+            ("processes", entries::<u64, Lineage>(self.processes) + paths),
+            ("ring", self.ring.bytes().into()),
+        ]
+    }
+
+    /// The power of two that says how many connections there is room for: in sets with twice as many
+    /// slots as connections are to be followed, so that hardly any is full before they all are there.
+    pub(super) fn socket_bits(&self) -> u32 {
+        (2 * self.connections.get()).div_ceil(Followed::WAYS).next_power_of_two().ilog2()
+    }
+
+    /// As much for dials, of which few wait to be accepted: half as many sets, of half as many slots.
+    pub(super) fn dials_bits(&self) -> u32 {
+        self.socket_bits() - 1
+    }
+
+    /// How many executables the kernel keeps the path of.
+    pub(super) fn executables(&self) -> Entries {
+        Entries((self.processes.get() / 8).max(Entries::MIN))
+    }
+}
+
+/// What a kernel's hash map of so many entries takes: its keys and values, what it keeps beside each,
+/// and a list for each power of two of them.
+fn entries<K, V>(entries: Entries) -> u64 {
+    let (count, beside, list) = (u64::from(entries.get()), 48, 16);
+    count * (size_of::<K>() + size_of::<V>() + beside) as u64 + count.next_power_of_two() * list
 }
 
 /// How much the kernel notes of what is known already. What is new is noted the same in both.
@@ -89,6 +146,40 @@ impl TryFrom<u32> for Entries {
             Ok(Self(count))
         } else {
             Err(ConfigError::Entries(count))
+        }
+    }
+}
+
+/// How many new edges one cgroup may show at once, each way, before the rest is told as a whole. A
+/// quarter of it comes back every second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Budget(u32);
+
+impl Budget {
+    const MIN: u32 = 16;
+    const MAX: u32 = 1 << 20;
+
+    /// The time in which one more comes back, in nanoseconds.
+    pub(super) fn interval_ns(self) -> u64 {
+        monitor_common::BUDGET_SPAN_NS / u64::from(self.0)
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(1024)
+    }
+}
+
+impl TryFrom<u32> for Budget {
+    type Error = ConfigError;
+
+    fn try_from(count: u32) -> Result<Self, ConfigError> {
+        if (Self::MIN..=Self::MAX).contains(&count) {
+            Ok(Self(count))
+        } else {
+            Err(ConfigError::Budget(count))
         }
     }
 }
@@ -150,6 +241,31 @@ impl fmt::Display for RingSize {
         } else {
             write!(f, "{}KiB", self.0 >> 10)
         }
+    }
+}
+
+/// A pause between two of a kind, written as `"30s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Every(Duration);
+
+impl Every {
+    const MIN: Duration = Duration::from_millis(20);
+    const MAX: Duration = Duration::from_secs(3_600);
+
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Every {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        let pause = humantime::parse_duration(&text).ok();
+        let fits = |it: &Duration| (Self::MIN..=Self::MAX).contains(it);
+        pause.filter(fits).map(Self).ok_or(ConfigError::Every(text))
     }
 }
 
@@ -257,8 +373,12 @@ impl fmt::Display for Network {
 pub enum ConfigError {
     #[error("{0} is out of range: a number of entries is {min} to {max}", min = Entries::MIN, max = Entries::MAX)]
     Entries(u32),
+    #[error("{0} is out of range: a budget is {min} to {max} new edges", min = Budget::MIN, max = Budget::MAX)]
+    Budget(u32),
     #[error("{0:?} is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"")]
     Ring(String),
+    #[error("{0:?} is not a pause: 20ms to 1h, written like \"30s\"")]
+    Every(String),
     #[error("{0:?} is not a network: write one like 10.0.0.0/8 or fd00::/8")]
     Network(String),
     #[error("{0} has bits set beyond its prefix")]
@@ -277,6 +397,16 @@ mod tests {
         }
         for text in ["", "1", "1MB", "3MiB", "MiB", "1KiB", "512MiB", "99999999MiB", "-1MiB"] {
             assert!(text.parse::<RingSize>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_budget_comes_back_whole_in_four_seconds() {
+        for (count, interval_ns) in [(16, 250_000_000), (1024, 3_906_250), (1 << 20, 3_814)] {
+            assert_eq!(Budget::try_from(count).map(Budget::interval_ns), Ok(interval_ns));
+        }
+        for count in [0, 15, (1 << 20) + 1, u32::MAX] {
+            assert_eq!(Budget::try_from(count), Err(ConfigError::Budget(count)));
         }
     }
 
@@ -315,10 +445,20 @@ mod tests {
     }
 
     #[test]
+    fn the_default_sizes_leave_room_within_twelve_mebibytes() {
+        let taken: u64 = Config::default().takes().iter().map(|(_, bytes)| bytes).sum();
+        assert!((9 << 20..11 << 20).contains(&taken), "{taken}");
+    }
+
+    #[test]
     fn unknown_keys_and_wild_sizes_are_refused() {
         let read = toml::from_str::<Config>;
         assert_eq!(read(""), Ok(Config::default()));
         assert_eq!(read("ring = \"2MiB\"\nseen = 64").unwrap().seen.get(), 64);
+        assert_eq!(read("canary = \"1m\"").unwrap().canary.get(), Duration::from_secs(60));
+        for text in ["canary = \"1ms\"", "canary = \"2h\"", "canary = 30", "canary = \"off\""] {
+            assert!(read(text).is_err(), "{text}");
+        }
         for text in ["sene = 64", "seen = 1", "seen = -1", "ring = 4096", "ring = \"5MiB\""] {
             assert!(read(text).is_err(), "{text}");
         }

@@ -16,6 +16,9 @@ pub(super) type ListenKeyBytes = [u8; size_of::<wire::ListenKey>()];
 pub(super) type ListenerBytes = [u8; size_of::<wire::Listener>()];
 pub(super) type BoundBytes = [u8; size_of::<wire::Bound>()];
 pub(super) type LineageBytes = [u8; size_of::<wire::Lineage>()];
+pub(super) type PayerBytes = [u8; size_of::<wire::Payer>()];
+pub(super) type BudgetBytes = [u8; size_of::<wire::Budget>()];
+pub(super) type FloodBytes = [u8; size_of::<wire::Flood>()];
 pub(super) type StartedBytes = [u8; size_of::<wire::Executable>()];
 
 /// The bytes are not what this program agreed upon with the kernel's half.
@@ -100,6 +103,38 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     }
 }
 
+/// Who pays for a key that is new.
+pub(super) fn payer(bytes: &KeyBytes) -> Result<PayerBytes, Undecodable> {
+    let key: wire::FlowKey = read(bytes)?;
+    Ok(zerocopy::transmute!(wire::Payer::of(&key)))
+}
+
+/// A budget, as it was if there was one, with `more` new keys that cost nothing, `most` at once.
+pub(super) fn credited(budget: Option<&BudgetBytes>, more: u64, most: u64) -> BudgetBytes {
+    let before = budget.and_then(|bytes| read::<wire::Budget>(bytes).ok());
+    let before = before.unwrap_or(wire::Budget { whole_ns: 0, credit: 0 });
+    let credit = before.credit.saturating_add(more).min(most);
+    zerocopy::transmute!(wire::Budget { credit, ..before })
+}
+
+/// An entry of `FLOODS`: whose it is, what it counted. Of one whose writer is still at it, `first_ns`
+/// is 0.
+pub(super) fn flood(
+    payer: &PayerBytes,
+    flood: &FloodBytes,
+) -> Result<((CgroupId, Direction), wire::Flood), Undecodable> {
+    let payer: wire::Payer = read(payer)?;
+    Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
+}
+
+const fn direction(direction: wire::Direction) -> Direction {
+    match direction {
+        wire::Direction::Outbound => Direction::Outbound,
+        wire::Direction::Inbound => Direction::Inbound,
+        wire::Direction::Listening => Direction::Listening,
+    }
+}
+
 /// Of an entry whose writer is still at it, `first_seen_ns` is 0.
 pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
     let stats: wire::FlowStats = read(bytes)?;
@@ -118,11 +153,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     let key: wire::FlowKey = read(bytes)?;
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
-        direction: match key.direction {
-            wire::Direction::Outbound => Direction::Outbound,
-            wire::Direction::Inbound => Direction::Inbound,
-            wire::Direction::Listening => Direction::Listening,
-        },
+        direction: direction(key.direction),
         protocol: match key.protocol {
             wire::Protocol::Tcp => Protocol::Tcp,
             wire::Protocol::Udp => Protocol::Udp,
@@ -246,14 +277,54 @@ pub(super) fn listener(
     local: SocketAddr,
     owner: SocketOwner,
 ) -> (ListenKeyBytes, ListenerBytes) {
-    let key = wire::ListenKey {
+    let key = listen_key(netns, local);
+    let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
+    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+/// A value of `SEEN` for connections that are there already.
+pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
+    let caller = origin.process.as_ref();
+    let process = caller.map_or(wire::Process::UNKNOWN, |it| wire::Process {
+        pid: it.pid,
+        uid: it.uid,
+        comm: [0; wire::COMM_BYTES],
+    });
+    zerocopy::transmute!(wire::FlowStats {
+        first_seen_ns: now_ns,
+        last_seen_ns: now_ns,
+        connections,
+        origin: wire::Origin {
+            netns_cookie: origin.netns.0,
+            executable_id: caller.map_or(0, |it| it.executable_id),
+            client: origin.client.map_or(wire::Address::ZERO, |it| address(it.ip())),
+            process,
+            client_port: origin.client.map_or(0, |it| it.port()),
+            _reserved: [0; 6],
+        },
+        ..wire::FlowStats::ONCE
+    })
+}
+
+/// An entry of `LISTENERS` for a socket that is about to listen.
+pub(super) fn expected_listener(
+    netns: NetnsCookie,
+    local: SocketAddr,
+    cgroup: CgroupId,
+) -> (ListenKeyBytes, ListenerBytes) {
+    let owner = wire::Owner { cgroup_id: cgroup.0, ..wire::Owner::UNKNOWN };
+    let key = listen_key(netns, local);
+    let listener = wire::Listener { owner, sockets: 0, shared: 0 };
+    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+fn listen_key(netns: NetnsCookie, local: SocketAddr) -> wire::ListenKey {
+    wire::ListenKey {
         netns_cookie: netns.0,
         address: address(local.ip()),
         port: local.port(),
         _reserved: [0; 6],
-    };
-    let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
-    (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+    }
 }
 
 /// The key and the value in `SEEN` of an entry of `LISTENERS`, entered at `now_ns`; and what is told
@@ -319,6 +390,7 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::Unattributed => Loss::Unattributed,
             wire::Loss::Untracked => Loss::Untracked,
             wire::Loss::Unwatched => Loss::Unwatched,
+            wire::Loss::OverBudget => Loss::OverBudget,
         };
         (loss.index(), meaning)
     })
@@ -496,6 +568,50 @@ mod tests {
             wrong[0] = kind;
             assert_eq!(record(&wrong), Err(Undecodable), "{kind}");
         }
+    }
+
+    /// Of every kind of record, every wrong length; and of every byte that names something, every value
+    /// that names nothing. Each is refused, and so counted once.
+    #[test]
+    fn of_wrong_records_not_one_is_read() {
+        let removed =
+            wire::CgroupRemoved { kind: wire::RecordKind::CgroupRemoved, _reserved: 0, id: 5 };
+        let created = wire::CgroupCreated {
+            kind: wire::RecordKind::CgroupCreated,
+            path_bytes: 1,
+            id: 5,
+            path: [b'/'; wire::CGROUP_PATH_BYTES],
+        };
+        let whole = [flow_record(), removed.as_bytes().to_vec(), created.as_bytes().to_vec()];
+        let (mut wrong, mut refused) = (0, 0);
+        let mut check = |bytes: &[u8]| {
+            wrong += 1;
+            refused += usize::from(record(bytes) == Err(Undecodable));
+        };
+        for good in &whole {
+            assert!(record(good).is_ok(), "{good:?}");
+            let twice = [good.as_slice(), good.as_slice()].concat();
+            (0..twice.len()).filter(|it| *it != good.len()).for_each(|it| check(&twice[..it]));
+        }
+        // The kind of record and why it is told, then protocol, direction, far end, outcome.
+        let protocols = [0, 1, 6, 17, 136];
+        let named: [(usize, &[u8]); 6] = [
+            (0, &[1, 2, 3]),
+            (4, &[1, 2]),
+            (66, &protocols),
+            (67, &[1, 2, 3]),
+            (68, &[1, 2, 3, 4]),
+            (69, &[1, 2, 3, 4, 5, 6]),
+        ];
+        for (at, known) in named {
+            for byte in (0..=u8::MAX).filter(|byte| !known.contains(byte)) {
+                let mut bytes = flow_record();
+                bytes[at] = byte;
+                check(&bytes);
+            }
+        }
+        assert_eq!(refused, wrong);
+        assert!(wrong > 2_500, "{wrong} tried");
     }
 
     #[test]

@@ -82,6 +82,17 @@ pub fn neighbours(cgroup: Option<&Path>) -> Result<Vec<Neighbours>, CaptureError
     Ok(found)
 }
 
+/// Who is attached to `cgroup` at this hook, for people; None where that cannot be told.
+pub(super) fn named_on(cgroup: &File, attach_type: u32) -> Option<String> {
+    let id = hooked::on(cgroup, attach_type).ok()?.ids.first().copied()?;
+    let names = names_of_all();
+    let name = names.iter().find(|(other, _)| *other == id);
+    Some(match name {
+        Some((_, name)) => format!("{name} (program {id})"),
+        None => format!("program {id}"),
+    })
+}
+
 /// Ids and names of every program there is; empty where we may not ask (that takes CAP_SYS_ADMIN).
 fn names_of_all() -> Vec<(u32, String)> {
     let programs = aya::programs::loaded_programs().map_while(Result::ok);

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::capture::clock::Clock;
 use crate::capture::mountinfo::mounts;
-use crate::capture::netlink;
+use crate::capture::netlink::{self, Wanted};
 use crate::capture::preflight;
 use crate::capture::procfs;
 use crate::capture::tracefs;
@@ -142,7 +142,10 @@ fn executables() -> Insight {
 }
 
 fn listeners() -> io::Result<usize> {
-    let sockets = [netlink::sockets(Protocol::Tcp)?, netlink::sockets(Protocol::Udp)?];
+    let sockets = [
+        netlink::sockets(Protocol::Tcp, Wanted::Open)?,
+        netlink::sockets(Protocol::Udp, Wanted::Open)?,
+    ];
     Ok(sockets.iter().map(Vec::len).sum())
 }
 

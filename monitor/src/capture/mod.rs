@@ -1,6 +1,7 @@
 //! Capture: loads the kernel programs, hears their news and keeps their maps. It turns bytes into
 //! observations at one door (`decode`) and judges nothing. Only this module names the loader or the
-//! wire; nothing is pinned, so what it attached goes when it does.
+//! wire. What it attached goes when it does, unless it is pinned: then it goes on counting for the
+//! next one, which takes it up.
 
 mod config;
 mod preflight;
@@ -12,23 +13,37 @@ mod hierarchy;
 mod mountinfo;
 mod procfs;
 
+mod bpf;
+mod canary;
 mod cgroups;
 mod executables;
+mod floods;
 mod namespaces;
 mod netlink;
+mod ledger;
+mod openers;
+mod pins;
 mod processes;
 mod seen;
-mod symbols;
+mod shape;
 mod unusual;
 
+mod makers;
 mod nets;
+mod losses;
 mod tell;
+mod told_addresses;
+
+mod resuming;
 
 mod attach;
 mod attachments;
 #[doc(hidden)]
 pub mod fuzzing;
+mod keep;
 mod kernel_log;
+mod linking;
+mod connections;
 mod older;
 
 mod foreign;
@@ -36,6 +51,7 @@ mod hooked;
 mod machine;
 mod trial;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -46,17 +62,24 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError};
 use monitor_common::map;
-use monitor_core::flow::{Direction, FlowKey, Observation};
+use monitor_core::edge::Edge;
+use monitor_core::engine::Tallied;
+use monitor_core::flow::{Direction, Flow, FlowKey, Observation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use self::attach::Extra;
+use self::attach::{Extra, Links};
 use self::attachments::Attachments;
+use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
 use self::executables::Executables;
+use self::floods::Floods;
 use self::hierarchy::Hierarchy;
+use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
+use self::losses::Losses;
+use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
@@ -65,8 +88,9 @@ use self::tell::{Accepts, Teller};
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Config, ConfigError, Detail, Entries, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
+pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
@@ -101,9 +125,15 @@ pub enum CaptureError {
     #[error("the kernel refused the program {program}:\n{log}")]
     Refused { program: &'static str, source: io::Error, log: String },
     #[error(
-        "attach {program}: another program is attached to the root cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
+        "attach {program}: {by} is attached to the cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
     )]
-    Exclusive { program: &'static str },
+    Exclusive { program: &'static str, by: String },
+    #[error("{}: {source}: what edgewatch keeps there cannot be used", path.display())]
+    Pins { path: PathBuf, source: io::Error },
+    #[error("{} is not edgewatch's: choose another directory for capture.pins, or see what `edgewatch doctor --clean` can remove", path.display())]
+    StrangePins { path: PathBuf },
+    #[error("{} is held by another agent{}: one watches a machine", path.display(), of_pid(*pid))]
+    PinsHeld { path: PathBuf, pid: Option<u32> },
     #[error("attach {program}")]
     Attach { program: &'static str, source: Box<ProgramError> },
     #[error("use the kernel map {name}")]
@@ -118,6 +148,10 @@ pub enum CaptureError {
 
 type Result<T> = std::result::Result<T, CaptureError>;
 
+fn of_pid(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
 /// `BPF_NOEXIST`: what the kernel has entered is right and stays.
 const IF_ABSENT: u64 = 1;
 
@@ -130,9 +164,33 @@ pub struct Summary {
     pub programs: usize,
     /// What is not seen here, and why.
     pub missing: Vec<String>,
+    /// Where it is pinned; None where it ends with this agent.
+    pub pins: Option<PathBuf>,
+    /// Whether an agent before this one left it attached.
+    pub adopted: bool,
 }
 
-/// The running capture. Dropping it detaches every program.
+/// What an agent before this one knew and the kernel still holds.
+#[derive(Debug, Default)]
+pub struct Resumed {
+    /// Cgroups and addresses.
+    pub surroundings: Vec<Observation>,
+    pub flows: Vec<(Flow, Edge)>,
+}
+
+/// What is not seen where nothing can be pinned.
+const UNPINNED: &str = "what happens between the end of this agent and the next one's start";
+
+fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
+    let mut edges: HashMap<Vec<u8>, Edge> =
+        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
+    let flows = teller.resume()?.into_iter();
+    let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
+    let flows = flows.collect();
+    Ok(Resumed { surroundings: teller.take(), flows })
+}
+
+/// The running capture. Dropping it detaches every program that is not pinned.
 pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
@@ -140,12 +198,18 @@ pub struct Capture {
     nets: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
+    /// In and below this cgroup.
+    watched: PathBuf,
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
-    /// Links and programs: they are gone when this is.
+    resumed: Resumed,
+    /// None where nothing is pinned.
+    kept: Option<Kept>,
+    /// What is not pinned is gone when these are.
+    _links: Links,
     ebpf: Ebpf,
 }
 
@@ -165,21 +229,30 @@ impl Capture {
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
-    /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches.
+    /// Loads on a ground that was checked, tells the kernel what is older than its programs, attaches;
+    /// or takes up what an agent before this one left attached, of which it stored `before`.
     ///
     /// Must be called within a tokio runtime.
-    pub fn start(ground: Ground, config: &Config, internal: &[Network]) -> Result<Self> {
-        let seed = random_seed()?;
-        let mut attached = attach::load(config, &ground, seed)?;
+    pub fn start(
+        ground: Ground,
+        config: &Config,
+        internal: &[Network],
+        budget: Budget,
+        before: Before,
+    ) -> Result<Self> {
+        let plan = Plan::make(config, &ground, internal, budget)?;
+        let (pinning, draft) = plan.begin()?;
+        let mut attached = attach::load(config, &ground, &plan.settings, pinning)?;
         let ebpf = &mut attached.ebpf;
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
-        let executables = Executables::new(seed, take(ebpf, map::EXECUTABLE_PATHS)?);
+        let executables = Executables::new(plan.seed(), take(ebpf, map::EXECUTABLE_PATHS)?);
         let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
         let seen = SeenMap::new(take(ebpf, map::SEEN)?);
-        let lost = take(ebpf, map::LOST)?;
-        let mut older = OlderSockets::new(ebpf, &ground)?;
+        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
+        let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
+        let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
 
         let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.load_net();
@@ -191,34 +264,110 @@ impl Capture {
             processes.fill(&hierarchy);
         }
         let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let mut teller = Teller::new(seen, config.seen, lost, cgroups, processes);
+        let told = plan.told(&before);
+        let canary = Canary::new(config.canary.get(), cgroups.own());
+        let mut teller =
+            Teller::new(seen, told, config.seen, floods, losses, cgroups, processes, canary);
         teller.walk_cgroups();
-        let refused = older.enter(&mut teller);
+        let started = Instant::now();
+        let mut census = Census::take();
+        let refused = older.enter(&census, &mut teller);
+        let looked = started.elapsed();
         attached.attach(&attach::FLOWS)?;
+        attached.find_makers(config.detail)?;
+        let started = Instant::now();
         // Those that were opened in between.
-        older.enter(&mut teller);
+        census.find_namespaces();
+        older.enter(&census, &mut teller);
+        let adopts = plan.adopts();
+        if !adopts {
+            teller.begin_counting()?;
+        }
+        let resumed = if adopts { resume(&mut teller, before)? } else { Resumed::default() };
+        teller.unattached(attached.lacking());
         older.tell_listeners(&mut teller);
-        teller.unusual(Sought::All);
+        // Those that the kernel was told of before are none that it missed.
+        let connections =
+            if adopts { 0 } else { older.tell_connections(&census, internal, &mut teller) };
+        drop(census);
+        let took_ms = (looked + started.elapsed()).as_millis();
+        tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+        let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
+        teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
         missing.extend(refused);
+        missing.extend(plan.unpinned.as_ref().map(|why| format!("{UNPINNED}: {why}")));
+        missing.extend(attached.unkept());
         let programs = attached.count();
-        let (mut ebpf, attachments) = attached.attachments()?;
+        let set = plan.set(draft)?;
+        attached.drop_others(set.as_ref())?;
+        let (mut ebpf, links, attachments) = attached.attachments(set.as_ref());
         let mut nets = nets;
         nets.want(&mut ebpf, teller.wanted());
-        Ok(Self {
+        let kept = plan.done(set)?;
+        let pins = kept.as_ref().map(|kept| kept.dir().to_owned());
+        let (kernel, cgroup) = (ground.kernel, ground.cgroup);
+        let mut capture = Self {
             ring,
             teller,
             older,
             nets,
             polled,
+            watched,
             attachments,
             kernel_log,
-            summary: Summary { kernel: ground.kernel, cgroup: ground.cgroup, programs, missing },
+            summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
             drain: None,
+            resumed,
+            kept,
+            _links: links,
             ebpf,
-        })
+        };
+        if adopts {
+            // Records first: they name the cgroups that are gone.
+            while capture.hear()? {}
+            capture.teller.catch_up()?;
+        }
+        Ok(capture)
+    }
+
+    /// What an agent before this one knew, once: to be taken in before anything else.
+    pub fn resumed(&mut self) -> Resumed {
+        std::mem::take(&mut self.resumed)
+    }
+
+    /// A name for the kernel's tables that no others have; None where they end with this agent.
+    #[must_use]
+    pub fn tables(&self) -> Option<String> {
+        self.kept.as_ref().map(Kept::tables)
+    }
+
+    /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
+    pub fn tallied<'e>(
+        &mut self,
+        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
+        self.teller.rows(edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    }
+
+    /// What is to be stored together with what makes a re-arming of these keys necessary: whoever
+    /// starts after this agent was killed in between re-arms them.
+    pub fn tallied_again<'e>(
+        &mut self,
+        keys: &[FlowKey],
+        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
+        self.teller.rows_again(keys, edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    }
+
+    /// Ends for good: nothing stays attached or pinned.
+    ///
+    /// # Errors
+    /// The pins cannot be removed.
+    pub fn leave_nothing(self) -> Result<()> {
+        self.kept.map_or(Ok(()), |kept| kept.remove().map(drop))
     }
 
     /// What is watched here.
@@ -234,6 +383,8 @@ impl Capture {
             if !pending.is_empty() {
                 return Ok(pending);
             }
+            let older = &mut self.older;
+            self.teller.fly(|at, cgroup| older.expect(at, cgroup));
             match &self.drain {
                 Some(drain) => tokio::time::sleep_until(drain.at).await,
                 None => self.sleep().await?,
@@ -241,6 +392,7 @@ impl Capture {
             let quiet_rounds = if self.hear()? {
                 0
             } else {
+                self.teller.judge_canary();
                 self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
             };
             self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
@@ -250,7 +402,9 @@ impl Capture {
 
     /// Sleeps until the kernel wakes us.
     async fn sleep(&self) -> Result<()> {
-        let woken = tokio::time::timeout(Self::DRAIN_AT_LEAST_EVERY, self.ring.readable()).await;
+        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
+        let next = next.min(self.teller.next_canary().into());
+        let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
             ready.map_err(CaptureError::Wait)?.clear_ready();
@@ -273,21 +427,25 @@ impl Capture {
         self.teller.end_batch()?;
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
-        self.teller.detached(self.attachments.gone());
+        self.teller.gone(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
     }
 
     /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
-    /// ten seconds or so.
-    pub fn sweep(&mut self) -> Result<Vec<Observation>> {
+    /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
+    /// edge yet nobody could count it, so that it is told the next time.
+    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
         while self.hear()? {}
-        if self.teller.sweep()? == Accepts::SomeUnattributed {
+        if self.teller.sweep(counts)? == Accepts::SomeUnattributed {
             self.older.enter_again(&mut self.teller);
         }
         self.older.tell_listeners(&mut self.teller);
+        if let Some(kept) = &mut self.kept {
+            kept.told(self.teller.told_losses());
+        }
         if self.polled {
-            self.teller.unusual(Sought::Packets);
+            self.teller.unusual(Sought::Packets, &self.watched);
         }
         self.nets.want(&mut self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));

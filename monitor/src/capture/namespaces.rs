@@ -1,21 +1,26 @@
 //! Network namespaces from inside: the sockets in them that are older than we are, and their
-//! addresses. A namespace is entered by a thread of its own, which ends with it; one that no process
-//! is in is not found.
+//! addresses. A namespace is entered by a thread of its own, which ends with it. Found is one that a
+//! process is in, that is mounted somewhere or that a process holds open; one that nothing but a socket
+//! keeps alive is not.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use monitor_core::flow::Protocol;
-use monitor_core::ids::NetnsCookie;
+use monitor_core::ids::{CgroupId, NetnsCookie};
+use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat_raw};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::capture::netlink::{self, OldSocket};
+use crate::capture::mountinfo::mounts;
+use crate::capture::netlink::{self, OldSocket, Sockets, Wanted};
 use crate::capture::procfs::pids;
 
 /// What was found in one network namespace.
@@ -36,10 +41,22 @@ pub(super) struct OldSockets {
     pub(super) receivers: Vec<OldSocket>,
 }
 
+/// The connections of one namespace that are there.
+#[derive(Debug)]
+pub(super) struct OldConnections {
+    pub(super) netns: NetnsCookie,
+    pub(super) tcp: Vec<OldSocket>,
+    pub(super) udp: Vec<OldSocket>,
+    /// Ports that are listened at, and those of UDP sockets that were chosen.
+    pub(super) tcp_ports: HashSet<u16>,
+    pub(super) udp_ports: HashSet<u16>,
+}
+
 impl OldSockets {
-    pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
-        let sockets = self.listeners.iter().chain(&self.receivers);
-        sockets.map(|socket| socket.inode)
+    /// Leaves out the sockets of all other cgroups.
+    pub(super) fn keep(&mut self, cgroups: &HashSet<CgroupId>) {
+        self.listeners.retain(|it| cgroups.contains(&it.cgroup));
+        self.receivers.retain(|it| cgroups.contains(&it.cgroup));
     }
 }
 
@@ -51,72 +68,165 @@ pub(super) struct Survey<T> {
     pub(super) reason: Option<io::Error>,
 }
 
-/// Looks into every namespace that a process is in.
-pub(super) fn survey() -> Survey<Namespace> {
-    each_namespace(look)
+/// The network namespaces of this machine, and who holds which socket.
+pub(super) struct Census {
+    namespaces: Vec<File>,
+    known: HashSet<u64>,
+    /// Process ids by the sockets' inodes.
+    pub(super) holders: HashMap<u32, u32>,
 }
 
-/// Only the addresses of every namespace that a process is in.
-pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
-    each_namespace(|| Ok((own_cookie()?, netlink::addresses()?))).found
-}
+impl Census {
+    /// One pass over every process and every file it has open.
+    pub(super) fn take() -> Self {
+        let mut census = Self::empty();
+        census.find_namespaces();
+        census.find_holders();
+        census
+    }
 
-fn each_namespace<T: Send + 'static>(look: fn() -> io::Result<T>) -> Survey<T> {
-    let mut seen = HashSet::new();
-    let mut survey = Survey { found: Vec::new(), refused: 0, reason: None };
-    for pid in pids() {
-        // Gone meanwhile, or a kernel thread.
-        let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else {
-            continue;
-        };
-        if !file.metadata().is_ok_and(|metadata| seen.insert(metadata.ino())) {
-            continue;
+    /// Adds who holds which socket, and the namespaces that somebody holds open.
+    fn find_holders(&mut self) {
+        let mut directory = Vec::with_capacity(1 << 15);
+        for pid in pids() {
+            // Gone meanwhile, or not ours to look at.
+            let Ok(files) = open_directory(&format!("/proc/{pid}/fd")) else { continue };
+            self.look_at(pid, &files, directory.spare_capacity_mut());
         }
-        match inside(file, look) {
-            Ok(namespace) => survey.found.push(namespace),
-            Err(error) => {
-                survey.refused += 1;
-                survey.reason.get_or_insert(error);
+    }
+
+    fn empty() -> Self {
+        Self { namespaces: Vec::new(), known: HashSet::new(), holders: HashMap::new() }
+    }
+
+    /// Adds the namespaces that a process is in or that are mounted, as far as they are not known yet.
+    pub(super) fn find_namespaces(&mut self) {
+        for pid in pids() {
+            self.add(Path::new(&format!("/proc/{pid}/ns/net")));
+        }
+        // Those of the machine, where we have mounts of our own.
+        for (mountinfo, root) in
+            [("/proc/self/mountinfo", "/"), ("/proc/1/mountinfo", "/proc/1/root")]
+        {
+            let text = fs::read_to_string(mountinfo).unwrap_or_default();
+            for point in mounted_namespaces(&text) {
+                let below = point.strip_prefix("/").unwrap_or(&point);
+                self.add(&Path::new(root).join(below));
             }
         }
     }
-    survey
+
+    /// Adds a namespace, once; nothing where it is gone meanwhile.
+    fn add(&mut self, path: &Path) {
+        // Asked first: to open a file is dearer, and most processes share a namespace.
+        let inode = fs::metadata(path).map(|it| it.ino());
+        if inode.is_ok_and(|inode| self.known.insert(inode))
+            && let Ok(file) = File::open(path)
+        {
+            self.namespaces.push(file);
+        }
+    }
+
+    fn look_at(&mut self, pid: u32, files: &OwnedFd, directory: &mut [MaybeUninit<u8>]) {
+        let mut entries = RawDir::new(files, directory);
+        while let Some(Ok(entry)) = entries.next() {
+            let mut room = [MaybeUninit::<u8>::uninit(); 64];
+            let Ok((link, _)) = readlinkat_raw(files, entry.file_name(), &mut room) else {
+                continue;
+            };
+            if let Some(inode) = numbered(link, b"socket:[") {
+                self.holders.entry(inode).or_insert(pid);
+            } else if let Some(inode) = numbered(link, b"net:[")
+                && !self.known.contains(&inode.into())
+            {
+                let name = entry.file_name().to_string_lossy();
+                self.add(Path::new(&format!("/proc/{pid}/fd/{name}")));
+            }
+        }
+    }
+
+    /// The sockets that listen or wait for datagrams, everywhere.
+    pub(super) fn survey(&self) -> Survey<Namespace> {
+        self.each(look)
+    }
+
+    /// The connections, everywhere. What cannot be asked was told by [`Census::survey`].
+    pub(super) fn connections(&self) -> Vec<OldConnections> {
+        self.each(connections).found
+    }
+
+    fn each<T: Send + 'static>(&self, look: fn() -> io::Result<T>) -> Survey<T> {
+        let mut survey = Survey { found: Vec::new(), refused: 0, reason: None };
+        for namespace in &self.namespaces {
+            match namespace.try_clone().and_then(|namespace| inside(namespace, look)) {
+                Ok(namespace) => survey.found.push(namespace),
+                Err(error) => {
+                    survey.refused += 1;
+                    survey.reason.get_or_insert(error);
+                }
+            }
+        }
+        survey
+    }
+}
+
+fn open_directory(path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+/// Where namespaces are mounted; of what kind they are is seen when they are opened.
+fn mounted_namespaces(mountinfo: &str) -> Vec<PathBuf> {
+    let namespaces =
+        mounts(mountinfo).filter(|it| it.kind == "nsfs" && it.root.starts_with("net:"));
+    namespaces.map(|mount| mount.point()).collect()
+}
+
+/// Which processes hold the sockets of these inodes.
+pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
+    let mut census = Census::empty();
+    if !inodes.is_empty() {
+        census.find_holders();
+    }
+    census.holders.retain(|inode, _| inodes.contains(inode));
+    census.holders
+}
+
+/// Only the addresses of every namespace that a process is in, or that is mounted.
+pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
+    let mut census = Census::empty();
+    census.find_namespaces();
+    census.each(|| Ok((own_cookie()?, netlink::addresses()?))).found
 }
 
 /// The addresses of a process's namespace, if it is still the one of this cookie.
 pub(super) fn addresses_of(pid: u32, cookie: NetnsCookie) -> io::Result<Vec<IpAddr>> {
+    inside_of(pid, cookie, netlink::addresses)
+}
+
+/// Where to ask about the sockets of a process's namespace, as [`addresses_of`].
+pub(super) fn sockets_of(pid: u32, cookie: NetnsCookie) -> io::Result<Sockets> {
+    inside_of(pid, cookie, Sockets::here)
+}
+
+fn inside_of<T: Send + 'static>(
+    pid: u32,
+    cookie: NetnsCookie,
+    look: fn() -> io::Result<T>,
+) -> io::Result<T> {
     let file = File::open(format!("/proc/{pid}/ns/net"))?;
-    inside(file, move || {
-        if own_cookie()? == cookie {
-            netlink::addresses()
-        } else {
-            Err(io::ErrorKind::NotFound.into())
-        }
-    })
+    inside(
+        file,
+        move || {
+            if own_cookie()? == cookie { look() } else { Err(io::ErrorKind::NotFound.into()) }
+        },
+    )
 }
 
-/// Which processes hold the sockets of these inodes: one pass over every open file.
-pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
-    let mut holders = HashMap::new();
-    if inodes.is_empty() {
-        return holders;
-    }
-    for pid in pids() {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        for file in files {
-            let target = fs::read_link(file.path()).unwrap_or_default();
-            let inode = target.to_str().and_then(socket_inode);
-            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-                holders.entry(inode).or_insert(pid);
-            }
-        }
-    }
-    holders
-}
-
-/// Of `socket:[123]`.
-fn socket_inode(link: &str) -> Option<u32> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+/// Of `socket:[123]`, where `kind` is all before the number.
+fn numbered(link: &[u8], kind: &[u8]) -> Option<u32> {
+    let digits = link.strip_prefix(kind)?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Runs `look` in a namespace. A thread that went there is not used again: it cannot be trusted to
@@ -147,9 +257,21 @@ fn look() -> io::Result<Namespace> {
 
 fn old_sockets() -> io::Result<OldSockets> {
     let first_ephemeral = first_ephemeral_port();
-    let mut receivers = netlink::sockets(Protocol::Udp)?;
+    let mut receivers = netlink::sockets(Protocol::Udp, Wanted::Open)?;
     receivers.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
-    Ok(OldSockets { listeners: netlink::sockets(Protocol::Tcp)?, receivers })
+    Ok(OldSockets { listeners: netlink::sockets(Protocol::Tcp, Wanted::Open)?, receivers })
+}
+
+fn connections() -> io::Result<OldConnections> {
+    let OldSockets { listeners, receivers } = old_sockets()?;
+    let ports = |sockets: Vec<OldSocket>| sockets.iter().map(|it| it.local.port()).collect();
+    Ok(OldConnections {
+        netns: own_cookie()?,
+        tcp: netlink::sockets(Protocol::Tcp, Wanted::Connected)?,
+        udp: netlink::sockets(Protocol::Udp, Wanted::Connected)?,
+        tcp_ports: ports(listeners),
+        udp_ports: ports(receivers),
+    })
 }
 
 /// Of this thread's namespace.
@@ -161,7 +283,7 @@ fn first_ephemeral_port() -> u16 {
 }
 
 /// The cookie of this thread's namespace (since 5.14).
-fn own_cookie() -> io::Result<NetnsCookie> {
+pub(super) fn own_cookie() -> io::Result<NetnsCookie> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let mut cookie: u64 = 0;
@@ -187,18 +309,29 @@ mod tests {
 
     #[test]
     fn only_sockets_have_a_sockets_inode() {
-        assert_eq!(socket_inode("socket:[123]"), Some(123));
+        assert_eq!(numbered(b"socket:[123]", b"socket:["), Some(123));
         for link in ["pipe:[123]", "socket:[]", "socket:[x]", "/dev/null", ""] {
-            assert_eq!(socket_inode(link), None, "{link}");
+            assert_eq!(numbered(link.as_bytes(), b"socket:["), None, "{link}");
         }
     }
 
     #[test]
-    fn a_socket_has_its_holder() {
+    fn a_socket_has_its_holder_and_a_namespace_is_found_once() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
-        let inode = socket_inode(link.to_str().unwrap()).unwrap();
-        let holders = holders(&HashSet::from([inode]));
-        assert_eq!(holders.get(&inode), Some(&std::process::id()));
+        let inode = numbered(link.to_str().unwrap().as_bytes(), b"socket:[").unwrap();
+        let census = Census::take();
+        assert_eq!(census.holders.get(&inode), Some(&std::process::id()));
+        let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let found = census.namespaces.iter().map(|it| it.metadata().unwrap().ino());
+        assert_eq!(found.filter(|inode| *inode == own).count(), 1);
+    }
+
+    #[test]
+    fn namespaces_are_found_where_they_are_mounted() {
+        let text = "1 2 0:4 net:[4026532] /run/netns/a\\040b rw - nsfs nsfs rw\n\
+            1 2 0:4 mnt:[4026533] /run/snapd/ns/x rw - nsfs nsfs rw\n\
+            1 2 0:4 / /proc rw - proc proc rw\n";
+        assert_eq!(mounted_namespaces(text), [Path::new("/run/netns/a b")]);
     }
 }

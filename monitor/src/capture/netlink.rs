@@ -16,20 +16,123 @@ use rustix::net::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OldSocket {
     pub(super) local: SocketAddr,
+    /// Unspecified where it is not connected.
+    pub(super) remote: SocketAddr,
+    pub(super) stage: Stage,
     pub(super) cookie: u64,
     pub(super) uid: u32,
     pub(super) inode: u32,
     pub(super) cgroup: CgroupId,
 }
 
-/// TCP sockets that listen, or unconnected UDP sockets.
-pub(super) fn sockets(protocol: Protocol) -> io::Result<Vec<OldSocket>> {
+/// How far a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It listens, or is not connected.
+    Open,
+    Dialling,
+    Connected,
+}
+
+/// Which sockets are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// TCP sockets that listen, UDP sockets that are not connected.
+    Open,
+    /// Those that have a far end, and for TCP are not being closed by this one.
+    Connected,
+}
+
+impl Wanted {
+    /// The kernel's number of a protocol, and the states of `enum tcp_state`, one bit for each; None
+    /// where it is not asked for.
+    const fn asked(self, protocol: Protocol) -> Option<(i32, u32)> {
+        let states = match (self, protocol) {
+            (Self::Open, Protocol::Tcp) => 1 << STATE_LISTEN,
+            (Self::Open, Protocol::Udp) => 1 << STATE_CLOSE,
+            (Self::Connected, Protocol::Tcp) => {
+                1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT
+            }
+            (Self::Connected, Protocol::Udp) => 1 << STATE_ESTABLISHED,
+            (_, Protocol::UdpLite | Protocol::Icmp | Protocol::Ip) => return None,
+        };
+        let number = match protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP,
+            Protocol::Udp => libc::IPPROTO_UDP,
+            Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => return None,
+        };
+        Some((number, states))
+    }
+}
+
+/// Where one TCP socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SocketAt {
+    Connected {
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
+    /// At all addresses where none is given.
+    Listening {
+        address: Option<IpAddr>,
+        port: u16,
+    },
+}
+
+/// Asks about single sockets of the namespace that it was made in.
+pub(super) struct Sockets(OwnedFd);
+
+impl Sockets {
+    pub(super) fn here() -> io::Result<Self> {
+        let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
+        let protocol = Some(netlink::SOCK_DIAG);
+        let socket = socket_with(family, SocketType::RAW, flags, protocol)?;
+        // The kernel answers before it returns: what is not there by then will not come.
+        let soon = Some(std::time::Duration::from_millis(10));
+        rustix::net::sockopt::set_socket_timeout(
+            &socket,
+            rustix::net::sockopt::Timeout::Recv,
+            soon,
+        )?;
+        Ok(Self(socket))
+    }
+
+    /// The cgroup that a socket was opened in; None where it is gone, or the kernel does not say.
+    pub(super) fn opener(&self, at: &SocketAt) -> Option<CgroupId> {
+        let (local, remote) = match *at {
+            SocketAt::Connected { local, remote } => (local, remote),
+            SocketAt::Listening { address, port } => {
+                // At `::` an IPv4 address is listened at too, unless there is one of its own.
+                let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+                let nobody = match address {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                (SocketAddr::new(address, port), SocketAddr::new(nobody, 0))
+            }
+        };
+        send(&self.0, &socket_request(local, remote), SendFlags::empty()).ok()?;
+        let mut buffer = [0; 1 << 12];
+        let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty()).ok()?;
+        let mut found = None;
+        let answered = each_message(&buffer[..length], &mut |kind, payload| {
+            if kind == SOCK_DIAG_BY_FAMILY {
+                found = old_socket(payload);
+            }
+        });
+        answered.ok()?;
+        found.filter(|it| it.local.port() == local.port()).map(|it| it.cgroup)
+    }
+}
+
+/// The sockets of this namespace.
+pub(super) fn sockets(protocol: Protocol, wanted: Wanted) -> io::Result<Vec<OldSocket>> {
     let mut sockets = Vec::new();
-    let Some((protocol, state)) = asked(protocol) else {
+    let Some((protocol, states)) = wanted.asked(protocol) else {
         return Ok(sockets);
     };
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = sockets_request(protocol, state, family);
+        let request = sockets_request(protocol, states, family);
         dump(Some(netlink::SOCK_DIAG), &request, |kind, payload| {
             if kind == SOCK_DIAG_BY_FAMILY {
                 sockets.extend(old_socket(payload));
@@ -55,26 +158,39 @@ pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const STATE_CLOSE: u32 = 7;
-const STATE_LISTEN: u32 = 10;
-
-/// The kernel's number of a protocol, and the state that its servers' sockets are in; None where it
-/// has no such.
-const fn asked(protocol: Protocol) -> Option<(i32, u32)> {
-    match protocol {
-        Protocol::Tcp => Some((libc::IPPROTO_TCP, STATE_LISTEN)),
-        Protocol::Udp => Some((libc::IPPROTO_UDP, STATE_CLOSE)),
-        Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => None,
-    }
-}
+const STATE_ESTABLISHED: u8 = 1;
+const STATE_SYN_SENT: u8 = 2;
+const STATE_CLOSE: u8 = 7;
+const STATE_CLOSE_WAIT: u8 = 8;
+const STATE_LISTEN: u8 = 10;
 
 /// struct inet_diag_req_v2
-fn sockets_request(protocol: i32, state: u32, family: i32) -> Vec<u8> {
+fn sockets_request(protocol: i32, states: u32, family: i32) -> Vec<u8> {
     let mut request = [0; 56];
     request[0] = family.to_ne_bytes()[low_byte()];
     request[1] = protocol.to_ne_bytes()[low_byte()];
-    request[4..8].copy_from_slice(&(1_u32 << state).to_ne_bytes());
+    request[4..8].copy_from_slice(&states.to_ne_bytes());
     message(SOCK_DIAG_BY_FAMILY, &request)
+}
+
+/// struct inet_diag_req_v2, for one socket.
+fn socket_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let mut request = [0; 56];
+    request[0] = family.to_ne_bytes()[low_byte()];
+    request[1] = libc::IPPROTO_TCP.to_ne_bytes()[low_byte()];
+    request[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    request[8..10].copy_from_slice(&local.port().to_be_bytes());
+    request[10..12].copy_from_slice(&remote.port().to_be_bytes());
+    for (at, address) in [(12, local.ip()), (28, remote.ip())] {
+        match address {
+            IpAddr::V4(v4) => request[at..at + 4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => request[at..at + 16].copy_from_slice(&v6.octets()),
+        }
+    }
+    // INET_DIAG_NOCOOKIE: it is not known.
+    request[48..56].copy_from_slice(&[0xff; 8]);
+    typed(SOCK_DIAG_BY_FAMILY, REQUEST, &request)
 }
 
 /// Where the lowest byte of an `i32` lies.
@@ -82,14 +198,21 @@ const fn low_byte() -> usize {
     if cfg!(target_endian = "little") { 0 } else { 3 }
 }
 
-/// struct nlmsghdr and what follows it.
+const REQUEST: u16 = 0x1;
+const REQUEST_AND_DUMP: u16 = 0x301;
+
+/// A request for all there is.
 fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
-    const REQUEST_AND_DUMP: u16 = 0x301;
+    typed(kind, REQUEST_AND_DUMP, payload)
+}
+
+/// struct nlmsghdr and what follows it.
+fn typed(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
     let mut message = Vec::with_capacity(HEADER + payload.len());
     message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&REQUEST_AND_DUMP.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
     message.extend_from_slice(payload);
     message
@@ -107,6 +230,7 @@ fn dump(
     let flags = SocketFlags::CLOEXEC;
     let socket: OwnedFd = socket_with(family, SocketType::RAW, flags, protocol)?;
     send(&socket, request, SendFlags::empty())?;
+    // As much as the kernel ever puts into one answer.
     let mut buffer = vec![0; 1 << 16];
     loop {
         let (length, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
@@ -151,15 +275,21 @@ fn old_socket(payload: &[u8]) -> Option<OldSocket> {
     const INET_DIAG_CGROUP_ID: u16 = 21;
     let attributes = payload.get(MESSAGE..)?;
     let cgroup = attribute(attributes, INET_DIAG_CGROUP_ID)?;
-    let ip = match i32::from(payload[0]) {
-        libc::AF_INET => ipv4(&payload[8..12])?,
-        libc::AF_INET6 => ipv6(&payload[8..24])?,
+    let (local, remote) = match i32::from(payload[0]) {
+        libc::AF_INET => (ipv4(&payload[8..12])?, ipv4(&payload[24..28])?),
+        libc::AF_INET6 => (ipv6(&payload[8..24])?, ipv6(&payload[24..40])?),
         _ => return None,
     };
-    let port = u16::from_be_bytes([payload[4], payload[5]]);
+    let stage = match payload[1] {
+        STATE_LISTEN | STATE_CLOSE => Stage::Open,
+        STATE_SYN_SENT => Stage::Dialling,
+        _ => Stage::Connected,
+    };
     let cookie = u64::from(u32_at(payload, 44)) | u64::from(u32_at(payload, 48)) << 32;
     Some(OldSocket {
-        local: SocketAddr::new(ip, port),
+        local: SocketAddr::new(local, u16::from_be_bytes([payload[4], payload[5]])),
+        remote: SocketAddr::new(remote, u16::from_be_bytes([payload[6], payload[7]])),
+        stage,
         cookie,
         uid: u32_at(payload, 64),
         inode: u32_at(payload, 68),
@@ -237,7 +367,9 @@ mod tests {
         payload[0] = 2;
         payload[1] = 10;
         payload[4..6].copy_from_slice(&443_u16.to_be_bytes());
+        payload[6..8].copy_from_slice(&5000_u16.to_be_bytes());
         payload[8..12].copy_from_slice(&[127, 0, 0, 1]);
+        payload[24..28].copy_from_slice(&[10, 0, 0, 9]);
         payload[44..48].copy_from_slice(&7_u32.to_ne_bytes());
         payload[48..52].copy_from_slice(&1_u32.to_ne_bytes());
         payload[64..68].copy_from_slice(&33_u32.to_ne_bytes());
@@ -250,6 +382,8 @@ mod tests {
     fn a_socket_is_read() {
         let expected = OldSocket {
             local: "127.0.0.1:443".parse().unwrap(),
+            remote: "10.0.0.9:5000".parse().unwrap(),
+            stage: Stage::Open,
             cookie: 7 | 1 << 32,
             uid: 33,
             inode: 99,
@@ -296,7 +430,19 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         // A kernel before 5.8 does not tell the cgroup: then there is nothing to find.
-        let found = sockets(Protocol::Tcp).unwrap();
+        let found = sockets(Protocol::Tcp, Wanted::Open).unwrap();
+        let client = std::net::TcpStream::connect(local).unwrap();
+        let near = client.local_addr().unwrap();
+        let connected = sockets(Protocol::Tcp, Wanted::Connected).unwrap();
+        let is_it = |it: &&OldSocket| (it.local, it.remote) == (near, local);
+        let its = connected.iter().find(is_it).map(|it| it.stage);
+        assert!(found.is_empty() || its == Some(Stage::Connected), "{connected:?}");
+        let sockets = Sockets::here().unwrap();
+        let own = connected.iter().find(is_it).map(|it| it.cgroup);
+        assert_eq!(sockets.opener(&SocketAt::Connected { local: near, remote: local }), own);
+        let at = SocketAt::Listening { address: Some(local.ip()), port: local.port() };
+        assert_eq!(sockets.opener(&at), own);
+        assert_eq!(sockets.opener(&SocketAt::Listening { address: None, port: 0 }), None);
         assert!(found.is_empty() || found.iter().any(|socket| socket.local == local));
         assert!(addresses().unwrap().iter().all(|address| !address.is_loopback()));
     }

@@ -47,7 +47,11 @@ impl Nets {
 
     pub(super) fn new(ebpf: &mut Ebpf, hierarchy: Hierarchy) -> Result<Self> {
         let is_loaded = ebpf.program(NET).is_some_and(|program| program.fd().is_ok());
-        let attached = take(ebpf, map::NETS)?;
+        let mut attached: BpfHashMap<MapData, u64, u8> = take(ebpf, map::NETS)?;
+        // What an agent before this one attached went with it.
+        for cgroup in attached.keys().flatten().collect::<Vec<_>>() {
+            drop(attached.remove(&cgroup));
+        }
         Ok(Self { hierarchy, attached, held: BTreeMap::new(), is_loaded })
     }
 

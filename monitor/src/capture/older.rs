@@ -1,26 +1,35 @@
 //! Sockets that are older than the kernel programs: the kernel is told whose they are, as it would
-//! have noted itself. And all listeners, which begin once and are told again where they were
+//! have noted itself, and their connections are told as flows. And all listeners, which begin once and are told again where they were
 //! forgotten.
 
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
-use monitor_core::ids::NetnsCookie;
+use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::config::Network;
+use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
-use crate::capture::namespaces::{self, OldSockets};
+use crate::capture::namespaces::{self, Census, OldConnections, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
-use crate::capture::{IF_ABSENT, Result, attach, take};
+use crate::capture::{CaptureError, IF_ABSENT, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {
     listeners: BpfHashMap<MapData, ListenKeyBytes, ListenerBytes>,
     bound: BpfHashMap<MapData, u64, BoundBytes>,
     netns_in_sock_ops: bool,
+    /// The part of the hierarchy that is watched, where that is not all of it.
+    part: Option<PathBuf>,
     entered: Option<Instant>,
 }
 
@@ -28,11 +37,16 @@ impl OlderSockets {
     /// Going through every process's files takes a while on a large machine.
     const ENTER_AGAIN_EVERY: Duration = Duration::from_secs(30);
 
-    pub(super) fn new(ebpf: &mut Ebpf, ground: &Ground) -> Result<Self> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        ground: &Ground,
+        part: Option<PathBuf>,
+    ) -> Result<Self, CaptureError> {
         Ok(Self {
             listeners: take(ebpf, map::LISTENERS)?,
             bound: take(ebpf, map::BOUND)?,
             netns_in_sock_ops: attach::netns_in_sock_ops(ground),
+            part: part.filter(|part| *part != ground.cgroup.path),
             entered: None,
         })
     }
@@ -43,41 +57,78 @@ impl OlderSockets {
         let due = self.entered.is_none_or(|last| last.elapsed() >= Self::ENTER_AGAIN_EVERY);
         if due {
             // What is refused was told at the start.
-            drop(self.enter(teller));
+            drop(self.enter(&Census::take(), teller));
         }
     }
 
-    /// Enters every socket that can be found; says what could not be looked into.
-    pub(super) fn enter(&mut self, teller: &mut Teller) -> Option<String> {
+    /// Whether what a cgroup does is seen at all.
+    fn watches(&self, cgroup: CgroupId) -> bool {
+        self.part.as_ref().is_none_or(|part| cgroups_of(part).contains(&cgroup))
+    }
+
+    /// Makes room for a listener of our own, before it listens: where there is none it would be
+    /// counted as a loss.
+    pub(super) fn expect(&mut self, local: SocketAddr, cgroup: CgroupId) -> Result<(), String> {
+        if !self.watches(cgroup) {
+            return Err("the agent's own cgroup is outside of capture.cgroup".to_owned());
+        }
+        let netns = namespaces::own_cookie().map_err(|error| error.to_string())?;
+        let netns = if self.netns_in_sock_ops { netns } else { NetnsCookie(0) };
+        let (key, value) = decode::expected_listener(netns, local, cgroup);
+        let entered = self.listeners.insert(key, value, IF_ABSENT);
+        entered.map_err(|error| format!("the table of listeners has no room: {error}"))
+    }
+
+    /// Enters every server's socket that can be found; says what could not be looked into.
+    pub(super) fn enter(&mut self, census: &Census, teller: &mut Teller) -> Option<String> {
         self.entered = Some(Instant::now());
-        let namespaces::Survey { found, mut refused, mut reason } = namespaces::survey();
-        let mut surveyed = Vec::new();
+        let namespaces::Survey { found, mut refused, mut reason } = census.survey();
+        let watched = self.part.as_deref().map(cgroups_of);
         for namespace in found {
             teller.addresses(namespace.cookie, namespace.addresses);
             match namespace.sockets {
-                Ok(sockets) => surveyed.push((namespace.cookie, sockets)),
+                Ok(mut sockets) => {
+                    // Of the others no program of ours will ever hear.
+                    watched.iter().for_each(|watched| sockets.keep(watched));
+                    self.enter_namespace(namespace.cookie, &sockets, |socket| {
+                        let pid = census.holders.get(&socket.inode).copied().unwrap_or(0);
+                        SocketOwner {
+                            cgroup: socket.cgroup,
+                            executable_id: teller.executable_id(pid),
+                            pid,
+                            uid: socket.uid,
+                        }
+                    });
+                }
                 Err(error) => {
                     refused += 1;
                     reason.get_or_insert(error);
                 }
             }
         }
-        let sockets = surveyed.iter().map(|(_, sockets)| sockets);
-        let holders = namespaces::holders(&sockets.flat_map(OldSockets::inodes).collect());
-        for (netns, sockets) in &surveyed {
-            self.enter_namespace(*netns, sockets, |socket| {
-                let pid = holders.get(&socket.inode).copied().unwrap_or(0);
-                SocketOwner {
-                    cgroup: socket.cgroup,
-                    executable_id: teller.executable_id(pid),
-                    pid,
-                    uid: socket.uid,
-                }
-            });
-        }
         reason.map(|reason| {
             format!("sockets that were there before, in {refused} network namespaces: {reason}")
         })
+    }
+
+    /// Tells of every connection that is there and that the kernel did not see begin.
+    pub(super) fn tell_connections(
+        &self,
+        census: &Census,
+        internal: &[Network],
+        teller: &mut Teller,
+    ) -> usize {
+        let mut found = census.connections();
+        let sockets = |it: &OldConnections| it.tcp.len() + it.udp.len();
+        let count = found.iter().map(sockets).sum();
+        if let Some(watched) = self.part.as_deref().map(cgroups_of) {
+            found.iter_mut().for_each(|it| it.keep(&watched));
+        }
+        let holding: HashSet<u32> = census.holders.values().copied().collect();
+        let executables = holding.into_iter().map(|pid| (pid, teller.executable_id(pid))).collect();
+        let flows = connections::flows(&found, internal, &Noted { census, executables });
+        flows.iter().for_each(|flow| teller.pre_existing(flow));
+        count
     }
 
     /// Tells of every listener that is not told.
@@ -107,4 +158,38 @@ impl OlderSockets {
             drop(self.bound.insert(socket.cookie, value, IF_ABSENT));
         }
     }
+}
+
+/// What is noted of the processes that hold sockets.
+struct Noted<'a> {
+    census: &'a Census,
+    /// By process: each holds many.
+    executables: HashMap<u32, u64>,
+}
+
+impl Holders for Noted<'_> {
+    fn pid(&self, inode: u32) -> Option<u32> {
+        self.census.holders.get(&inode).copied()
+    }
+
+    fn executable_id(&self, pid: u32) -> u64 {
+        self.executables.get(&pid).copied().unwrap_or(0)
+    }
+}
+
+/// A directory of the hierarchy and all below it, by their ids.
+fn cgroups_of(part: &Path) -> HashSet<CgroupId> {
+    let mut found: HashSet<CgroupId> =
+        fs::metadata(part).into_iter().map(|it| CgroupId(it.ino())).collect();
+    let mut left = vec![part.to_owned()];
+    while let Some(directory) = left.pop() {
+        // Gone meanwhile: then so are those below.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.insert(CgroupId(entry.ino()));
+                left.push(entry.path());
+            }
+        }
+    }
+    found
 }

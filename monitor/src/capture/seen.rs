@@ -6,11 +6,14 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
+use monitor_core::edge::Edge;
+use monitor_core::engine::Tallied;
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
 use crate::capture::IF_ABSENT;
-use crate::capture::clock::Clock;
+use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
+use crate::capture::ledger::Ledger;
 
 /// The map itself.
 pub(super) struct SeenMap(BpfHashMap<MapData, KeyBytes, StatsBytes>);
@@ -148,11 +151,16 @@ impl Batch {
 
 /// What was told of each key.
 pub(super) struct Told {
-    keys: HashMap<KeyBytes, ToldKey>,
+    pub(super) keys: HashMap<KeyBytes, ToldKey>,
     round: u32,
+    /// None where nothing outlives the agent.
+    pub(super) ledger: Option<Ledger>,
+    /// Told keys that the kernel dropped by itself, since that was last asked.
+    evicted: u64,
 }
 
-struct ToldKey {
+#[expect(clippy::struct_excessive_bools, reason = "marks of their own, in the room of one word")]
+pub(super) struct ToldKey {
     first_seen_ns: u64,
     connections: u64,
     bytes_sent: u64,
@@ -160,9 +168,51 @@ struct ToldKey {
     /// Most keys never have one: datagrams, failures, connections that are still open.
     rtt: Option<Box<RttHistogram>>,
     round: u32,
+    /// When it was told, milliseconds since boot; they wrap.
+    told_ms: u32,
+    /// It is to be told again although the kernel has not forgotten it.
+    again: bool,
+    /// It waits to be stored.
+    pub(super) queued: bool,
+    /// The store holds something of it.
+    pub(super) stored: bool,
 }
 
 impl ToldKey {
+    /// Of a key that an agent before this one told.
+    fn before(tallied: &Tallied) -> Self {
+        let rtt = (tallied.rtt != RttHistogram::default()).then(|| Box::new(tallied.rtt));
+        Self {
+            first_seen_ns: tallied.first_seen_ns,
+            connections: tallied.connections,
+            bytes_sent: tallied.bytes_sent,
+            bytes_received: tallied.bytes_received,
+            rtt,
+            round: 0,
+            told_ms: clock::boot_ms().wrapping_sub(Ledger::FRESH_MS),
+            again: tallied.again,
+            queued: false,
+            stored: true,
+        }
+    }
+
+    pub(super) fn tallied(&self, edge: Edge) -> Tallied {
+        Tallied {
+            edge,
+            first_seen_ns: self.first_seen_ns,
+            connections: self.connections,
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+            rtt: self.rtt.as_deref().copied().unwrap_or_default(),
+            again: self.again,
+        }
+    }
+
+    /// Whether it was told a moment ago.
+    pub(super) fn is_fresh(&self, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(self.told_ms) < Ledger::FRESH_MS
+    }
+
     fn seen_once(&self, key: FlowKey, clock: Clock) -> Traffic {
         Traffic {
             key,
@@ -186,7 +236,20 @@ pub(super) enum Sighting {
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { keys: HashMap::new(), round: 0 }
+        Self { keys: HashMap::new(), round: 0, ledger: None, evicted: 0 }
+    }
+
+    /// What was told by an agent before this one; from now on the store is to know.
+    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
+        let keys = rows.map(|(bytes, tallied)| (bytes, ToldKey::before(&tallied)));
+        Self { keys: keys.collect(), round: 0, ledger: Some(Ledger::default()), evicted: 0 }
+    }
+
+    /// That a key need not be told again, whatever its judgement.
+    pub(super) fn leave(&mut self, bytes: &KeyBytes) {
+        if let Some(told) = self.keys.get_mut(bytes) {
+            told.again = false;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -201,13 +264,23 @@ impl Told {
     /// Whether a key entered at `first_seen_ns` was told.
     pub(super) fn knows(&self, bytes: &KeyBytes, first_seen_ns: u64) -> bool {
         let told = self.keys.get(bytes);
-        told.is_some_and(|told| told.first_seen_ns >= first_seen_ns)
+        told.is_some_and(|told| told.first_seen_ns >= first_seen_ns && !told.again)
     }
 
     /// Takes note of a key entered into the map at `first_seen_ns`.
     pub(super) fn see(&mut self, bytes: KeyBytes, first_seen_ns: u64) -> Sighting {
         if self.knows(&bytes, first_seen_ns) {
             return Sighting::Known;
+        }
+        let told_ms = clock::boot_ms();
+        if let Some(ledger) = &mut self.ledger {
+            ledger.told(bytes);
+        }
+        let before = self.keys.get_mut(&bytes);
+        if let Some(told) = before.filter(|told| told.first_seen_ns >= first_seen_ns) {
+            // What it counted was told; only its judgement was not.
+            (told.again, told.told_ms) = (false, told_ms);
+            return Sighting::New;
         }
         let told = ToldKey {
             first_seen_ns,
@@ -216,10 +289,24 @@ impl Told {
             bytes_received: 0,
             rtt: None,
             round: self.round,
+            told_ms,
+            again: false,
+            queued: false,
+            stored: self.keys.get(&bytes).is_some_and(|told| told.stored),
         };
         match self.keys.insert(bytes, told) {
             None => Sighting::New,
-            Some(_) => Sighting::Again,
+            Some(_) => {
+                self.evicted += 1;
+                Sighting::Again
+            }
+        }
+    }
+
+    /// That a round over the whole map came by a key.
+    pub(super) fn came_by(&mut self, bytes: &KeyBytes) {
+        if let Some(told) = self.keys.get_mut(bytes) {
+            told.round = self.round;
         }
     }
 
@@ -251,6 +338,9 @@ impl Told {
         if closed {
             told.rtt = Some(Box::new(now.rtt));
         }
+        if let Some(ledger) = &mut self.ledger {
+            ledger.changed(*bytes, told);
+        }
         Some(Traffic {
             key: decode::key(bytes).ok()?,
             last_seen: clock.wall(now.last_seen_ns),
@@ -271,6 +361,9 @@ impl Told {
     pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
         for (bytes, told) in self.keys.extract_if(|_, told| told.round != round) {
+            if let Some(ledger) = &mut self.ledger {
+                ledger.gone(bytes, &told);
+            }
             // It was read when it was told.
             let Ok(key) = decode::key(&bytes) else {
                 continue;
@@ -279,12 +372,24 @@ impl Told {
                 out.push(Observation::Traffic(told.seen_once(key, clock)));
             }
             out.push(Observation::Forgotten(key));
+            self.evicted += 1;
         }
+        self.tidy_ledger();
+    }
+
+    /// How many told keys the kernel dropped since this was last asked. Those that were removed from
+    /// here are none of them.
+    pub(super) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     /// Forgets a key.
     pub(super) fn remove(&mut self, bytes: &KeyBytes) {
-        self.keys.remove(bytes);
+        if let Some(told) = self.keys.remove(bytes)
+            && let Some(ledger) = &mut self.ledger
+        {
+            ledger.gone(*bytes, &told);
+        }
     }
 }
 
@@ -320,6 +425,8 @@ mod tests {
         assert_eq!(told.see(bytes, 10), Sighting::Known);
         told.remove(&bytes);
         assert_eq!(told.see(bytes, 30), Sighting::New);
+        assert_eq!(told.take_evicted(), 1, "the one that was seen again, not the one removed");
+        assert_eq!(told.take_evicted(), 0);
     }
 
     #[test]
@@ -352,6 +459,6 @@ mod tests {
             panic!("{out:?}");
         };
         assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));
-        assert_eq!(told.len(), 1);
+        assert_eq!((told.len(), told.take_evicted()), (1, 1));
     }
 }

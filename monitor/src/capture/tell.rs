@@ -3,43 +3,56 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
-use aya::maps::{MapData, PerCpuArray};
-use monitor_common::News;
-use monitor_core::flow::{Flow, FlowKey, Loss, Observation, Process, Remote};
+use monitor_common as wire;
+use monitor_core::flow::{
+    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
+};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
+use crate::capture::attachments::Gone;
+use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
+use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, StatsBytes,
-    Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
+    StatsBytes, Undecodable,
 };
+use crate::capture::floods::Floods;
+use crate::capture::losses::Losses;
 use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
+use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
-use crate::capture::unusual::{self, Held, Sought};
+use crate::capture::told_addresses::Addresses;
+use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
-    seen: SeenMap,
-    told: Told,
+    pub(super) seen: SeenMap,
+    pub(super) told: Told,
+    floods: Floods,
     /// The kernel holds no more keys than this.
     seen_entries: usize,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     processes: Processes,
     addresses: Addresses,
-    losses: Losses,
-    clock: Clock,
+    pub(super) losses: Losses,
+    canary: Canary,
+    openers: Openers,
+    pub(super) clock: Clock,
     sweeps: u32,
-    pending: Vec<Observation>,
+    pub(super) pending: Vec<Observation>,
+    unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
@@ -57,22 +70,29 @@ impl Teller {
 
     pub(super) fn new(
         seen: SeenMap,
+        told: Told,
         seen_entries: Entries,
-        lost: PerCpuArray<MapData, u64>,
+        floods: Floods,
+        losses: Losses,
         cgroups: Cgroups,
         processes: Processes,
+        canary: Canary,
     ) -> Self {
         Self {
             seen,
-            told: Told::new(),
+            told,
+            floods,
             seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
             addresses: Addresses::default(),
-            losses: Losses::new(lost),
+            losses,
+            canary,
+            openers: Openers::new(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
+            unusual: Unusual::default(),
             wanted: Vec::new(),
         }
     }
@@ -100,12 +120,16 @@ impl Teller {
         })
     }
 
-    /// Tells of unusual sockets that somebody holds, unless they were told.
-    pub(super) fn unusual(&mut self, sought: Sought) {
+    /// Tells of unusual sockets that somebody in or below the `watched` cgroup holds, unless they were
+    /// told.
+    pub(super) fn unusual(&mut self, sought: Sought, watched: &Path) {
         let now_ns = clock::boot_ns();
-        for Held { socket, pid } in unusual::held(sought) {
+        for Held { socket, pid } in self.unusual.held(sought) {
             // Gone meanwhile.
-            let Some((cgroup, _)) = self.cgroups.of(pid) else { continue };
+            let Some((cgroup, path)) = self.cgroups.of(pid) else { continue };
+            if !path.starts_with(watched) {
+                continue;
+            }
             let uid = fs::metadata(format!("/proc/{pid}")).map_or(0, |it| it.uid());
             let executable_id = self.executable_id(pid);
             let owner = SocketOwner { cgroup, executable_id, pid, uid };
@@ -125,11 +149,14 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: News::Entered, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
                 self.sighting(key, at_ns, &origin);
             }
-            Ok(Record::Flow { news: News::OtherEnd, key, at_ns, origin }) => {
+            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
                 self.repeated(&key, at_ns, &origin);
+            }
+            Ok(Record::Flow { news: wire::News::OverBudget, key, at_ns, origin }) => {
+                self.example(&key, at_ns, &origin);
             }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
@@ -137,23 +164,29 @@ impl Teller {
             // Too long to be told: the tree is walked when a flow comes from it.
             Ok(Record::CgroupCreated { path: None, .. }) => {}
             Ok(Record::CgroupRemoved { id }) => self.cgroups.vanished(id, &mut self.pending),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
         }
     }
 
     /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
+        let mut floods = Vec::new();
+        let unread = self.floods.read(self.clock, clock::boot_ns(), &mut floods);
+        let undecodable =
+            unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
+        self.losses.count(Loss::Undecodable, undecodable);
+        floods.into_iter().for_each(|flood| self.flooded(flood));
         if self.told.len() > self.seen_entries.saturating_mul(2) {
-            self.read_seen()?;
+            self.read_seen(|_| false)?;
         }
         Ok(())
     }
 
     /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self) -> Result<Accepts> {
+    pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
         self.clock = Clock::read();
-        let lost = self.losses.read(&mut self.pending)?;
+        let lost = self.losses.read()?;
         if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
             self.cgroups.walk(&mut self.pending);
         }
@@ -163,7 +196,9 @@ impl Teller {
                 self.addresses(namespace.0, namespace.1);
             }
         }
-        self.read_seen()?;
+        self.read_seen(counts)?;
+        self.losses.count(Loss::Evicted, self.told.take_evicted());
+        self.losses.tell(&mut self.pending);
         Ok(if lost.contains(&Loss::Unattributed) {
             Accepts::SomeUnattributed
         } else {
@@ -176,10 +211,53 @@ impl Teller {
         self.addresses.told(netns, addresses, &mut self.pending);
     }
 
-    /// Tells that programs are no longer attached.
-    pub(super) fn detached(&mut self, programs: Vec<&'static str>) {
-        let told = programs.into_iter().map(str::to_owned);
+    /// When there is something to do about the canary next.
+    pub(super) fn next_canary(&self) -> Instant {
+        self.canary.next()
+    }
+
+    /// Sends a canary off where one is due; `prepare` is told where it will land and whose it is.
+    pub(super) fn fly(
+        &mut self,
+        prepare: impl FnOnce(SocketAddr, CgroupId) -> std::result::Result<(), String>,
+    ) {
+        if !self.canary.is_due() {
+            return;
+        }
+        for bytes in self.canary.take_keys() {
+            // One that stays is found by a sweep, and known for a canary's.
+            drop(self.seen.remove(&bytes));
+        }
+        let own = self.cgroups.own();
+        let flown = self.canary.fly(own, |at| own.map_or(Ok(()), |own| prepare(at, own)));
+        if let Err(why) = flown {
+            self.pending.push(Observation::Canary(News::Grounded { why }));
+        }
+    }
+
+    /// Says that the canary did not come back, once all that there was to read was read.
+    pub(super) fn judge_canary(&mut self) {
+        self.pending.extend(self.canary.judge());
+    }
+
+    /// From now on every accept is seen with its listener known. What was accepted before is older
+    /// than the watch, and nothing that was lost.
+    pub(super) fn begin_counting(&mut self) -> Result<()> {
+        self.losses.forget(&[Loss::Unattributed, Loss::Untracked])
+    }
+
+    /// Counts programs that could not be attached.
+    pub(super) fn unattached(&mut self, programs: usize) {
+        self.losses.count(Loss::HookMissing, programs as u64);
+    }
+
+    /// Tells that programs are no longer attached, or links no longer pinned.
+    pub(super) fn gone(&mut self, gone: Gone) {
+        self.unattached(gone.programs.len());
+        let told = gone.programs.into_iter().map(str::to_owned);
         self.pending.extend(told.map(|program| Observation::Detached { program }));
+        let path = gone.pin.map(|path| path.display().to_string());
+        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -199,14 +277,41 @@ impl Teller {
                 }
             }
             Ok(_told) => {}
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.losses.count(Loss::Undecodable, 1),
+        }
+    }
+
+    /// Tells of connections that are older than the kernel programs, unless those saw one like them.
+    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
+        if self.canary.owns(&flow.key) {
+            return;
+        }
+        let now_ns = clock::boot_ns();
+        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
+        let process = flow.pid.map(|pid| Caller {
+            pid,
+            uid: flow.uid,
+            command: String::new(),
+            executable_id,
+        });
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let bytes = decode::key_bytes(&flow.key);
+        if flow.connections == 0 {
+            // The other end of a dial that is told: it is counted by itself.
+            return self.tell(flow.key, now_ns, &origin, Begun::Before);
+        }
+        let stats = decode::counted(&origin, flow.connections, now_ns);
+        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
+            self.told.see(bytes, now_ns);
+            self.tell(flow.key, now_ns, &origin, Begun::Before);
         }
     }
 
     /// Makes the kernel forget keys; what they did is told next.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        for key in keys {
-            let bytes = decode::key_bytes(key);
+        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        self.credit(&keys);
+        for bytes in keys {
             if let Some(stats) = self.seen.get(&bytes)
                 && let Ok((counters, _)) = decode::stats(&stats)
             {
@@ -220,21 +325,38 @@ impl Teller {
         Ok(())
     }
 
+    /// What is to be told again costs whoever shows it nothing.
+    fn credit(&mut self, keys: &[KeyBytes]) {
+        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
+        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+            *credits.entry(payer).or_default() += 1;
+        }
+        for (payer, keys) in credits {
+            self.floods.credit(payer, keys, self.seen_entries as u64);
+        }
+    }
+
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
-    fn read_seen(&mut self) -> Result<()> {
+    /// Of those that `counts` does not pick, what they did is told the next time.
+    pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
             for (bytes, stats) in batch.entries() {
-                self.read_entry(bytes, stats);
+                self.read_entry(bytes, stats, &counts);
             }
         }
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
     }
 
-    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes) {
+    fn read_entry(
+        &mut self,
+        bytes: &KeyBytes,
+        stats: &StatsBytes,
+        counts: impl Fn(&FlowKey) -> bool,
+    ) {
         match decode::stats(stats) {
             // Being entered at this moment: told by the ring, or the next time.
             Ok((counters, _)) if counters.first_seen_ns == 0 => {}
@@ -242,14 +364,25 @@ impl Teller {
                 if !self.told.knows(bytes, counters.first_seen_ns) {
                     self.sighting(*bytes, counters.first_seen_ns, &origin);
                 }
-                let traffic = self.told.traffic(bytes, &counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
+                if decode::key(bytes).is_ok_and(|key| counts(&key)) {
+                    let traffic = self.told.traffic(bytes, &counters, self.clock);
+                    self.pending.extend(traffic.map(Observation::Traffic));
+                } else {
+                    self.told.came_by(bytes);
+                }
                 if decode::opens(bytes) {
                     self.want(bytes, &origin);
                 }
             }
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Err(Undecodable) => self.undecodable(bytes),
         }
+    }
+
+    /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
+    fn undecodable(&mut self, bytes: &KeyBytes) {
+        self.losses.count(Loss::Undecodable, 1);
+        // Where it stays it is counted again, which is what happened.
+        drop(self.seen.remove(bytes));
     }
 
     /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
@@ -266,15 +399,17 @@ impl Teller {
     /// Tells of a flow key, unless it was told.
     fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
-            self.losses.undecodable += 1;
-            return;
+            return self.undecodable(&bytes);
         };
+        if self.canary.owns(&key) {
+            return self.pending.extend(self.canary.came(bytes, &key));
+        }
         match self.told.see(bytes, at_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}
         }
-        self.tell(key, at_ns, origin);
+        self.tell(key, at_ns, origin, Begun::Seen);
         if decode::opens(&bytes) {
             self.want(&bytes, origin);
         }
@@ -283,19 +418,51 @@ impl Teller {
     /// Tells of a flow key whether or not it was told.
     fn repeated(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
         match decode::key(bytes) {
-            Ok(key) => self.tell(key, at_ns, origin),
-            Err(Undecodable) => self.losses.undecodable += 1,
+            Ok(key) if self.canary.owns(&key) => {
+                self.pending.extend(self.canary.came(*bytes, &key));
+            }
+            Ok(key) => self.tell(key, at_ns, origin, Begun::Seen),
+            Err(Undecodable) => self.undecodable(bytes),
         }
     }
 
+    /// Tells of a flood, before what belongs to it.
+    fn flooded(&mut self, flood: Flood) {
+        let first = |it: &Observation| matches!(it, Observation::Flow(flow) if flow.key.cgroup == flood.cgroup);
+        let at = self.pending.iter().position(first).unwrap_or(self.pending.len());
+        self.pending.insert(at, Observation::Flooded(Box::new(flood)));
+    }
+
+    /// Takes in one of many flows beyond a budget: it is told with their figures.
+    fn example(&mut self, bytes: &KeyBytes, at_ns: u64, origin: &Origin) {
+        let (Ok(key), Ok(payer)) = (decode::key(bytes), decode::payer(bytes)) else {
+            self.losses.count(Loss::Undecodable, 1);
+            return;
+        };
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if let Remote::Cgroup(id) = key.remote {
+            self.cgroups.ensure(id, None, &mut self.pending);
+        }
+        // What a dial beyond the budget reached here is told by its server: the process is that one's.
+        let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
+        let process = origin.process.as_ref().filter(shown_by);
+        let process = process.map(|caller| self.process(caller, at_ns));
+        self.floods.example(payer, key, process);
+    }
+
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin) {
+    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin, begun: Begun) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
+        let opener = self.openers.of(&key, origin);
+        if let Some(opener) = opener {
+            self.cgroups.ensure(opener, None, &mut self.pending);
+        }
         let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
@@ -303,6 +470,8 @@ impl Teller {
             netns: origin.netns,
             client: origin.client,
             process,
+            begun,
+            opener,
         }));
     }
 
@@ -323,89 +492,5 @@ fn complete(process: &mut Process) {
     {
         process.uid = metadata.uid();
         process.command = String::from_utf8_lossy(&command).into_owned();
-    }
-}
-
-/// The addresses told, by namespace.
-#[derive(Default)]
-struct Addresses {
-    told: HashMap<NetnsCookie, Vec<IpAddr>>,
-    /// Those that could not be entered, and when that was tried.
-    tried: HashMap<NetnsCookie, Instant>,
-}
-
-impl Addresses {
-    /// Namespaces remembered; past this all are told anew.
-    const MAX: usize = 4096;
-    /// A namespace that could not be entered is tried again with a later flow, not with each.
-    const TRY_EVERY: Duration = Duration::from_millis(100);
-
-    fn told(&mut self, netns: NetnsCookie, addresses: Vec<IpAddr>, out: &mut Vec<Observation>) {
-        if self.told.get(&netns) == Some(&addresses) {
-            return;
-        }
-        if self.told.len() >= Self::MAX {
-            self.told.clear();
-        }
-        self.told.insert(netns, addresses.clone());
-        out.push(Observation::Addresses { netns, addresses });
-    }
-
-    fn ensure(&mut self, netns: NetnsCookie, pid: Option<u32>, out: &mut Vec<Observation>) {
-        let (Some(pid), false) = (pid, self.told.contains_key(&netns)) else {
-            return;
-        };
-        let due = self.tried.get(&netns).is_none_or(|last| last.elapsed() >= Self::TRY_EVERY);
-        if netns == NetnsCookie(0) || !due {
-            return;
-        }
-        match namespaces::addresses_of(pid, netns) {
-            Ok(addresses) => {
-                self.tried.remove(&netns);
-                self.told(netns, addresses, out);
-            }
-            // The process is gone, or elsewhere: its namespace is found with the next one.
-            Err(_gone) => {
-                if self.tried.len() >= Self::MAX {
-                    self.tried.clear();
-                }
-                self.tried.insert(netns, Instant::now());
-            }
-        }
-    }
-}
-
-/// The kernel's loss counters, and our own.
-struct Losses {
-    map: PerCpuArray<MapData, u64>,
-    before: Vec<u64>,
-    undecodable: u64,
-}
-
-impl Losses {
-    fn new(map: PerCpuArray<MapData, u64>) -> Self {
-        Self { map, before: vec![0; decode::losses().len()], undecodable: 0 }
-    }
-
-    /// Tells what was lost since last time, and returns what it was.
-    fn read(&mut self, out: &mut Vec<Observation>) -> Result<Vec<Loss>> {
-        let mut lost = Vec::new();
-        for ((index, loss), before) in decode::losses().into_iter().zip(&mut self.before) {
-            let counts = self.map.get(&index, 0);
-            let counts = counts.map_err(|source| map_error(monitor_common::map::LOST, source))?;
-            let total = counts.iter().sum::<u64>();
-            let count = total.saturating_sub(*before);
-            *before = total;
-            if count != 0 {
-                lost.push(loss);
-                out.push(Observation::Lost { loss, count });
-            }
-        }
-        let count = std::mem::take(&mut self.undecodable);
-        if count != 0 {
-            let loss = Loss::Undecodable;
-            out.push(Observation::Lost { loss, count });
-        }
-        Ok(lost)
     }
 }

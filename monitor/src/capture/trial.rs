@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, NET, Spec};
-use crate::capture::config::Config;
+use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, NET, Settings, Spec};
+use crate::capture::config::{Budget, Config};
 use crate::capture::preflight::Ground;
 use crate::capture::{CaptureError, preflight, random_seed};
 
@@ -50,7 +50,7 @@ pub struct Ability {
 pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
     let started = Instant::now();
     let ground = preflight()?;
-    let abilities = abilities(&ground);
+    let mut abilities = abilities(&ground);
     let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
     let (place, unattached) = match Place::make(&watched) {
         Ok(place) => (Some(place), None),
@@ -58,7 +58,8 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
     };
     let cgroup = place.as_ref().map_or(watched, |place| place.path.clone());
     let config = Config { cgroup: Some(cgroup), ..config.clone() };
-    let mut attached = attach::load(&config, &ground, random_seed()?)?;
+    let settings = Settings::new(&config, &ground, Budget::default(), random_seed()?);
+    let mut attached = attach::load(&config, &ground, &settings, None)?;
     let programs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]).map(|spec| {
         let tried =
             if place.is_some() { attached.attach_one(spec) } else { attached.load_one(spec) };
@@ -70,6 +71,13 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
         }
     });
     let programs = programs.collect();
+    if place.is_some() {
+        abilities.push(Ability {
+            name: "what was dialled, before programs of others (BPF_F_PREORDER)",
+            present: !attached.behind_others,
+            without: "one of them that rewrites addresses and was attached earlier hides what was dialled",
+        });
+    }
     // What is attached to a cgroup keeps a part of it alive.
     drop(attached);
     drop(place);

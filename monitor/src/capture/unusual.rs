@@ -1,7 +1,7 @@
 //! Sockets that are neither TCP's nor UDP's and were there before us, or that the kernel does not tell
 //! of: found by what `/proc` lists of each network namespace, and by who holds them open.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -25,8 +25,30 @@ pub(super) enum Sought {
     Packets,
 }
 
-/// Finds those that a process holds, in every network namespace that a process is in.
-pub(super) fn held(sought: Sought) -> Vec<Held> {
+/// The sockets that were found so far.
+#[derive(Debug, Default)]
+pub(super) struct Unusual {
+    /// By inode, as of the last look: who holds them is not asked again.
+    known: BTreeSet<u32>,
+}
+
+impl Unusual {
+    /// Finds those that a process holds, in every network namespace that a process is in, and that
+    /// were not found before.
+    pub(super) fn held(&mut self, sought: Sought) -> Vec<Held> {
+        let sockets = open(sought);
+        let new = sockets.keys().copied().filter(|inode| !self.known.contains(inode)).collect();
+        let holders = namespaces::holders(&new);
+        self.known = sockets.keys().copied().collect();
+        let held = holders
+            .into_iter()
+            .filter_map(|(inode, pid)| sockets.get(&inode).map(|&socket| Held { socket, pid }));
+        held.collect()
+    }
+}
+
+/// Those that are open, by inode.
+fn open(sought: Sought) -> BTreeMap<u32, Socket> {
     let mut seen = HashSet::new();
     let mut sockets = BTreeMap::new();
     for pid in pids() {
@@ -40,11 +62,7 @@ pub(super) fn held(sought: Sought) -> Vec<Held> {
             sockets.extend(listed(list, &text.unwrap_or_default()));
         }
     }
-    let holders = namespaces::holders(&sockets.keys().copied().collect());
-    let held = sockets
-        .into_iter()
-        .filter_map(|(inode, socket)| holders.get(&inode).map(|&pid| Held { socket, pid }));
-    held.collect()
+    sockets
 }
 
 const PACKETS: &str = "packet";

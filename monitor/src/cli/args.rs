@@ -203,7 +203,7 @@ pub(crate) struct Run {
     /// This machine's name in alerts, whatever the configuration says
     #[arg(long, value_name = "NAME")]
     pub(crate) node: Option<String>,
-    /// Print edges and alerts as they appear
+    /// Print edges and alerts as they appear; nothing stays attached when it ends, however it ends
     #[arg(long)]
     pub(crate) show: bool,
 }
@@ -278,6 +278,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct Doctor {
     /// The configuration; without it /etc/edgewatch/edgewatch.toml, which need not exist
     #[arg(long, value_name = "FILE")]
@@ -288,6 +289,9 @@ pub(crate) struct Doctor {
     /// Also connect to every receiver; nothing is sent
     #[arg(long)]
     pub(crate) receivers: bool,
+    /// Examine nothing: remove what an agent left attached and pinned when it ended
+    #[arg(long, conflicts_with_all = ["receivers", "state_dir"])]
+    pub(crate) clean: bool,
 }
 
 #[derive(Debug, Args)]
@@ -432,7 +436,8 @@ pub(crate) enum Policy {
 #[derive(Debug, Args)]
 pub(crate) struct Decide {
     /// 'CLIENT -> SERVER PORT/PROTOCOL [with EXECUTABLE]', as alerts and `baseline diff` write it; for
-    /// a port that is opened 'SERVICE listens PORT/PROTOCOL [with EXECUTABLE]'
+    /// a port that is opened 'SERVICE listens PORT/PROTOCOL [with EXECUTABLE]', for an unusual socket
+    /// 'SERVICE opens KIND [with EXECUTABLE]'
     pub(crate) edge: EdgeWith,
     /// Only for this long, like 7d
     #[arg(long, value_parser = lasting, value_name = "DURATION")]

@@ -10,7 +10,7 @@ use crate::cli::args::{Check, Doctor, Format};
 use crate::cli::running::in_file;
 use crate::cli::{Ending, Failure, Out, block_on};
 use crate::config::Config;
-use crate::doctor::{self, Receivers, Subject, Verdict};
+use crate::doctor::{self, Cleaned, Receivers, Subject, Verdict};
 use crate::render;
 use crate::wording::counted;
 
@@ -50,8 +50,11 @@ pub(crate) fn doctor(
     socket: Option<std::path::PathBuf>,
     out: &mut Out,
 ) -> Result<Ending, Failure> {
-    let tracing = agent::prepare();
     let config = Config::load(doctor.config.as_deref());
+    if doctor.clean {
+        return clean(&config?, out);
+    }
+    let tracing = agent::prepare();
     let file = doctor.config.as_deref().unwrap_or(Path::new(Config::PATH)).to_owned();
     let config = match config {
         // There is nothing to examine of a file that somebody named and that is not there.
@@ -78,4 +81,33 @@ pub(crate) fn doctor(
             _ => Ending::Found,
         })
     })
+}
+
+/// Removes what an agent that ended has left.
+fn clean(config: &Config, out: &mut Out) -> Result<Ending, Failure> {
+    let pins = config.capture.pins.display();
+    let cleaned = doctor::clean(config)?;
+    let (removed, left) = match &cleaned {
+        Cleaned::Nothing(_) => (false, &[][..]),
+        Cleaned::Removed { left } => (true, left.as_slice()),
+    };
+    match out.format {
+        Format::Json => {
+            out.json(&json!({"pins": pins.to_string(), "removed": removed, "left": left}))?
+        }
+        Format::Table => {
+            let mut text = match &cleaned {
+                Cleaned::Nothing(None) => format!("ok    {pins}: nothing is there\n"),
+                Cleaned::Nothing(Some(why)) => format!("ok    {pins}: nothing is there ({why})\n"),
+                Cleaned::Removed { .. } => {
+                    format!("ok    {pins}: removed; nothing of edgewatch is attached from there\n")
+                }
+            };
+            for path in left {
+                text += &format!("warn  {}: not edgewatch's, and left\n", path.display());
+            }
+            out.text(&text)?;
+        }
+    }
+    Ok(Ending::Done)
 }

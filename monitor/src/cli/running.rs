@@ -27,6 +27,8 @@ pub(crate) fn run(run: Run, socket: Option<PathBuf>, out: Out) -> Result<Ending,
     config.state_dir = run.state_dir.unwrap_or(config.state_dir);
     config.node = run.node.or(config.node);
     config.serve.socket = socket.unwrap_or(config.serve.socket);
+    // Who watches it ends it by hand, and wants nothing left.
+    config.capture.pin &= !run.show;
     log(if run.show { "warn" } else { "info" }, out);
     let options = RunOptions { tell: run.show.then(|| tell(out)) };
     let ended = runtime()?.block_on(agent::run(config, options));

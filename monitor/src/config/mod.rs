@@ -59,6 +59,8 @@ pub struct Detect {
     pub only: Vec<Pattern>,
     /// Networks that are not the Internet.
     pub internal: Vec<Network>,
+    /// What is new from one cgroup is told one by one up to this.
+    pub budget: capture::Budget,
 }
 
 impl Default for Config {
@@ -86,7 +88,11 @@ impl Default for Learn {
 
 impl Default for Detect {
     fn default() -> Self {
-        Self { only: Vec::new(), internal: Network::INTERNAL.to_vec() }
+        Self {
+            only: Vec::new(),
+            internal: Network::INTERNAL.to_vec(),
+            budget: capture::Budget::default(),
+        }
     }
 }
 
@@ -159,6 +165,18 @@ impl Config {
         }
         if self.state_dir.as_os_str().is_empty() {
             return Err(wrong("state_dir", "is empty: name a directory"));
+        }
+        let taken = self.capture.takes();
+        let all: u64 = taken.iter().map(|(_, bytes)| bytes).sum();
+        if all > capture::Config::MOST_BYTES
+            && let Some((key, most)) = taken.iter().max_by_key(|(_, bytes)| bytes)
+        {
+            let place = Place::of(table, &["capture", key]);
+            let [all, most, limit] = [all, *most, capture::Config::MOST_BYTES].map(|it| it >> 20);
+            let what = format!(
+                "{key} in [capture]: takes {most} MiB of the kernel's memory, all sizes there {all} MiB: lower it until they take {limit} MiB at most"
+            );
+            return Err(source.mistake(place.map_or(0, |it| it.at), what));
         }
         let mut names = std::collections::BTreeSet::new();
         for (index, sink) in self.notify.iter().enumerate() {

@@ -30,6 +30,7 @@ observations = 7
 [detect]
 only = ["compose:shop/*"]
 internal = ["10.0.0.0/8"]
+budget = 4096
 [serve]
 socket = "/tmp/e.sock"
 [[notify]]
@@ -59,7 +60,7 @@ kind = "stdout"
 #[test]
 fn mistakes_are_told_with_their_line_and_what_was_meant() {
     let ops = "[[notify]]\nname = \"ops\"\nkind = \"webhook\"\n";
-    let cases: [(&str, &str); 23] = [
+    let cases: [(&str, &str); 24] = [
         ("\nmodes = \"auto\"", "2: unknown key \"modes\"; did you mean \"mode\"?"),
         (
             "\n\n[[notify]]\nname = \"ops\"\nkind = \"stdout\"\n\nmin_severty = \"low\"",
@@ -93,6 +94,10 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
         (
             "[capture]\nring = \"1MB\"",
             "2: ring in [capture]: \"1MB\" is not a ring size: a power of two from 4KiB to 256MiB, written like \"1MiB\"",
+        ),
+        (
+            "[capture]\nring = \"64MiB\"\nseen = 4000000",
+            "3: seen in [capture]: takes 1101 MiB of the kernel's memory, all sizes there 1170 MiB: lower it until they take 1024 MiB at most",
         ),
         (
             "[detect]\ninternal = [\"10.0.0.0/8\", \"10\"]",

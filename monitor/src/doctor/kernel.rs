@@ -1,7 +1,7 @@
 //! The kernel: its release, what it allows, and whether it takes our programs.
 
 use crate::capture::{
-    self, CaptureError, Config, Lockdown, Machine, Neighbours, Privileges, Sharing, Trial,
+    self, CaptureError, Config, Lockdown, Machine, Neighbours, Pinned, Privileges, Sharing, Trial,
 };
 use crate::doctor::{Check, Finding, told};
 use crate::wording::counted;
@@ -95,6 +95,34 @@ fn memory(lockable: Option<u64>) -> Finding {
     }
 }
 
+/// What outlives the agent, and whether anything can.
+pub(super) fn pins(config: &Config) -> Finding {
+    let (check, what) = (Check::Pins, "what outlives the agent");
+    if !config.pin {
+        return Finding::ok(check, what, "nothing, as configured (capture.pin = false)");
+    }
+    let dir = config.pins.display();
+    match capture::pinned(&config.pins) {
+        Ok(Pinned::Unpinnable(why)) => {
+            let detail = format!("nothing, and what happens between two agents is not seen: {why}");
+            Finding::warn(check, what, detail).mend("mount -t bpf bpf /sys/fs/bpf")
+        }
+        Ok(Pinned::Nothing) => {
+            Finding::ok(check, what, format!("what is attached is to be pinned in {dir}"))
+        }
+        Ok(Pinned::Left) => {
+            let detail = format!("{dir} holds what an agent left, which goes on counting");
+            let mend = "the next agent takes it up; `edgewatch doctor --clean` removes it";
+            Finding::ok(check, what, detail).mend(mend)
+        }
+        Err(CaptureError::PinsHeld { pid, .. }) => {
+            let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            Finding::ok(check, what, format!("{dir}, held by the agent that runs{pid}"))
+        }
+        Err(error) => Finding::fail(check, what, told(error)),
+    }
+}
+
 /// Loads and attaches every program for a moment, and asks who else is there.
 pub(super) fn hooks(config: &Config) -> Vec<Finding> {
     if !Privileges::own().is_ok_and(Privileges::suffice) {
@@ -138,7 +166,7 @@ fn tried(trial: Trial) -> Vec<Finding> {
         match (tried.outcome, tried.optional) {
             (Ok(()), None) => required.push(tried.program),
             (Ok(()), Some(_)) => optional.push(tried.program),
-            (Err(error @ CaptureError::Exclusive { program }), _) => {
+            (Err(error @ CaptureError::Exclusive { program, .. }), _) => {
                 findings.push(Finding::fail(Check::OtherPrograms, taken(program), told(error)));
             }
             (Err(error), None) => {

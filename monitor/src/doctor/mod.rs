@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::capture::{Machine, Tracing};
+use crate::capture::{self, CaptureError, Machine, Tracing};
 use crate::config::{Config, ConfigError};
 
 /// What is examined.
@@ -34,6 +34,16 @@ pub struct Subject {
 pub enum Receivers {
     Left,
     Dialled,
+}
+
+pub use crate::capture::Cleaned;
+
+/// Removes what an agent that ended has left attached and pinned.
+///
+/// # Errors
+/// An agent runs there, or the system refused.
+pub fn clean(config: &Config) -> Result<Cleaned, CaptureError> {
+    capture::clean(&config.capture.pins)
 }
 
 /// How a check ended.
@@ -67,6 +77,7 @@ pub enum Check {
     Programs,
     Abilities,
     OtherPrograms,
+    Pins,
     SocketMarks,
     Configuration,
     Receiver,
@@ -155,6 +166,7 @@ pub async fn examine(subject: &Subject) -> Report {
     let mut findings = kernel::machine(&machine);
     findings.extend(privileges::examine(&machine, &subject.tracing));
     findings.extend(cgroups::examine());
+    findings.push(kernel::pins(&config.capture));
     findings.extend(kernel::hooks(&config.capture));
     findings.extend(setup::configuration(subject));
     findings.extend(setup::receivers(&config.notify, subject.receivers).await);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use monitor_core::engine::{SinkView, Status};
+use monitor_core::engine::{CanaryView, SinkView, Status};
 use monitor_core::flow::Loss;
 use serde_json::Value;
 
@@ -79,12 +79,24 @@ fn answered(what: &str, answers: &Answers) -> Vec<Finding> {
     }
     let missing = |it: &String| Finding::warn(check, "not seen by the agent", it);
     findings.extend(status.missing.iter().map(missing));
+    findings.extend(status.canary.as_ref().and_then(canary));
     if status.lost.is_empty() {
         findings.push(Finding::ok(check, "lost", "nothing since the agent started"));
     }
     findings.extend(status.lost.iter().map(|(&loss, &count)| lost(loss, count)));
     findings.extend(status.sinks.iter().map(queue));
     findings
+}
+
+/// What is wrong with the connection that the agent makes itself.
+fn canary(view: &CanaryView) -> Option<Finding> {
+    let finding = |detail: &str| Finding::warn(Check::Agent, "canary", detail);
+    if view.missing.is_some() {
+        let detail = "the agent does not see a connection that it made itself";
+        return Some(finding(detail).mend("restart it; look who detaches its programs"));
+    }
+    let why = view.grounded.as_ref()?;
+    Some(finding(&format!("whether the agent sees is not tried: {why}")))
 }
 
 /// What it means that this was lost, and what keeps it from happening again.
@@ -105,6 +117,18 @@ fn lost(loss: Loss, count: u64) -> Finding {
         Loss::Undecodable => ("the kernel said what this version cannot read", "restart the agent"),
         Loss::TableFull => {
             ("edges were judged and not kept", "watch less of the machine with capture.cgroup")
+        }
+        Loss::ServiceFull => (
+            "undecided edges of a service were judged and not kept",
+            "`edgewatch alerts` says which service scans; approve or forbid what it may do",
+        ),
+        Loss::OverBudget => (
+            "new edges were told as a whole, not one by one",
+            "`edgewatch alerts` says who fans out; for one that may, raise detect.budget",
+        ),
+        Loss::Evicted => ("counts of keys the kernel dropped are missing", "raise capture.seen"),
+        Loss::HookMissing => {
+            ("kernel programs that are not attached", "see what is not seen and why, above")
         }
     };
     Finding::warn(Check::Agent, "lost", format!("{count} {loss}, {meaning}")).mend(mend)
@@ -174,6 +198,21 @@ mod tests {
             (Verdict::Warn, "not seen by the agent: another: why not".to_owned()),
         ];
         assert_eq!(found[1..3], expected);
+    }
+
+    #[test]
+    fn a_canary_that_is_missed_or_cannot_fly_is_told() {
+        let mut answers = answers(env!("CARGO_PKG_VERSION"), None);
+        for (canary, said) in [
+            (json!({"returned": 3}), None),
+            (json!({"returned": 3, "missing": "dial"}), Some("does not see a connection")),
+            (json!({"returned": 0, "grounded": "no loopback"}), Some("not tried: no loopback")),
+        ] {
+            answers.status.canary = serde_json::from_value(canary).unwrap();
+            let told = lines(&answers).into_iter().find(|(_, line)| line.starts_with("canary"));
+            assert_eq!(told.is_some(), said.is_some(), "{told:?}");
+            assert!(told.is_none_or(|(_, it)| it.contains(said.unwrap_or_default())));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use monitor_core::baseline::document::{Document, DocumentError, Parsed, written}
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
 use monitor_core::engine::{Actor, Command, Effect, Engine, Input, Selection, Settings, Snapshot};
-use monitor_core::flow::Process;
+use monitor_core::flow::{Begun, Process};
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::{Alert, State};
 use monitor_core::pattern::Pattern;
@@ -265,6 +265,8 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         process,
         workload: Some(workload(&key.edge, flow)),
         dialled: None,
+        begun: Begun::Seen,
+        opened_by: None,
         keys: Vec::new(),
     }
 }

@@ -48,6 +48,10 @@ pub fn edge_line(screen: Screen, view: &EdgeView) -> String {
     let with = process.map_or_else(String::new, |process| {
         process.executable.as_deref().map_or_else(|| safe(&process.command), program)
     });
+    let with = match &view.opened_by {
+        Some(opener) => format!("{with}, socket of {opener}"),
+        None => with,
+    };
     let (server, port, outcome) = match view.edge.server {
         // No exchange, and nothing to come of it.
         Peer::Socket(socket) => {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use monitor_core::baseline::Phase;
 use monitor_core::delivery::Tested;
-use monitor_core::engine::{AuditEntry, MuteView, ServiceView, SinkView, Status};
+use monitor_core::engine::{AuditEntry, CanaryView, MuteView, ServiceView, SinkView, Status};
 
 use crate::render::table::{self, Cell, Column, Kind};
 use crate::render::text::date;
@@ -65,11 +65,27 @@ pub fn status(screen: Screen, status: &Status) -> String {
             some => colour.paint(Tone::Doubtful, &format!("{}: edgewatch doctor", some.join(", "))),
         },
     ));
+    lines.extend(status.canary.as_ref().map(|it| figure("canary", canary(colour, it))));
     for (index, missing) in status.missing.iter().enumerate() {
         let name = if index == 0 { "not seen" } else { "" };
         lines.push(figure(name, colour.paint(Tone::Doubtful, &safe(missing))));
     }
     lines.join("\n") + "\n"
+}
+
+/// Whether what the agent dials itself comes back to it.
+fn canary(colour: Colour, view: &CanaryView) -> String {
+    let last = view.at.map(|at| format!("{} UTC", date(at)));
+    if view.missing.is_some() {
+        let last = last.map_or_else(|| "none ever came".to_owned(), |at| format!("the last {at}"));
+        let text = format!("MISSING: connections are not seen; {last}: edgewatch alerts");
+        return colour.paint(Tone::Bad, &text);
+    }
+    if let Some(why) = &view.grounded {
+        return colour.paint(Tone::Doubtful, &format!("none: {}", safe(why)));
+    }
+    let took = view.latency_us.map(|it| format!(", {:.1} ms after its dial", it.last as f64 / 1e3));
+    format!("seen {}{}", last.unwrap_or_default(), took.unwrap_or_default())
 }
 
 fn muted(mute: &MuteView) -> String {

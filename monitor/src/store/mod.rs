@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | `meta` | `format`, `program` | a number, the version that last opened it |
 //! | `meta` | `alive` | until when somebody looked, microseconds since 1970 |
+//! | `meta` | `tables` | which tables of the kernel's `tallied` is of |
 //! | `services` | the service's name | `ServiceRecord` |
 //! | `edges` | the edge's text | `EdgeRecord` |
 //! | `incidents` | the incident's id | `Incident` |
@@ -16,6 +17,7 @@
 //! | `held` | the receiver's name | `Held`: what it was not sent |
 //! | `mutes` | the mute's pattern | `Mute` |
 //! | `audit` | number of the entry | `AuditEntry`, the newest [`Store::AUDIT`] of them |
+//! | `tallied` | a key of the kernel's tables, as it is there | `Tallied`: what the edges hold of it |
 //!
 //! A file that this program cannot read, because it is damaged or newer, is refused and not changed
 //! by a single byte: it is examined through a [`Shadow`] before it is opened for writing.
@@ -303,6 +305,8 @@ fn snapshot(path: &Path, database: &Database) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default();
     let alive = read_meta(database, table::ALIVE).map_err(|error| StoreError::read(path, error))?;
     snapshot.alive = alive.and_then(|text| text.parse().ok()).map(WallTime);
+    let read = |error| StoreError::read(path, error);
+    snapshot.tables = read_meta(database, table::TABLES_OF).map_err(read)?;
     for table in TABLES {
         table::load(path, &transaction, table, &mut snapshot)?;
     }

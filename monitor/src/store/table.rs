@@ -19,6 +19,7 @@ pub(crate) const META: TableDefinition<&str, &str> = TableDefinition::new("meta"
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const PROGRAM: &str = "program";
 pub(crate) const ALIVE: &str = "alive";
+pub(crate) const TABLES_OF: &str = "tables";
 
 const SERVICES: Texts = TableDefinition::new("services");
 const EDGES: Texts = TableDefinition::new("edges");
@@ -26,6 +27,7 @@ const INCIDENTS: Texts = TableDefinition::new("incidents");
 const DELIVERIES: Numbers = TableDefinition::new("deliveries");
 const HELD: Texts = TableDefinition::new("held");
 const MUTES: Texts = TableDefinition::new("mutes");
+pub(crate) const TALLIED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("tallied");
 pub(crate) const AUDIT: Numbers = TableDefinition::new("audit");
 
 type Texts = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -41,9 +43,10 @@ pub(crate) enum Name {
     Held,
     Mutes,
     Audit,
+    Tallied,
 }
 
-pub(crate) const TABLES: [Name; 7] = [
+pub(crate) const TABLES: [Name; 8] = [
     Name::Services,
     Name::Edges,
     Name::Incidents,
@@ -51,10 +54,11 @@ pub(crate) const TABLES: [Name; 7] = [
     Name::Held,
     Name::Mutes,
     Name::Audit,
+    Name::Tallied,
 ];
 
 /// Tables that the first states of this format did not have.
-const LATER: [Name; 2] = [Name::Held, Name::Mutes];
+const LATER: [Name; 3] = [Name::Held, Name::Mutes, Name::Tallied];
 
 impl Name {
     pub(crate) const fn text(self) -> &'static str {
@@ -66,6 +70,7 @@ impl Name {
             Self::Held => "held",
             Self::Mutes => "mutes",
             Self::Audit => "audit",
+            Self::Tallied => "tallied",
         }
     }
 }
@@ -79,6 +84,7 @@ pub(crate) struct Tables<'t> {
     held: Table<'t, &'static str, &'static [u8]>,
     mutes: Table<'t, &'static str, &'static [u8]>,
     audit: Table<'t, u64, &'static [u8]>,
+    tallied: Table<'t, &'static [u8], &'static [u8]>,
     meta: Table<'t, &'static str, &'static str>,
 }
 
@@ -92,6 +98,7 @@ impl<'t> Tables<'t> {
             held: transaction.open_table(HELD)?,
             mutes: transaction.open_table(MUTES)?,
             audit: transaction.open_table(AUDIT)?,
+            tallied: transaction.open_table(TALLIED)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -119,6 +126,13 @@ impl<'t> Tables<'t> {
             Change::Alive(until) => {
                 self.meta.insert(ALIVE, until.0.to_string().as_str())?;
                 Ok(())
+            }
+            Change::Tables(name) => {
+                self.meta.insert(TABLES_OF, name.as_str())?;
+                Ok(self.tallied.retain(|_, _| false)?)
+            }
+            Change::Tallied(key, tallied) => {
+                put(&mut self.tallied, key.as_slice(), tallied.as_ref())
             }
         }
     }
@@ -193,6 +207,16 @@ pub(crate) fn load(
             let rows = transaction.open_table(AUDIT).map_err(|error| read(error.into()))?;
             let last = rows.last().map_err(|error| read(error.into()))?;
             snapshot.next_audit = last.map_or(0, |(number, _)| number.value() + 1);
+            Ok(())
+        }
+        Name::Tallied => {
+            let rows = transaction.open_table(TALLIED).map_err(|error| read(error.into()))?;
+            for row in rows.iter().map_err(|error| read(error.into()))? {
+                let (key, value) = row.map_err(|error| read(error.into()))?;
+                let shown = format!("{:02x?}", key.value());
+                let tallied = decode(path, table, &shown, value.value())?;
+                snapshot.tallied.push((key.value().to_vec(), tallied));
+            }
             Ok(())
         }
     }

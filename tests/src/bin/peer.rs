@@ -3,23 +3,34 @@
 //! test that was killed leaves one behind.
 
 use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tests::ways::{self, PATIENCE, answer};
 
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
+peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, …, udp-many, udp-deaf, …
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
-peer dial tcp|udp|udp-connected|datagram ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
+peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
+                 a WAY of `tests::ways`: fast-open-send, ring, from-port=123, …
+peer odd serve ADDRESS:PORT    by UDP-Lite
+peer use ADDRESS:PORT    connects its standard input, a socket
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
+                 `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
+                 `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
+                 `handed CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
+                 `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
                  `shell SCRIPT`
@@ -43,12 +54,26 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["serve", "tcp", address] => serve_tcp(address.parse()?, 1),
         ["serve", "tcp", address, "--ports", ports] => serve_tcp(address.parse()?, ports.parse()?),
         ["serve", "udp", address] => serve_udp(address.parse()?),
+        ["serve", way, address] if way.starts_with("udp-") => {
+            ways::serve_datagrams(way, address.parse()?, serving)
+        }
+        ["serve", way, address] => {
+            let listener = ways::listen(ways::Listening::parse(way)?, address.parse()?)?;
+            serving(listener.local_addr()?)?;
+            accept(&listener)
+        }
         ["dial", rest @ ..] => say(&Dial::parse(rest)?.perform()),
         ["orphaned", parent, "dial", rest @ ..] => {
             outlive(parent.parse()?);
             say(&Dial::parse(rest)?.perform())
         }
+        ["odd", "serve", address] => serve_datagrams(tests::odd::server(address.parse()?)?),
         ["obey"] => obey(),
+        ["use", address] => {
+            let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+            connected(socket, address.parse()?)?;
+            say("used")
+        }
         ["kprobe"] => say(&match tests::kernel::register_kprobe("vfs_read") {
             Ok(()) => "registered".to_owned(),
             Err(error) => format!("refused: {error}"),
@@ -71,7 +96,7 @@ fn enter(words: &[&str]) -> anyhow::Result<io::Error> {
         match option {
             ["--cgroup", path] => std::fs::write(format!("{path}/cgroup.procs"), "0")
                 .with_context(|| format!("enter {path}"))?,
-            ["--netns", name] => enter_namespace(name)?,
+            ["--netns", name] => enter_namespace(&format!("/run/netns/{name}"))?,
             ["--uid", uid] => {
                 let uid = uid.parse()?;
                 command.uid(uid).gid(uid);
@@ -100,11 +125,10 @@ fn unfiled(name: &str, words: &[&str]) -> anyhow::Result<io::Error> {
     Ok(Command::new(format!("/proc/self/fd/{number}")).args(words).exec())
 }
 
-fn enter_namespace(name: &str) -> anyhow::Result<()> {
-    let path = format!("/run/netns/{name}");
-    let namespace = std::fs::File::open(&path).with_context(|| format!("open {path}"))?;
+fn enter_namespace(path: &str) -> anyhow::Result<()> {
+    let namespace = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), kind)
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)
         .with_context(|| format!("enter {path}"))
 }
 
@@ -119,8 +143,7 @@ fn serve_tcp(address: SocketAddr, ports: u16) -> anyhow::Result<()> {
         let listener = listen(at.port() + port)?;
         thread::spawn(move || accept(&listener));
     }
-    say(&format!("listening {at}"))?;
-    end_with_input();
+    serving(at)?;
     accept(&first)
 }
 
@@ -143,9 +166,11 @@ fn accept(listener: &TcpListener) -> anyhow::Result<()> {
 
 /// Answers each datagram with how long it was.
 fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
-    let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
-    say(&format!("listening {}", socket.local_addr()?))?;
-    end_with_input();
+    serve_datagrams(UdpSocket::bind(address).with_context(|| format!("bind {address}"))?)
+}
+
+fn serve_datagrams(socket: UdpSocket) -> anyhow::Result<()> {
+    serving(socket.local_addr()?)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
         let (count, client) = socket.recv_from(&mut buffer).context("receive")?;
@@ -153,9 +178,11 @@ fn serve_udp(address: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// What a server answers to so many bytes.
-fn answer(bytes: usize) -> String {
-    format!("got {bytes}\n")
+/// Says where, and serves there until standard input ends.
+fn serving(at: SocketAddr) -> anyhow::Result<()> {
+    say(&format!("listening {at}"))?;
+    end_with_input();
+    Ok(())
 }
 
 fn end_with_input() {
@@ -168,6 +195,7 @@ fn end_with_input() {
 
 fn obey() -> anyhow::Result<()> {
     let mut held = Vec::new();
+    let mut odd = tests::odd::Sockets::default();
     say("ready")?;
     for line in io::stdin().lock().lines() {
         let line = line.context("read standard input")?;
@@ -186,6 +214,31 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("held")?;
             }
+            ["odd", rest @ ..] => say(odd.obey(rest)?)?,
+            ["crowd", address, count] => {
+                crowd(address.parse()?, count.parse()?, &mut held)?;
+                say("crowded")?;
+            }
+            ["moved", cgroup, address] => {
+                let socket = unconnected()?;
+                std::fs::write(format!("{cgroup}/cgroup.procs"), "0").context("move")?;
+                held.push(connected(socket, address.parse()?)?);
+                say("moved")?;
+            }
+            ["handed", cgroup, address] => {
+                let socket = unconnected()?;
+                held.push(TcpStream::from(socket.try_clone().context("keep")?));
+                let program = std::env::current_exe().context("this program")?;
+                let mut command = Command::new(&program);
+                command.args(["enter", "--cgroup", cgroup, "--"]).arg(&program);
+                command.args(["use", address]).stdin(socket);
+                start(&mut command)?;
+            }
+            ["leave"] => {
+                let home = std::os::unix::process::parent_id();
+                enter_namespace(&format!("/proc/{home}/ns/net"))?;
+                say("left")?;
+            }
             ["release"] => {
                 held.clear();
                 say("released")?;
@@ -198,6 +251,29 @@ fn obey() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Listens, and dials that often itself; nobody takes what is accepted.
+fn crowd(address: SocketAddr, count: usize, held: &mut Vec<TcpStream>) -> anyhow::Result<()> {
+    use rustix::net::{bind, listen};
+    let listener = unconnected()?;
+    bind(&listener, &address).with_context(|| format!("bind {address}"))?;
+    listen(&listener, i32::try_from(count)?).context("listen")?;
+    for _ in 0..count {
+        held.push(TcpStream::connect(address).context("crowd")?);
+    }
+    held.push(TcpStream::from(listener));
+    Ok(())
+}
+
+fn unconnected() -> anyhow::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    socket(AddressFamily::INET, SocketType::STREAM, None).context("open a socket")
+}
+
+fn connected(socket: OwnedFd, address: SocketAddr) -> anyhow::Result<TcpStream> {
+    rustix::net::connect(&socket, &address).with_context(|| format!("connect to {address}"))?;
+    Ok(TcpStream::from(socket))
 }
 
 /// Starts a command and waits for its end.
@@ -242,6 +318,7 @@ enum Way {
     ConnectedUdp,
     /// Sent, and no answer waited for.
     Datagram,
+    Other(ways::Way),
 }
 
 /// One order to dial.
@@ -265,7 +342,7 @@ impl Dial {
             "udp" => Way::Udp,
             "udp-connected" => Way::ConnectedUdp,
             "datagram" => Way::Datagram,
-            other => bail!("dial: {other:?} is no protocol"),
+            other => Way::Other(ways::Way::parse(other)?),
         };
         let mut dial = Self { way, address: address.parse()?, count: 1, ports: 1, send: 0 };
         for option in options.chunks(2) {
@@ -290,6 +367,13 @@ impl Dial {
                 Way::Tcp => dial.tcp(),
                 Way::Udp | Way::ConnectedUdp => dial.udp(),
                 Way::Datagram => dial.datagram(),
+                Way::Other(way) if way.is_stream() => {
+                    ways::dial_stream(way, dial.address, dial.send).map(|()| ESTABLISHED.to_owned())
+                }
+                Way::Other(way) => {
+                    let sent = ways::exchange_datagrams(way, dial.address, dial.send);
+                    sent.map(|()| "sent".to_owned())
+                }
             };
             if last.is_err() {
                 break;
@@ -306,21 +390,8 @@ impl Dial {
     }
 
     fn tcp(&self) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let chunk = [b'x'; 16 << 10];
-        let mut left = self.send;
-        while left > 0 {
-            left -= stream.write(&chunk[..left.min(chunk.len())])?;
-        }
-        stream.shutdown(Shutdown::Write)?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        if said == answer(self.send) {
-            Ok("established".to_owned())
-        } else {
-            Err(anyhow!("{} bytes sent, {said:?} answered", self.send))
-        }
+        ways::converse(TcpStream::connect(self.address)?, 0, self.send)?;
+        Ok(ESTABLISHED.to_owned())
     }
 
     fn datagram(&self) -> anyhow::Result<String> {
@@ -355,8 +426,7 @@ impl Dial {
     }
 }
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ESTABLISHED: &str = "established";
 
 fn say(line: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

@@ -4,10 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use tests::agent::{SOON, SWEPT, Setup};
+use tests::kernel::Loaded;
 use tests::lab::{Lab, SILENCE};
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
+
+/// As the documentation gives them.
+const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
 
 #[test]
 fn tcp_between_namespaces_is_one_edge_with_both_ends_named() {
@@ -188,4 +192,20 @@ fn evidence_is_what_was_carried() {
     agent.shows(&refused, SWEPT, |view| {
         view["evidence"]["failures"] == 2 && view["evidence"]["connections"] == 0
     });
+}
+
+#[test]
+fn what_the_kernel_holds_stays_within_what_is_promised() {
+    let (_, small) =
+        CONFIGURATION.split_once("within 3 MiB:\n\n```toml\n[capture]\n").expect("one");
+    let (small, _) = small.split_once("```").expect("its end");
+    let lab = lab();
+    for (name, sizes, mebibytes) in [("whole", "", 12), ("small", small, 3)] {
+        let agent = lab.agent(name, &Setup::mode("learn").within(&lab, sizes));
+        let loaded = Loaded::by(agent.pid());
+        let bytes = loaded.map_bytes();
+        assert!(loaded.maps.len() > 10, "{loaded:?}");
+        // Even the ring alone is not nothing.
+        assert!((256 << 10..mebibytes << 20).contains(&bytes), "{bytes} with {sizes:?}");
+    }
 }

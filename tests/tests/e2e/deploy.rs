@@ -6,6 +6,7 @@ use std::fs;
 
 use k8s_openapi::api::core::v1::VolumeMount;
 use tests::agent::{Setup, program};
+use tests::bpffs::Bpffs;
 use tests::lab::{Lab, Namespace};
 use tests::manifest::Manifest;
 use tests::process::copy_program;
@@ -63,12 +64,16 @@ fn a_pod_of_the_manifest_sees_the_nodes_edges() {
     assert!(root.is_some_and(|line| line.contains(" / ro")), "{mounts}");
     let state = pod.on_this_side("/var/lib/edgewatch").join("state.redb");
     assert!(state.exists(), "the state is the node's: {}", state.display());
+    let pinned = pod.bpffs.pins().join("current/links/connect4");
+    assert!(pinned.exists(), "what is attached outlives the pod: {}", agent.said());
 }
 
 /// What the test makes of the manifest.
 struct Pod {
     root: std::path::PathBuf,
     volumes: std::path::PathBuf,
+    /// The node's.
+    bpffs: Bpffs,
     mounts: Vec<VolumeMount>,
     /// Mounts as the script takes them, and the command.
     words: Vec<String>,
@@ -86,6 +91,7 @@ impl Pod {
         let mut made = Self {
             root: lab.path("pod"),
             volumes: lab.path("volumes"),
+            bpffs: lab.bpffs(),
             mounts: container.volume_mounts.clone().unwrap_or_default(),
             words: Vec::new(),
             namespaces,
@@ -108,6 +114,9 @@ impl Pod {
         fs::create_dir_all(&ours).expect("the place is ours");
         match (&volume.host_path, &volume.config_map, &volume.empty_dir) {
             (Some(host), None, None) if mount.read_only == Some(true) => host.path.clone(),
+            (Some(host), None, None) if host.path == "/sys/fs/bpf" => {
+                self.bpffs.path().display().to_string()
+            }
             (None, Some(_), None) => {
                 for (name, text) in manifest.config.data.iter().flatten() {
                     fs::write(ours.join(name), text).expect("the place is ours");

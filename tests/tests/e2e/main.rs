@@ -9,19 +9,27 @@ mod baseline;
 mod capture;
 mod chat;
 mod delivery;
+mod crafted;
 mod deploy;
 mod doctor;
 mod drawn;
 mod errors;
 mod faults;
+mod flood;
 mod ground;
 mod harness;
+mod lasting;
 mod lineage;
-mod record;
+mod odd;
 mod oddities;
+mod older;
+mod opened;
+mod record;
 mod restart;
 mod state;
+mod tools;
 mod watch;
+mod ways;
 
 use tests::lab::Lab;
 

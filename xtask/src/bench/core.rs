@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 
 use crate::bench::figure::Figure;
+use crate::bench::report::Report;
 use crate::interrupt::Interrupt;
 use crate::workspace::Workspace;
 
@@ -11,8 +12,9 @@ const BENCHES: [(&str, &str); 2] = [("monitor-core", "steps"), ("monitor", "deco
 pub(crate) fn measure(
     workspace: &Workspace,
     interrupt: &Interrupt,
-    figures: &mut Vec<Figure>,
+    report: &mut Report,
 ) -> anyhow::Result<()> {
+    let mut figures = Vec::new();
     for (package, bench) in BENCHES {
         interrupt.check()?;
         let mut cargo = workspace.cargo();
@@ -26,5 +28,6 @@ pub(crate) fn measure(
             figures.push(Figure::read(line)?);
         }
     }
+    report.figures("The pure parts", "On one core.", &figures);
     Ok(())
 }

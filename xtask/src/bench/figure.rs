@@ -1,7 +1,5 @@
-//! One measured figure, and the table of them: quartiles beside the median, and the machine said.
-
-use std::fmt::Write as _;
-use std::path::Path;
+//! One measured figure: its median, the interval that holds the median, and what it should be at
+//! most. Says whether it is; judges nothing else.
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -11,23 +9,71 @@ use serde_json::Value;
 pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) unit: String,
-    pub(crate) p25: f64,
-    pub(crate) p50: f64,
-    pub(crate) p75: f64,
+    pub(crate) spread: Spread,
+    /// The most that it should be.
+    pub(crate) aim: Option<f64>,
+}
+
+/// A median and the interval that holds it in 19 of 20 runs, by order statistics: nothing is assumed
+/// of how the values are spread. Of fewer than six values, all that there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) low: f64,
+    pub(crate) median: f64,
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let outside = outside(values.len());
+        let low = values.get(outside).copied().unwrap_or(f64::NAN);
+        let high = values.iter().rev().nth(outside).copied().unwrap_or(f64::NAN);
+        Self { low, median: quantile(&values, 0.5), high }
+    }
+
+    /// Such as `1.03 (1.01 to 1.05)`.
+    pub(crate) fn written(&self) -> String {
+        let Self { low, median, high } = self;
+        let [low, median, high] = [low, median, high].map(|it| written(*it));
+        if low == high { median } else { format!("{median} ({low} to {high})") }
+    }
+}
+
+/// How many values lie outside of the interval on each side: the most that leave no more than one
+/// chance in forty there.
+fn outside(count: usize) -> usize {
+    let mut ways = 0.5_f64.powf(count as f64);
+    let mut chance = ways;
+    let mut outside = 0;
+    while chance <= 0.025 {
+        outside += 1;
+        ways *= (count + 1 - outside) as f64 / outside as f64;
+        chance += ways;
+    }
+    outside.saturating_sub(1)
 }
 
 impl Figure {
-    /// The quartiles of `values`.
-    pub(crate) fn of(name: &str, unit: &str, mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |share| quantile(&values, share);
-        let (p25, p50, p75) = (at(0.25), at(0.5), at(0.75));
-        Self { name: name.to_owned(), unit: unit.to_owned(), p25, p50, p75 }
+    pub(crate) fn of(name: &str, unit: &str, values: Vec<f64>) -> Self {
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        Self { name, unit, spread: Spread::of(values), aim: None }
     }
 
     /// A figure that was taken once.
     pub(crate) fn once(name: &str, unit: &str, value: f64) -> Self {
         Self::of(name, unit, vec![value])
+    }
+
+    /// What it should be at most.
+    pub(crate) fn aim(mut self, most: f64) -> Self {
+        self.aim = Some(most);
+        self
+    }
+
+    /// Whether it is above its aim.
+    pub(crate) fn misses(&self) -> bool {
+        self.aim.is_some_and(|most| self.spread.median > most)
     }
 
     /// A figure as the crates' own benches print it, with the value of each of its rounds.
@@ -42,17 +88,23 @@ impl Figure {
         Ok(Self::of(&text("name"), &text("unit"), values))
     }
 
-    fn row(&self) -> String {
-        let Self { name, unit, p25, p50, p75 } = self;
-        let [p25, p50, p75] = [p25, p50, p75].map(|it| written(*it));
-        let spread = if p25 == p75 { String::new() } else { format!("{p25} to {p75}") };
-        format!("| {name} | {p50} | {unit} | {spread} |")
+    /// The cells of its row.
+    pub(crate) fn cells(&self) -> Vec<String> {
+        let Spread { low, median, high } = self.spread;
+        let [low, shown, high] = [low, median, high].map(written);
+        let spread = if low == high { String::new() } else { format!("{low} to {high}") };
+        let aim = self.aim.map_or(String::new(), |most| {
+            let verdict = if self.misses() { "**missed**" } else { "met" };
+            format!("≤ {}: {verdict}", written(most))
+        });
+        vec![self.name.clone(), shown, self.unit.clone(), spread, aim]
     }
 }
 
 /// Three figures that count, thousands apart.
-fn written(value: f64) -> String {
+pub(crate) fn written(value: f64) -> String {
     match value.abs() {
+        unknown if unknown.is_nan() => "–".to_owned(),
         large if large >= 10_000.0 => {
             let digits = format!("{value:.0}");
             let mut grouped = String::new();
@@ -84,45 +136,6 @@ pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// The table, as it stands in the documents.
-pub(crate) fn table(figures: &[Figure]) -> anyhow::Result<String> {
-    let mut table = String::from("| what | median | unit | quartiles |\n|---|---:|---|---|\n");
-    for figure in figures {
-        writeln!(table, "{}", figure.row())?;
-    }
-    Ok(table)
-}
-
-/// Writes the document that holds the table.
-pub(crate) fn save(at: &Path, figures: &[Figure]) -> anyhow::Result<()> {
-    let text = format!(
-        "# What it costs\n\nWritten by `cargo xtask bench --save`, in one run, on: {}. Machines like this \
-         one are noisy: compare ratios within a run, and look at the spread and at like against like \
-         before believing a difference.\n\n{}",
-        machine()?,
-        table(figures)?
-    );
-    std::fs::write(at, text).with_context(|| format!("write {}", at.display()))
-}
-
-/// Processor, cores, memory, kernel.
-fn machine() -> anyhow::Result<String> {
-    let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("read {path}"));
-    let value = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
-    };
-    let processor = read("/proc/cpuinfo")?;
-    let cores = processor.lines().filter(|line| line.starts_with("processor")).count();
-    let name = value(&processor, "model name").unwrap_or_else(|| "an unnamed processor".to_owned());
-    let memory = value(&read("/proc/meminfo")?, "MemTotal").unwrap_or_default();
-    let kib: u64 = memory.split(' ').next().unwrap_or_default().parse().unwrap_or(0);
-    let kernel = read("/proc/sys/kernel/osrelease")?;
-    let kind =
-        if processor.contains(" hypervisor") { "a virtual machine" } else { "a real machine" };
-    Ok(format!("{kind}, {cores} cores of {name}, {} GiB, Linux {}", kib >> 20, kernel.trim()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,8 +143,8 @@ mod tests {
     #[test]
     fn a_figure_is_read_as_the_benches_print_it() {
         let line = r#"{"name":"decode","unit":"a second","values":[40.0,10.0,20.0,30.0,50.0]}"#;
-        let row = Figure::read(line).unwrap().row();
-        assert_eq!(row, "| decode | 30.0 | a second | 20.0 to 40.0 |");
+        let figure = Figure::read(line).unwrap();
+        assert_eq!(figure.cells(), ["decode", "30.0", "a second", "10.0 to 50.0", ""]);
         Figure::read(r#"{"name":"decode","unit":"a second","values":[]}"#).unwrap_err();
         Figure::read(r#"{"name":"decode","unit":"a second","values":["fast"]}"#).unwrap_err();
     }
@@ -140,5 +153,20 @@ mod tests {
     fn three_digits_are_written_and_nothing_has_no_sign() {
         let written = [-0.0001, 0.0, -0.25, 1.234, 56.78, -123.4, 1_234_567.0].map(written);
         assert_eq!(written, ["0.000", "0.000", "-0.250", "1.23", "56.8", "-123", "1 234 567"]);
+    }
+
+    #[test]
+    fn the_interval_is_that_of_the_tables_of_order_statistics() {
+        let outside = [1, 5, 6, 8, 9, 12, 15, 20, 25].map(outside);
+        assert_eq!(outside, [0, 0, 0, 0, 1, 2, 3, 5, 7]);
+        let spread = Spread::of((1..=9).map(f64::from).collect());
+        assert_eq!(spread, Spread { low: 2.0, median: 5.0, high: 8.0 });
+    }
+
+    #[test]
+    fn what_is_above_its_aim_is_missed() {
+        let figure = Figure::once("resident", "MiB", 21.0);
+        assert_eq!(figure.clone().aim(20.0).cells()[4], "≤ 20.0: **missed**");
+        assert_eq!(figure.aim(21.0).cells()[4], "≤ 21.0: met");
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 
 use crate::bench::figure::{Figure, quantile};
+use crate::bench::report::Report;
 use crate::house::{Agent, House, STRANGER};
 use crate::interrupt::{Interrupt, PAUSE};
 
@@ -27,7 +28,7 @@ pub(crate) fn measure(
     program: &Path,
     house: &House,
     interrupt: &Interrupt,
-    figures: &mut Vec<Figure>,
+    report: &mut Report,
 ) -> anyhow::Result<()> {
     let receiver = TcpListener::bind("127.0.0.1:0").context("listen for alerts")?;
     let port = receiver.local_addr().context("listen for alerts")?.port();
@@ -52,6 +53,7 @@ pub(crate) fn measure(
         Ok(text.matches("bench-").count() >= SERVICES)
     })?;
     agent.text(&["baseline", "guard", "systemd:bench-*"])?;
+    let mut figures = Vec::new();
     for (target, what) in KINDS {
         let mut millis = Vec::new();
         for index in 0..SERVICES {
@@ -69,13 +71,14 @@ pub(crate) fn measure(
         }
         millis.sort_by(f64::total_cmp);
         let p99 = quantile(&millis, 0.99);
-        figures.push(Figure::of(
-            &format!("from a dial to its alert at a webhook, {what}"),
-            "ms",
-            millis,
-        ));
+        figures.push(Figure::of(&format!("to the alert, {what}"), "ms", millis));
         figures.push(Figure::once("the same, 99th percentile", "ms", p99));
     }
+    report.figures(
+        "Alerts",
+        "From a dial to its alert at a webhook on the same machine.",
+        &figures,
+    );
     // What is measured next is measured with nothing attached.
     agent.end()
 }

@@ -67,6 +67,10 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("lineage::the_shell_that_a_service_begins_with_does_not_count", Need::Tracepoints),
     ("lineage::what_is_no_interpreter_keeps_its_name_under_a_shell", Need::Tracepoints),
     ("lineage::what_runs_from_memory_or_from_a_deleted_file_says_so", Need::Processes),
+    ("older::a_connection_older_than_the_agent_is_an_edge_with_both_ends", Need::Processes),
+    ("older::a_namespace_that_is_only_mounted_is_looked_into", Need::Processes),
+    ("older::what_was_dialled_while_nobody_looked_is_told_as_such", Need::Processes),
+    ("opened::a_socket_that_changed_hands_is_told_with_who_opened_it", Need::Processes),
     ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
     ("restart::ended_and_started_it_goes_on", Need::Processes),
     ("restart::killed_and_started_it_goes_on", Need::Processes),
@@ -87,6 +91,8 @@ enum About {
     WholeKernel,
     /// How fast all is, which says nothing where every instruction is emulated.
     Load,
+    /// Programs of others, which no guest has.
+    Tools,
     /// What is decided, stored, drawn and sent, which knows no kernel: the running one is enough.
     NoKernel,
 }
@@ -97,11 +103,13 @@ const MODULES: &[(&str, About)] = &[
     ("baseline", About::NoKernel),
     ("capture", About::Ground),
     ("chat", About::NoKernel),
+    ("crafted", About::Tools),
     ("delivery", About::NoKernel),
     ("deploy", About::OwnRights),
     ("doctor", About::WholeKernel),
     ("drawn", About::NoKernel),
     ("errors", About::NoKernel),
+    ("faults::canary", About::WholeKernel),
     ("faults::cgroups", About::Load),
     ("faults::clocks", About::NoKernel),
     ("faults::disk", About::NoKernel),
@@ -109,18 +117,30 @@ const MODULES: &[(&str, About)] = &[
     ("faults::kill", About::NoKernel),
     ("faults::losses", About::WholeKernel),
     ("faults::receivers", About::NoKernel),
+    ("flood", About::Load),
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
+    ("lasting", About::WholeKernel),
     ("lineage", About::Ground),
+    ("odd", About::WholeKernel),
     ("oddities", About::WholeKernel),
+    ("older", About::Ground),
+    ("opened", About::Ground),
     ("record", About::WholeKernel),
     ("restart", About::Ground),
     ("state", About::NoKernel),
+    ("tools", About::Tools),
     ("watch", About::Ground),
+    ("ways::connections", About::WholeKernel),
+    ("ways::datagrams", About::WholeKernel),
+    ("ways::listeners", About::WholeKernel),
 ];
 
 /// Tests that are about load, in modules that are not.
-const OF_LOAD: &[&str] = &["restart::under_load_it_ends_in_time_and_leaves_nothing"];
+const OF_LOAD: &[&str] = &[
+    "older::a_hundred_thousand_sockets_are_taken_in_at_once",
+    "restart::under_load_it_ends_in_time_and_leaves_nothing",
+];
 
 /// What a test depends on; whatever can be missing, where nobody said so.
 fn about(test: &str) -> About {
@@ -239,6 +259,7 @@ impl Ground {
         }
         match (about(test), self.boot, self.rights) {
             (About::Load, ..) => Some("is about load, which emulation does not bear"),
+            (About::Tools, ..) => Some("is about programs that no guest has"),
             (About::NoKernel, ..) => Some("is not about kernel or rights"),
             (About::WholeKernel, Boot::Plain, Rights::Root) => None,
             (About::WholeKernel, ..) => Some("is about a kernel that gives all"),

@@ -2,6 +2,7 @@
 //! full, its receivers misbehave, clocks differ, the kernel's tables overflow, cgroups come and go by
 //! the thousand. What it has accepted is not lost, what it could not see is counted.
 
+mod canary;
 mod cgroups;
 mod clocks;
 mod disk;

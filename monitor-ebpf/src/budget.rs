@@ -1,0 +1,83 @@
+//! How much that is new one cgroup may show. Asked only where a key is not known, so what is known pays
+//! nothing. What goes beyond is counted, sketched and told as a whole: it is neither entered nor told
+//! one by one, and so takes no place from what others show.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use monitor_common::{
+    BUDGET_SPAN_NS, Budget, Flood, FlowKey, Loss, News, Origin, Payer, peer_hash, register_of,
+};
+
+use crate::count::add;
+use crate::emit;
+use crate::maps::{BUDGET_INTERVAL_NS, BUDGETS, EXECUTABLE_SEED, FLOODS};
+use crate::words::Words;
+
+/// Takes the price of one new key from whoever shows it; false where nothing is left. Two CPUs that ask
+/// at once may both be let through.
+#[inline(never)]
+pub(crate) fn spend(key: &FlowKey, now_ns: u64) -> bool {
+    let interval_ns = BUDGET_INTERVAL_NS.load();
+    let payer = Words::of(Payer::of(key));
+    let Some(budget) = BUDGETS.get_ptr_mut(&*payer) else {
+        let budget = Words::of(Budget { whole_ns: now_ns.wrapping_add(interval_ns), credit: 0 });
+        // Another CPU was first, or there is no room: then it is not limited, and the ring is.
+        _ = BUDGETS.insert(&*payer, &*budget, u64::from(BPF_NOEXIST));
+        return true;
+    };
+    // SAFETY: a valid map value. Entries are recycled in place, so at worst another payer pays.
+    unsafe {
+        let credit = (&raw const (*budget).credit).read_volatile();
+        if credit != 0 {
+            // Not atomic: it must not pass zero.
+            (&raw mut (*budget).credit).write_volatile(credit - 1);
+            return true;
+        }
+        let whole_ns = &raw mut (*budget).whole_ns;
+        if whole_ns.read_volatile() < now_ns {
+            whole_ns.write_volatile(now_ns);
+        }
+        let ahead_ns = whole_ns.read_volatile().wrapping_sub(now_ns);
+        let is_left = ahead_ns.wrapping_add(interval_ns) <= BUDGET_SPAN_NS;
+        if is_left {
+            add(whole_ns, interval_ns);
+        }
+        is_left
+    }
+}
+
+/// Counts a new key beyond the budget. Of each flood the first is told as an example, the second, the
+/// fourth and so on: who floods is known at once, and a few of those it dials.
+#[inline(never)]
+pub(crate) fn overflow(key: &FlowKey, origin: &Origin, now_ns: u64) {
+    let payer = Words::of(Payer::of(key));
+    if FLOODS.get_ptr(&*payer).is_none() {
+        // Another CPU was first, or there is no room: it is looked for below.
+        _ = FLOODS.insert(&*payer, &NONE, u64::from(BPF_NOEXIST));
+    }
+    let Some(flood) = FLOODS.get_ptr_mut(&*payer) else {
+        return emit::lost(Loss::MapFull);
+    };
+    emit::lost(Loss::OverBudget);
+    let (index, least) = register_of(peer_hash(EXECUTABLE_SEED.load(), key));
+    // SAFETY: a valid map value, `index` below the number of registers. Not atomic but for the count:
+    // two CPUs at one register may leave it the lesser of both.
+    let before = unsafe {
+        let register = (&raw mut (*flood).registers).cast::<u8>().add(index);
+        if *register < least {
+            *register = least;
+        }
+        if (*flood).first_ns == 0 {
+            (*flood).first_ns = now_ns;
+        }
+        (*flood).last_ns = now_ns;
+        let before = (&raw const (*flood).count).read_volatile();
+        add(&raw mut (*flood).count, 1);
+        before
+    };
+    if before & before.wrapping_add(1) == 0 {
+        emit::flow(News::OverBudget, key, origin, now_ns);
+    }
+}
+
+/// Entered from read-only data: there is no room for it on the stack.
+static NONE: Flood = Flood::NONE;

@@ -1,0 +1,104 @@
+//! TCP connections under way, by socket, and who dialled from where. Where entries are kept and what
+//! happens when there is no room is `monitor_common`'s; here the maps are looked into.
+
+use monitor_common::{ClientKey, Dialler, Dials, FlowKey, Followed, Process};
+
+use crate::maps::{self, DIALS, DIALS_BITS, EXECUTABLE_SEED, SOCKET_BITS, SOCKETS};
+
+/// Follows a socket from now on. Its slot, without flags yet.
+#[inline(always)]
+pub(crate) fn begin<'a>(
+    cookie: u64,
+    key: &FlowKey,
+    netns_cookie: u64,
+    process: &Process,
+) -> Option<&'a mut Followed> {
+    let place = slot(Followed::place(cookie, SOCKET_BITS.load()));
+    // SAFETY: null, or a valid map value. What is left of it where another CPU writes it at the same
+    // time is found out by its sum.
+    let place = unsafe { place.as_mut() }?;
+    if place.cookie != 0 && place.flags & Followed::UNTOLD == 0 {
+        move_home(place);
+    }
+    place.fill(cookie, key, netns_cookie, process);
+    Some(place)
+}
+
+/// The slot of a socket; None where it is not followed, or was forgotten.
+#[inline(always)]
+pub(crate) fn of<'a>(cookie: u64) -> Option<&'a mut Followed> {
+    let place = slot(Followed::place(cookie, SOCKET_BITS.load()));
+    // SAFETY: null, or a valid map value, as in `begin`.
+    match unsafe { place.as_mut() } {
+        Some(place) if place.cookie == cookie => Some(place),
+        _ => at_home(cookie, cookie),
+    }
+}
+
+/// Moves a socket to a free slot of its set, or to that of one that is forgotten for it.
+#[inline(never)]
+fn move_home(from: &Followed) {
+    let home = at_home(from.cookie, 0).or_else(|| {
+        let bits = SOCKET_BITS.load();
+        let way = Followed::given_up(from.cookie, bits);
+        // SAFETY: as in `begin`.
+        unsafe { slot(Followed::set(from.cookie, bits) + way).as_mut() }
+    });
+    if let Some(home) = home {
+        *home = *from;
+    }
+}
+
+/// The slot, in the set of the socket `of`, where `cookie` stands.
+#[inline(never)]
+fn at_home<'a>(of: u64, cookie: u64) -> Option<&'a mut Followed> {
+    let first = Followed::set(of, SOCKET_BITS.load());
+    let mut way = 0;
+    while way < Followed::WAYS {
+        // SAFETY: null, or a valid map value, as in `begin`.
+        if let Some(home) = unsafe { slot(first + way).as_mut() }
+            && home.cookie == cookie
+        {
+            return Some(home);
+        }
+        way += 1;
+    }
+    None
+}
+
+#[inline(always)]
+fn slot(index: u32) -> *mut Followed {
+    maps::element((&raw const SOCKETS).cast(), index).cast()
+}
+
+/// Takes note of who dials as `client`.
+#[inline(always)]
+pub(crate) fn dials(client: &ClientKey, dialler: Dialler, now_ns: u64) {
+    if let Some(dials) = dials_of(client) {
+        dials.enter(client, dialler, now_ns);
+    }
+}
+
+/// Who dialled as `client`, if anybody on this machine did a moment ago.
+#[inline(always)]
+pub(crate) fn dialler(client: &ClientKey, now_ns: u64) -> Option<Dialler> {
+    let mut dialler = Dialler { cgroup_id: 0, news: 0 };
+    find(client, now_ns, &mut dialler);
+    (dialler.cgroup_id != 0).then_some(dialler)
+}
+
+/// A call, for its room on the stack.
+#[inline(never)]
+fn find(client: &ClientKey, now_ns: u64, dialler: &mut Dialler) {
+    if let Some(dials) = dials_of(client) {
+        *dialler = dials.find(client, now_ns);
+    }
+}
+
+#[inline(always)]
+fn dials_of<'a>(client: &ClientKey) -> Option<&'a mut Dials> {
+    let set = Dials::set(client, EXECUTABLE_SEED.load(), DIALS_BITS.load());
+    let dials = maps::element((&raw const DIALS).cast(), set).cast::<Dials>();
+    // SAFETY: null, or a valid map value, of which each slot carries its sum.
+    unsafe { dials.as_mut() }
+}

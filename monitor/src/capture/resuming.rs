@@ -1,0 +1,75 @@
+//! What an agent before this one told, taken up; and what the store is to know for the next one.
+
+use monitor_core::edge::Edge;
+use monitor_core::flow::{Begun, Flow, FlowKey};
+
+use crate::capture::clock::{self, Clock};
+use crate::capture::decode::{self, KeyBytes};
+use crate::capture::ledger::Row;
+use crate::capture::seen::Batch;
+use crate::capture::tell::Teller;
+use crate::capture::{CaptureError, Result};
+
+impl Teller {
+    /// Of the keys that an agent before this one told: which flow each is. Before any news.
+    pub(super) fn resume(&mut self) -> Result<Vec<(KeyBytes, Flow)>> {
+        let mut flows = Vec::new();
+        let mut batch = Batch::new();
+        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+            for (bytes, stats) in batch.entries() {
+                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
+                else {
+                    continue;
+                };
+                let pid = origin.process.as_ref().map(|process| process.pid);
+                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+                if !self.cgroups.knows(key.cgroup) {
+                    // Nobody could name it now; it was named when it was told.
+                    self.told.leave(bytes);
+                }
+                if self.told.knows(bytes, counters.first_seen_ns) {
+                    let at = self.clock.wall(counters.first_seen_ns);
+                    let (netns, client) = (origin.netns, origin.client);
+                    flows.push((
+                        *bytes,
+                        Flow {
+                            key,
+                            at,
+                            netns,
+                            client,
+                            process: None,
+                            begun: Begun::default(),
+                            opener: None,
+                        },
+                    ));
+                }
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Tells what came up while no agent ran.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        self.clock = Clock::read();
+        self.read_seen(|_| false)
+    }
+
+    /// What the store is to learn; see [`Told::rows`].
+    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Vec<Row> {
+        self.told.rows(clock::boot_ms(), edge_of)
+    }
+
+    /// See [`Told::rows_again`].
+    pub(super) fn rows_again<'e>(
+        &mut self,
+        keys: &[FlowKey],
+        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+    ) -> Vec<Row> {
+        self.told.rows_again(keys, edge_of)
+    }
+
+    /// What the kernel has lost in all, as far as it was told.
+    pub(super) fn told_losses(&self) -> &[u64] {
+        &self.losses.before
+    }
+}

@@ -1,0 +1,39 @@
+//! Sockets that one opened and another uses: both are told.
+
+use std::net::SocketAddr;
+
+use tests::agent::{SOON, Setup};
+use tests::eventually;
+use tests::traffic::{Protocol, edge};
+
+use crate::lab;
+
+#[test]
+fn a_socket_that_changed_hands_is_told_with_who_opened_it() {
+    let lab = lab();
+    let wire = lab.wire();
+    let (web, job, api) = (lab.service("web"), lab.service("job"), lab.service("api"));
+    let at = |port| SocketAddr::new(wire.server.v4, port);
+    let serve = |port| lab.serve(&api, &wire.server, Protocol::Tcp, at(port));
+    let (own, moved, handed) = (serve(80), serve(81), serve(82));
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, ""));
+    lab.dialler(&job, &wire.client).reaches(&own);
+    let view = agent.sees(&own.edge_from(&job));
+    assert!(view["evidence"]["opened_by"].is_null(), "{view}");
+    agent.guards(&[&job]);
+
+    let place = job.cgroup.display();
+    for (way, server, said) in [("moved", &moved, "moved"), ("handed", &handed, "used")] {
+        let mut opener = lab.dialler(&web, &wire.client);
+        opener.does(&format!("{way} {place} {}", server.address), said);
+        let used = edge(&job, &api.name, server.address.port(), Protocol::Tcp);
+        let opened = |it: &serde_json::Value| it["evidence"]["opened_by"] == web.name.as_str();
+        let view = agent.shows(&used, SOON, opened);
+        assert_eq!(view["seen_from"], "both", "{view}");
+        let text = format!("the socket was opened by {} and is used by {}", web.name, job.name);
+        eventually(SOON, &text, || {
+            let alerts = agent.json(&["alerts"]).to_string();
+            if alerts.contains(&text) { Ok(()) } else { Err(alerts) }
+        });
+    }
+}

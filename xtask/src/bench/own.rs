@@ -1,0 +1,88 @@
+//! What the agent itself takes: for a connection on a known edge and for a new edge, beyond what it
+//! takes at rest in the same time; how often it is woken; and its kernel maps in a small profile.
+
+use std::time::{Duration, Instant};
+
+use crate::bench::beside::Loads;
+use crate::bench::figure::Figure;
+use crate::bench::report::Report;
+use crate::bench::side::{EACH_TOLD, Sides};
+use crate::bench::usage::{self, Held};
+
+const ROUNDS: usize = 3;
+const KNOWN: &str = "churn 60000";
+const NEW: &str = "ports 6000";
+/// As long as it may take until news of a burst are worked off.
+const SETTLE: Duration = Duration::from_millis(1500);
+/// How long it is looked at before and after.
+const REST: Duration = Duration::from_secs(3);
+/// The least that a small machine needs.
+const SMALL: &str = "seen = 4096\nconnections = 2048\nlisteners = 1024\nbound = 1024\nprocesses = 4096\nring = \"256KiB\"\n";
+
+/// What an agent took during an order and a while after it, beyond the same time at rest.
+struct Extra {
+    micros: f64,
+    wakes: f64,
+}
+
+pub(crate) fn measure(
+    sides: &Sides<'_>,
+    loads: &mut Loads,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut figures = Vec::new();
+    loads.plain.answers("listen 6000")?;
+    for detail in ["normal", "full"] {
+        let (mut known, mut new, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            sides.interrupt.check()?;
+            let mut agent = sides.agent(detail, EACH_TOLD)?;
+            let id = agent.id()?;
+            loads.plain.takes("churn 500")?;
+            std::thread::sleep(SETTLE);
+            let extra = extra(id, loads, KNOWN)?;
+            known.push(extra.micros);
+            wakes.push(extra.wakes);
+            new.push(self::extra(id, loads, NEW)?.micros);
+            agent.end()?;
+        }
+        let name = |what: &str| format!("{what}, `detail = {detail:?}`");
+        figures.push(Figure::of(&name("a connection on a known edge"), "µs", known).aim(0.1));
+        figures.push(Figure::of(&name("a connection on a new edge"), "µs", new).aim(5.0));
+        figures.push(Figure::of(&name("wake-ups a connection on a known edge"), "", wakes));
+    }
+    loads.plain.answers("listen 0")?;
+    let mut agent = sides.agent("normal", SMALL)?;
+    let maps = Held::by(agent.id()?)?.maps;
+    agent.end()?;
+    figures.push(Figure::once("kernel maps of a small profile", "MiB", maps).aim(3.0));
+    let about =
+        "Processor time and wake-ups of the agent, beyond what it takes at rest in the same time.";
+    report.figures("The agent itself", about, &figures);
+    Ok(())
+}
+
+fn extra(agent: u32, loads: &mut Loads, order: &str) -> anyhow::Result<Extra> {
+    let before = rest(agent, REST)?;
+    let started = Instant::now();
+    let (busy, sleeps) = (usage::busy(agent)?, usage::sleeps(agent)?);
+    let count = loads.plain.takes(order)?.count;
+    std::thread::sleep(SETTLE);
+    let during = started.elapsed();
+    let (busy, sleeps) = (usage::busy(agent)? - busy, usage::sleeps(agent)? - sleeps);
+    let after = rest(agent, REST)?;
+    // What it does now and then falls into one of them or another.
+    let rest = |before: f64, after: f64| (before + after) / 2.0 * during.as_secs_f64();
+    Ok(Extra {
+        micros: (busy - rest(before.0, after.0)) * 1e6 / count,
+        wakes: (sleeps - rest(before.1, after.1)) / count,
+    })
+}
+
+/// Processor time and sleeps a second while nothing happens.
+fn rest(agent: u32, during: Duration) -> anyhow::Result<(f64, f64)> {
+    let (busy, sleeps) = (usage::busy(agent)?, usage::sleeps(agent)?);
+    std::thread::sleep(during);
+    let a_second = |used: f64| used / during.as_secs_f64();
+    Ok((a_second(usage::busy(agent)? - busy), a_second(usage::sleeps(agent)? - sleeps)))
+}
