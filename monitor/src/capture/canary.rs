@@ -41,8 +41,8 @@ struct Flight {
     at: SocketAddr,
     dialled: BootTime,
     until: Instant,
-    dial_came: bool,
-    accept_came: bool,
+    /// What did not come back yet; None where all did.
+    missing: Option<Half>,
 }
 
 impl Canary {
@@ -89,15 +89,13 @@ impl Canary {
             Err(error) => return Err(refused(error.into())),
         }
         let until = Instant::now() + PATIENCE;
-        let (dial_came, accept_came) = (false, false);
         self.flight = Some(Flight {
             _dialler: dialler,
             listener,
             at,
             dialled,
             until,
-            dial_came,
-            accept_came,
+            missing: Some(Half::Both),
         });
         Ok(())
     }
@@ -131,14 +129,22 @@ impl Canary {
         self.keys.push(bytes);
         match key.direction {
             Direction::Outbound => {
-                flight.dial_came = true;
+                flight.missing = match flight.missing {
+                    Some(Half::Both | Half::Accept) => Some(Half::Accept),
+                    Some(Half::Dial) | None => None,
+                };
                 self.cgroup = Some(key.cgroup);
                 self.executable_id = key.executable_id;
             }
-            Direction::Inbound => flight.accept_came = true,
+            Direction::Inbound => {
+                flight.missing = match flight.missing {
+                    Some(Half::Both | Half::Dial) => Some(Half::Dial),
+                    Some(Half::Accept) | None => None,
+                };
+            }
             Direction::Listening => {}
         }
-        if !flight.dial_came || !flight.accept_came {
+        if flight.missing.is_some() {
             return None;
         }
         let flight = self.flight.take()?;
@@ -148,13 +154,9 @@ impl Canary {
     /// Gives up on one that did not come back in time. Call it after all that there was to read.
     pub(super) fn judge(&mut self) -> Option<Observation> {
         let flight = self.flight.take_if(|flight| Instant::now() >= flight.until)?;
-        let missing = match (flight.dial_came, flight.accept_came) {
-            (false, false) => Half::Both,
-            (false, true) => Half::Dial,
-            (true, _) => Half::Accept,
-        };
+        let half = flight.missing?;
         Some(Observation::Canary(if flight.was_accepted() {
-            News::Missing { half: missing }
+            News::Missing { half }
         } else {
             let why = format!("a connection to {PLACE} is not answered: a firewall may drop it");
             News::Grounded { why }

@@ -4,6 +4,7 @@
 //! next one, which takes it up.
 
 mod config;
+mod error;
 mod preflight;
 mod tracefs;
 
@@ -53,14 +54,13 @@ mod trial;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapError, RingBuf};
-use aya::programs::ProgramError;
-use aya::{Ebpf, EbpfError};
 use monitor_common::map;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
@@ -69,7 +69,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use self::attach::{Extra, Links};
+use self::attach::{Attached, Extra, Links};
 use self::attachments::Attachments;
 use self::canary::Canary;
 use self::cgroups::{CgroupNews, Cgroups};
@@ -89,6 +89,7 @@ use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
 pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
+pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
@@ -99,58 +100,7 @@ pub use self::preflight::{
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 
-/// Why capture cannot work here, and what would mend it.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    #[error(
-        "edgewatch needs root (or CAP_BPF and CAP_NET_ADMIN) to load kernel programs: run it with sudo"
-    )]
-    Unprivileged,
-    #[error("this kernel is {0}; the oldest that edgewatch can watch is {major}.{minor}", major = KernelRelease::OLDEST.0, minor = KernelRelease::OLDEST.1)]
-    KernelTooOld(KernelRelease),
-    #[error("{0:?} is not a kernel release")]
-    KernelUnreadable(String),
-    #[error(
-        "no cgroup v2 hierarchy is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
-    )]
-    NoCgroup2,
-    #[error("read {path}")]
-    Read { path: &'static str, source: io::Error },
-    #[error("capture.cgroup is {}, which is not below {}, where cgroup v2 is mounted", path.display(), hierarchy.display())]
-    NotInHierarchy { path: PathBuf, hierarchy: PathBuf },
-    #[error("open the cgroup hierarchy {}", path.display())]
-    OpenCgroup { path: PathBuf, source: io::Error },
-    #[error("create the kernel programs")]
-    Load(#[source] Box<EbpfError>),
-    #[error("the kernel refused the program {program}:\n{log}")]
-    Refused { program: &'static str, source: io::Error, log: String },
-    #[error(
-        "attach {program}: {by} is attached to the cgroup for itself alone; `bpftool cgroup tree` shows it, its owner must attach it with BPF_F_ALLOW_MULTI"
-    )]
-    Exclusive { program: &'static str, by: String },
-    #[error("{}: {source}: what edgewatch keeps there cannot be used", path.display())]
-    Pins { path: PathBuf, source: io::Error },
-    #[error("{} is not edgewatch's: choose another directory for capture.pins, or see what `edgewatch doctor --clean` can remove", path.display())]
-    StrangePins { path: PathBuf },
-    #[error("{} is held by another agent{}: one watches a machine", path.display(), of_pid(*pid))]
-    PinsHeld { path: PathBuf, pid: Option<u32> },
-    #[error("attach {program}")]
-    Attach { program: &'static str, source: Box<ProgramError> },
-    #[error("use the kernel map {name}")]
-    Map { name: &'static str, source: Box<MapError> },
-    #[error("ask the kernel which programs are attached")]
-    Neighbours(#[source] io::Error),
-    #[error("read the seen-map")]
-    Sweep(#[source] io::Error),
-    #[error("wait for news from the kernel")]
-    Wait(#[source] io::Error),
-}
-
 type Result<T> = std::result::Result<T, CaptureError>;
-
-fn of_pid(pid: Option<u32>) -> String {
-    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
-}
 
 /// `BPF_NOEXIST`: what the kernel has entered is right and stays.
 const IF_ABSENT: u64 = 1;
@@ -247,64 +197,26 @@ impl Capture {
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
-        let executables = Executables::new(plan.seed(), take(ebpf, map::EXECUTABLE_PATHS)?);
-        let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
-        let seen = SeenMap::new(take(ebpf, map::SEEN)?);
-        let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
-        let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
         let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
-
-        let hierarchy = Hierarchy::of(&ground.cgroup);
         attached.load_net();
-        let nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
-        attached.attach(&attach::NAMES_AND_BINDS)?;
-        let cgroup_news =
-            if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
-        if attached.has(Extra::Executables) {
-            processes.fill(&hierarchy);
-        }
-        let cgroups = Cgroups::new(hierarchy, cgroup_news);
-        let told = plan.told(&before);
-        let canary = Canary::new(config.canary.get(), cgroups.own());
-        let mut teller =
-            Teller::new(seen, told, config.seen, floods, losses, cgroups, processes, canary);
-        teller.walk_cgroups();
-        let started = Instant::now();
-        let mut census = Census::take();
-        let refused = older.enter(&census, &mut teller);
-        let looked = started.elapsed();
-        attached.attach(&attach::FLOWS)?;
-        attached.find_makers(config.detail)?;
-        let started = Instant::now();
-        // Those that were opened in between.
-        census.find_namespaces();
-        older.enter(&census, &mut teller);
+        let mut nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
+        let mut teller = begin_telling(&mut attached, config, &ground, &plan, &before)?;
         let adopts = plan.adopts();
-        if !adopts {
-            teller.begin_counting()?;
-        }
-        let resumed = if adopts { resume(&mut teller, before)? } else { Resumed::default() };
-        teller.unattached(attached.lacking());
-        older.tell_listeners(&mut teller);
-        // Those that the kernel was told of before are none that it missed.
-        let connections =
-            if adopts { 0 } else { older.tell_connections(&census, internal, &mut teller) };
-        drop(census);
-        let took_ms = (looked + started.elapsed()).as_millis();
-        tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+        let adopted = adopts.then_some(before);
+        let started =
+            begin_flows(&mut attached, config, internal, &mut older, &mut teller, adopted)?;
         let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
         teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
         let mut missing = ground.hidden;
         missing.extend(attached.missing(ground.untraceable));
-        missing.extend(refused);
+        missing.extend(started.refused);
         missing.extend(plan.unpinned.as_ref().map(|why| format!("{UNPINNED}: {why}")));
         missing.extend(attached.unkept());
         let programs = attached.count();
         let set = plan.set(draft)?;
         attached.drop_others(set.as_ref())?;
         let (mut ebpf, links, attachments) = attached.attachments(set.as_ref());
-        let mut nets = nets;
         nets.want(&mut ebpf, teller.wanted());
         let kept = plan.done(set)?;
         let pins = kept.as_ref().map(|kept| kept.dir().to_owned());
@@ -320,7 +232,7 @@ impl Capture {
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
             drain: None,
-            resumed,
+            resumed: started.resumed,
             kept,
             _links: links,
             ebpf,
@@ -463,6 +375,80 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Attaches what names and binds, and makes what tells of all that is found.
+fn begin_telling(
+    attached: &mut Attached,
+    config: &Config,
+    ground: &Ground,
+    plan: &Plan,
+    before: &Before,
+) -> Result<Teller> {
+    let ebpf = &mut attached.ebpf;
+    let executables = Executables::new(plan.seed(), take(ebpf, map::EXECUTABLE_PATHS)?);
+    let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
+    let seen = SeenMap::new(take(ebpf, map::SEEN)?, config.seen);
+    let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
+    let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
+    let hierarchy = Hierarchy::of(&ground.cgroup);
+    attached.attach(&attach::NAMES_AND_BINDS)?;
+    let cgroup_news =
+        if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
+    if attached.has(Extra::Executables) {
+        processes.fill(&hierarchy);
+    }
+    let cgroups = Cgroups::new(hierarchy, cgroup_news);
+    let canary = Canary::new(config.canary.get(), cgroups.own());
+    let told = plan.told(before);
+    let mut teller = Teller::new(seen, told, floods, losses, cgroups, processes, canary);
+    teller.walk_cgroups();
+    Ok(teller)
+}
+
+/// What came of the beginning.
+struct Started {
+    /// What could not be looked into, and why.
+    refused: Option<String>,
+    resumed: Resumed,
+}
+
+/// Tells the kernel what is older than its programs, and attaches those that see flows; takes up what
+/// is `adopted`.
+fn begin_flows(
+    attached: &mut Attached,
+    config: &Config,
+    internal: &[Network],
+    older: &mut OlderSockets,
+    teller: &mut Teller,
+    adopted: Option<Before>,
+) -> Result<Started> {
+    let started = Instant::now();
+    let mut census = Census::take();
+    let refused = older.enter(&census, teller);
+    let looked = started.elapsed();
+    attached.attach(&attach::FLOWS)?;
+    attached.find_makers(config.detail)?;
+    let started = Instant::now();
+    // Those that were opened in between.
+    census.find_namespaces();
+    older.enter(&census, teller);
+    let adopts = adopted.is_some();
+    let resumed = match adopted {
+        Some(before) => resume(teller, before)?,
+        None => {
+            teller.begin_counting()?;
+            Resumed::default()
+        }
+    };
+    teller.unattached(attached.lacking());
+    older.tell_listeners(teller);
+    // Those that the kernel was told of before are none that it missed.
+    let connections = if adopts { 0 } else { older.tell_connections(&census, internal, teller) };
+    drop(census);
+    let took_ms = (looked + started.elapsed()).as_millis();
+    tracing::info!(connections, %took_ms, "sockets that are older than the watch");
+    Ok(Started { refused, resumed })
 }
 
 fn fill_internal(ebpf: &mut Ebpf, internal: &[Network]) -> Result<()> {

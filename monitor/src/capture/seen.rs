@@ -12,29 +12,38 @@ use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
 
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
+use crate::capture::config::Entries;
 use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
 use crate::capture::ledger::Ledger;
 
 /// The map itself.
-pub(super) struct SeenMap(BpfHashMap<MapData, KeyBytes, StatsBytes>);
+pub(super) struct SeenMap {
+    map: BpfHashMap<MapData, KeyBytes, StatsBytes>,
+    entries: Entries,
+}
 
 impl SeenMap {
-    pub(super) fn new(map: BpfHashMap<MapData, KeyBytes, StatsBytes>) -> Self {
-        Self(map)
+    pub(super) fn new(map: BpfHashMap<MapData, KeyBytes, StatsBytes>, entries: Entries) -> Self {
+        Self { map, entries }
+    }
+
+    /// The kernel holds no more keys than this.
+    pub(super) fn entries(&self) -> usize {
+        usize::try_from(self.entries.get()).unwrap_or(usize::MAX)
     }
 
     pub(super) fn get(&self, key: &KeyBytes) -> Option<StatsBytes> {
-        self.0.get(key, 0).ok()
+        self.map.get(key, 0).ok()
     }
 
     /// Enters a key that is not there; false where it is, or finds no room.
     pub(super) fn enter(&mut self, key: &KeyBytes, stats: &StatsBytes) -> bool {
-        self.0.insert(key, stats, IF_ABSENT).is_ok()
+        self.map.insert(key, stats, IF_ABSENT).is_ok()
     }
 
     /// Removes a key; it need not be there.
     pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
-        match self.0.remove(key) {
+        match self.map.remove(key) {
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::NotFound =>
             {
@@ -95,7 +104,7 @@ impl Batch {
     /// Reads on; false when all was read.
     pub(super) fn read(&mut self, map: &SeenMap) -> io::Result<bool> {
         if self.cursor != Cursor::End {
-            self.read_on(map.0.map().fd().as_fd())?;
+            self.read_on(map.map.map().fd().as_fd())?;
             return Ok(true);
         }
         Ok(false)

@@ -18,7 +18,6 @@ use crate::capture::attachments::Gone;
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
-use crate::capture::config::Entries;
 use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
@@ -41,8 +40,6 @@ pub(super) struct Teller {
     pub(super) seen: SeenMap,
     pub(super) told: Told,
     floods: Floods,
-    /// The kernel holds no more keys than this.
-    seen_entries: usize,
     pub(super) cgroups: Cgroups,
     processes: Processes,
     addresses: Addresses,
@@ -71,7 +68,6 @@ impl Teller {
     pub(super) fn new(
         seen: SeenMap,
         told: Told,
-        seen_entries: Entries,
         floods: Floods,
         losses: Losses,
         cgroups: Cgroups,
@@ -82,7 +78,6 @@ impl Teller {
             seen,
             told,
             floods,
-            seen_entries: usize::try_from(seen_entries.get()).unwrap_or(usize::MAX),
             cgroups,
             processes,
             addresses: Addresses::default(),
@@ -177,7 +172,7 @@ impl Teller {
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
         self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
-        if self.told.len() > self.seen_entries.saturating_mul(2) {
+        if self.told.len() > self.seen.entries().saturating_mul(2) {
             self.read_seen(|_| false)?;
         }
         Ok(())
@@ -332,7 +327,7 @@ impl Teller {
             *credits.entry(payer).or_default() += 1;
         }
         for (payer, keys) in credits {
-            self.floods.credit(payer, keys, self.seen_entries as u64);
+            self.floods.credit(payer, keys, self.seen.entries() as u64);
         }
     }
 
