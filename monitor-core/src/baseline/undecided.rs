@@ -109,3 +109,76 @@ impl Baseline {
         self.return_to_learning(service, at);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::baseline::Grounds;
+
+    fn learned(executable: &str, since: WallTime) -> Allowance {
+        Allowance {
+            provenance: Provenance::Learned,
+            since,
+            executables: [executable].into_iter().collect(),
+            attempted_only: false,
+            grounds: Grounds::default(),
+        }
+    }
+
+    #[test]
+    fn an_edge_is_counted_while_it_is_there_and_undecided() {
+        let mut baseline = Baseline::restore(Vec::new(), Vec::new(), 7);
+        let edges: [Edge; 3] = [
+            "systemd:web -> systemd:db 5432/tcp",
+            "systemd:web -> systemd:web 9/tcp",
+            "systemd:web -> systemd:api 443/tcp",
+        ]
+        .map(|it| it.parse().unwrap());
+        let count = |baseline: &Baseline| baseline.undecided.of_owner(&edges[0]);
+        for edge in edges.iter().chain(&edges) {
+            baseline.edge_mut(edge);
+        }
+        assert_eq!(count(&baseline), 3);
+        let at = WallTime(0);
+        baseline.edge_mut(&edges[0]).allowed.push(learned("/bin/web", at));
+        baseline.edge_mut(&edges[1]).pending.get_or_insert_default();
+        baseline.take_dirty();
+        // The third was nothing, and its place is another's.
+        assert_eq!(count(&baseline), 1);
+        let other: Edge = "systemd:api -> systemd:db 5432/tcp".parse().unwrap();
+        baseline.edge_mut(&other);
+        assert_eq!((count(&baseline), baseline.undecided.of_owner(&other)), (1, 1));
+        let stored = baseline.edges.iter().map(|(edge, it)| (edge.clone(), it.clone())).collect();
+        let restored = Baseline::restore(Vec::new(), stored, 7);
+        assert_eq!((count(&restored), restored.undecided.of_owner(&other)), (1, 1));
+    }
+
+    #[test]
+    fn what_was_learned_since_is_taken_back_whether_it_was_stored_or_not() {
+        let mut baseline = Baseline::restore(Vec::new(), Vec::new(), 7);
+        let (before, since) = (WallTime(0), WallTime(5));
+        let web: ServiceName = "systemd:web".parse().unwrap();
+        let learn = |baseline: &mut Baseline, edge: &str, executable, at| {
+            let record = baseline.edge_mut(&edge.parse().unwrap());
+            record.pending.get_or_insert_default();
+            record.allowed.push(learned(executable, at));
+        };
+        learn(&mut baseline, "systemd:web -> systemd:db 5432/tcp", "/bin/web", before);
+        learn(&mut baseline, "systemd:web -> ip:192.0.2.1 80/tcp", "/bin/scan", since);
+        learn(&mut baseline, "systemd:api -> systemd:db 5432/tcp", "/bin/api", since);
+        baseline.take_dirty();
+        let executables = |baseline: &Baseline| -> Vec<String> {
+            let executables = baseline.circle(&web, since).executables();
+            executables.iter().map(str::to_owned).collect()
+        };
+        assert_eq!(executables(&baseline), ["/bin/scan", "/bin/web"]);
+        learn(&mut baseline, "systemd:web -> ip:192.0.2.2 80/tcp", "/bin/scan", since);
+        baseline.unlearn(&web, since, since);
+        let dirty = baseline.take_dirty();
+        assert_eq!(dirty.edges.len(), 2, "of one that stays nothing is stored: {dirty:?}");
+        assert_eq!(executables(&baseline), ["/bin/web"]);
+        assert_eq!(baseline.circle(&web, since).edges(), 1);
+        let scan: Edge = "systemd:web -> ip:192.0.2.1 80/tcp".parse().unwrap();
+        assert_eq!(baseline.undecided.of_owner(&scan), 2);
+    }
+}

@@ -8,7 +8,7 @@ use monitor_core::engine::{Input, Standing};
 use monitor_core::flow::{Direction, Ended, Flood, FlowKey, Loss, Outcome, Process, Remote};
 use monitor_core::ids::WallTime;
 
-use crate::stage::{Stage, check, flow, ip, key};
+use crate::stage::{Stage, check, flow, ip, key, traffic};
 
 /// Tells how far a flood of `name`, which began at `since`, has come.
 fn floods(stage: &mut Stage, name: &str, since: WallTime, count: u64, ended: Ended) {
@@ -193,6 +193,19 @@ fn one_service_cannot_fill_the_table() {
     assert_eq!(status.lost.get(&Loss::ServiceFull), Some(&u64::from(beyond)));
     let map = stage.engine.map(stage.now.wall);
     assert!(map.iter().any(|it| it.standing == Standing::Allowed && it.edge.port == 443));
+
+    // What finds room later is counted also by the key that it had none by.
+    let late = ip("198.18.16.5");
+    stage.event("81 approve a -> ip:198.18.0.1 443/tcp");
+    stage.event("82 a -> 198.18.16.5 443/tcp established with /bin/sh");
+    stage.until(85_000);
+    let refused = key(stage.cgroup("a"), Direction::Outbound, late, "443/tcp", Outcome::Refused);
+    let counted = traffic(&stage, refused, 3);
+    stage.step(Input::Traffic(counted));
+    let map = stage.engine.map(stage.now.wall);
+    let mut evidence = map.iter().filter(|it| it.edge.server.to_string() == "ip:198.18.16.5");
+    let evidence = evidence.next().and_then(|it| it.evidence.as_ref()).unwrap();
+    assert_eq!(evidence.failures, 3);
 }
 
 #[test]
