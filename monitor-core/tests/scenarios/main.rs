@@ -24,6 +24,7 @@ mod steadfast;
 use std::net::{IpAddr, Ipv4Addr};
 
 use monitor_core::baseline::Mode;
+use monitor_core::edge::Edge;
 use monitor_core::engine::{Command, Guarding, Input, Selection};
 use monitor_core::flow::{Direction, Flow, Outcome, Protocol, Remote};
 use monitor_core::ids::NetnsCookie;
@@ -194,6 +195,33 @@ fn what_is_counted_of_a_dial_that_still_waits_is_not_lost() {
     stage.step(Input::Traffic(traffic(&stage, key, 3)));
     let edges = stage.engine.map(stage.now.wall);
     assert_eq!(edges[0].evidence.as_ref().unwrap().connections, 7);
+}
+
+#[test]
+fn what_an_agent_before_knew_of_a_key_goes_on() {
+    let mut stage = check("0 a -> 192.0.2.1 443/tcp established with /bin/x", "");
+    let cgroup = stage.cgroup("a");
+    let key_to =
+        |to: &str| key(cgroup, Direction::Outbound, ip(to), "443/tcp", Outcome::Established);
+    let known = key_to("192.0.2.1");
+    let edge = stage.engine.edge_of(&known).unwrap().clone();
+    let unknown = key_to("192.0.2.2");
+    let unseen: Edge = "systemd:a.service -> ip:192.0.2.2 443/tcp".parse().unwrap();
+    stage.restart(Mode::Auto);
+    assert_eq!(stage.engine.edge_of(&known), None);
+    for (key, edge) in [(known, &edge), (unknown, &unseen)] {
+        let flow = Box::new(flow(stage.now.wall, key, None, "/bin/x"));
+        stage.step(Input::Resumed { flow, edge: edge.clone() });
+        assert_eq!(stage.engine.edge_of(&key), Some(edge));
+        stage.step(Input::Traffic(traffic(&stage, key, 5)));
+    }
+    let map = stage.engine.map(stage.now.wall);
+    let [view] = &*map else { panic!("it is nothing new: {map:?}") };
+    assert_eq!(view.evidence.as_ref().unwrap().connections, 5);
+    // Decided about, both are told again.
+    stage.rearmed.clear();
+    stage.event("9 guard a");
+    assert_eq!(stage.rearmed, [known, unknown]);
 }
 
 #[test]
