@@ -69,10 +69,9 @@ pub(crate) fn lost(loss: Loss) {
 /// [`WAKE_INTERVAL_NS`]: once woken, the agent drains on its own for longer than that.
 #[inline(always)]
 fn wake(now_ns: u64) -> u64 {
+    let woken_ns = maps::element((&raw const WOKEN).cast(), 0).cast::<u64>();
     // SAFETY: null, or a valid map value; a torn or lost write costs a wake too many.
-    if let Some(woken_ns) =
-        unsafe { maps::element((&raw const WOKEN).cast(), 0).cast::<u64>().as_mut() }
-    {
+    if let Some(woken_ns) = unsafe { woken_ns.as_mut() } {
         if now_ns.wrapping_sub(*woken_ns) < WAKE_INTERVAL_NS {
             return u64::from(BPF_RB_NO_WAKEUP);
         }

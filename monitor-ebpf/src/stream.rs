@@ -56,8 +56,8 @@ fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> 
         BPF_SOCK_OPS_RTO_CB => retransmission(ctx),
         BPF_SOCK_OPS_STATE_CB if matches!(ctx.arg(1), tcp::CLOSE | tcp::FIN_WAIT2) => state(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => match current {
-            Some(current) => listening(ctx, Some(&current())),
-            None => listening(ctx, None),
+            Some(current) => listening(ctx, &current(), Caller::Told),
+            None => listening(ctx, &Words::of(Owner::UNKNOWN), Caller::Untold),
         },
         _ => {}
     }
@@ -251,13 +251,21 @@ fn closed(ctx: &SockOpsContext, followed: &Followed, from: u32) {
     }
 }
 
+/// Whether the kernel says whose the current task is. Beside the owner, and not around it: whether a
+/// pointer into the stack is null may not be asked without CAP_PERFMON.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Told,
+    Untold,
+}
+
 /// A socket listens. Its owner is the caller where the kernel lets us ask, else whoever bound it;
 /// where neither is known, what it accepts will be `Unattributed`.
 #[inline(never)]
-fn listening(ctx: &SockOpsContext, caller: Option<&Owner>) {
+fn listening(ctx: &SockOpsContext, owner: &Owner, caller: Caller) {
     let cookie = cookie(ctx);
-    let may_ask = caller.is_some();
-    let mut owner = caller.copied().unwrap_or(Owner::UNKNOWN);
+    let may_ask = caller == Caller::Told;
+    let mut owner = *owner;
     // SAFETY: the value is copied at once, as in `datagram::bound`.
     if let Some(bound) = unsafe { BOUND.get(cookie) } {
         // Who bound it is known better; another caller took it over.

@@ -63,11 +63,13 @@ impl Loaded {
         let links = aya::programs::loaded_links().flatten().map(|it| it.id());
         let maps = aya::maps::loaded_maps().flatten().map(|it| it.id());
         let among = |ids: BTreeSet<u32>, mine: &BTreeSet<u32>| &ids & mine;
+        let maps = among(maps.collect(), &self.maps);
+        let memory = self.memory.iter().filter(|(id, _)| maps.contains(id));
         Self {
             programs: among(programs.collect(), &self.programs),
             links: among(links.collect(), &self.links),
-            maps: among(maps.collect(), &self.maps),
-            memory: BTreeMap::new(),
+            memory: memory.map(|(id, bytes)| (*id, *bytes)).collect(),
+            maps,
         }
     }
 

@@ -14,8 +14,8 @@ use crate::capture::netlink::{SocketAt, Sockets};
 
 pub(super) struct Openers {
     /// A socket of ours in each namespace: it stays in there, whoever asks it. Or when the namespace
-    /// could not be entered.
-    namespaces: HashMap<NetnsCookie, Result<Sockets, Instant>>,
+    /// could not be entered, and by which process.
+    namespaces: HashMap<NetnsCookie, Result<Sockets, (Instant, u32)>>,
     window: Instant,
     asked: u32,
 }
@@ -41,12 +41,16 @@ impl Openers {
         if self.namespaces.len() >= Self::MAX {
             self.namespaces.clear();
         }
-        let known = self.namespaces.get(&origin.netns);
-        // Entered by a process that is in it, and may be gone: then by a later one.
-        if known.is_none_or(|known| matches!(known, Err(tried) if tried.elapsed() >= Self::WINDOW))
-        {
+        // Entered by a process that is in it, and may be gone: then by another one.
+        let is_to_be_entered = match self.namespaces.get(&origin.netns) {
+            None => true,
+            Some(Ok(_)) => false,
+            Some(Err((tried, by))) => *by != pid || tried.elapsed() >= Self::WINDOW,
+        };
+        if is_to_be_entered {
             let entered = namespaces::sockets_of(pid, origin.netns);
-            self.namespaces.insert(origin.netns, entered.map_err(|_gone| Instant::now()));
+            let entered = entered.map_err(|_gone| (Instant::now(), pid));
+            self.namespaces.insert(origin.netns, entered);
         }
         let sockets = self.namespaces.get(&origin.netns)?.as_ref().ok()?;
         sockets.opener(&at).filter(|opener| *opener != key.cgroup)

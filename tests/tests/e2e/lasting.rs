@@ -181,7 +181,7 @@ fn maps_of_another_layout_are_replaced_without_a_gap() {
         match upgrade {
             Upgrade::Version => another_version(&scene.bpffs),
             Upgrade::Sizes => {
-                reconfigured(&scene.agent, "[capture]\n", "[capture]\nseen = 16384\n");
+                reconfigured(&scene.agent, "[capture]\n", "[capture]\nseen = 32768\n");
             }
         }
         // All the time somebody new dials; whoever came in a gap would never be seen.

@@ -12,7 +12,7 @@ use tests::process::{Finished, finish};
 use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
-use crate::shop::Shop;
+use crate::shop::{Shop, is_of};
 use crate::state::{Disk, TRIED_AGAIN};
 
 /// A shop whose agent keeps its state on a small disk of its own; its web service is guarded.
@@ -88,6 +88,8 @@ fn on_a_full_disk_callers_are_told_messages_go_out_and_all_is_stored_later() {
     shop.web.is_refused(shop.at(7_002));
     shop.web.is_refused(shop.at(7_001));
     let alerts = shop.told();
+    // The job that filled the disk may have been told of as well, as one that floods.
+    let alerts: Vec<_> = alerts.iter().filter(|it| is_of(it, &shop.web.service)).collect();
     assert!(alerts.iter().all(|it| it["id"] == told["id"] && it["revision"] == 1), "{alerts:#?}");
 }
 
