@@ -56,6 +56,7 @@ const ANYWHERE: &[(i32, &str, &str)] = &[
     (3, "map_delete_elem", "3.19"),
     (5, "ktime_get_ns", "4.1"),
     (7, "get_prandom_u32", "4.1"),
+    (118, "jiffies64", "5.6"),
     (125, "ktime_get_boot_ns", "5.8"),
     (130, "ringbuf_output", "5.8"),
     (131, "ringbuf_reserve", "5.8"),

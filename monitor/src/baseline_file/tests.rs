@@ -89,7 +89,11 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
             "baseline/9",
             "1: format: \"edgewatch-baseline/9\" is not one this program reads; it reads edgewatch-baseline/1",
         ),
-        (", ports: [8080/tcp], by: [/usr/sbin/nginx]", "", "8: ports is missing"),
+        (
+            ", ports: [8080/tcp], by: [/usr/sbin/nginx]",
+            "",
+            "4: services.compose:shop/web.outbound: the entry for compose:shop/api has no ports: list them, like [443/tcp]",
+        ),
         (
             "compose:shop/web",
             "shop-web",

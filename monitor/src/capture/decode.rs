@@ -597,7 +597,7 @@ mod tests {
         let protocols = [0, 1, 6, 17, 136];
         let named: [(usize, &[u8]); 6] = [
             (0, &[1, 2, 3]),
-            (4, &[1, 2]),
+            (4, &[1, 2, 3]),
             (66, &protocols),
             (67, &[1, 2, 3]),
             (68, &[1, 2, 3, 4]),
@@ -618,7 +618,8 @@ mod tests {
     fn garbage_never_passes_for_an_enum() {
         let good = key_bytes(&flow_key());
         for at in 50..54 {
-            for byte in [0, 7, 8, 200, 255] {
+            // At the first of them, 0 is a protocol like others.
+            for byte in [0, 7, 8, 200, 255].into_iter().skip(usize::from(at == 50)) {
                 let mut wrong = good;
                 wrong[at] = byte;
                 assert_eq!(key(&wrong), Err(Undecodable), "byte {at} = {byte}");

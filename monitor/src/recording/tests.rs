@@ -86,7 +86,7 @@ fn what_is_wrong_is_told_with_its_mend() {
         "\"estblished\"",
         "outcome \"estblished\" is not one of attempted, established, refused, timed-out, unreachable, denied, sent",
     );
-    refused("\"tcp\"", "\"icmp\"", "protocol \"icmp\" is not one of tcp, udp");
+    refused("\"tcp\"", "\"sctp\"", "protocol \"sctp\" is not one of tcp, udp, udplite, icmp, ip");
     refused("executable", "excutable", "unknown key \"excutable\"; did you mean \"executable\"?");
     refused(
         "executable",
