@@ -31,39 +31,45 @@ pub(crate) fn of<'a>(cookie: u64) -> Option<&'a mut Followed> {
     // SAFETY: null, or a valid map value, as in `begin`.
     match unsafe { place.as_mut() } {
         Some(place) if place.cookie == cookie => Some(place),
-        _ => at_home(cookie, cookie),
+        // SAFETY: as above.
+        _ => unsafe { slot(at_home(cookie, cookie)).as_mut() },
     }
 }
 
 /// Moves a socket to a free slot of its set, or to that of one that is forgotten for it.
 #[inline(never)]
 fn move_home(from: &Followed) {
-    let home = at_home(from.cookie, 0).or_else(|| {
+    let mut home = at_home(from.cookie, 0);
+    if home == NOWHERE {
         let bits = SOCKET_BITS.load();
-        let way = Followed::given_up(from.cookie, bits);
-        // SAFETY: as in `begin`.
-        unsafe { slot(Followed::set(from.cookie, bits) + way).as_mut() }
-    });
-    if let Some(home) = home {
+        home = Followed::set(from.cookie, bits) + Followed::given_up(from.cookie, bits);
+    }
+    // SAFETY: as in `begin`.
+    if let Some(home) = unsafe { slot(home).as_mut() } {
         *home = *from;
     }
 }
 
-/// The slot, in the set of the socket `of`, where `cookie` stands.
+/// An index that no slot has.
+const NOWHERE: u32 = u32::MAX;
+
+/// The index of the slot, in the set of the socket `of`, where `cookie` stands, or `NOWHERE`. No pointer:
+/// without CAP_PERFMON kernels also follow the branches that are not taken, and to those of 6.1 a null
+/// that a call returned is a number there, through which nothing may be read.
 #[inline(never)]
-fn at_home<'a>(of: u64, cookie: u64) -> Option<&'a mut Followed> {
+fn at_home(of: u64, cookie: u64) -> u32 {
     let first = Followed::set(of, SOCKET_BITS.load());
     let mut way = 0;
     while way < Followed::WAYS {
         // SAFETY: null, or a valid map value, as in `begin`.
-        if let Some(home) = unsafe { slot(first + way).as_mut() }
+        if let Some(home) = unsafe { slot(first + way).as_ref() }
             && home.cookie == cookie
         {
-            return Some(home);
+            return first + way;
         }
         way += 1;
     }
-    None
+    NOWHERE
 }
 
 #[inline(always)]

@@ -381,9 +381,9 @@ impl Attached {
         Ok(())
     }
 
-    /// How many programs are not.
+    /// How many programs are not, and nothing stands for them: packet sockets are looked for instead.
     pub(super) fn lacking(&self) -> usize {
-        self.missing.len()
+        self.missing.iter().filter(|(extra, _)| *extra != Extra::OpenedSockets).count()
     }
 
     /// Whether every program of this kind is attached.

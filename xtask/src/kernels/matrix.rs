@@ -89,6 +89,8 @@ enum About {
     OwnRights,
     /// A kernel that gives all.
     WholeKernel,
+    /// The same, at such length that the quick run leaves it to the running kernel.
+    WholeKernelAtLength,
     /// How fast all is, which says nothing where every instruction is emulated.
     Load,
     /// Programs of others, which no guest has.
@@ -109,7 +111,7 @@ const MODULES: &[(&str, About)] = &[
     ("doctor", About::WholeKernel),
     ("drawn", About::NoKernel),
     ("errors", About::NoKernel),
-    ("faults::canary", About::WholeKernel),
+    ("faults::canary", About::WholeKernelAtLength),
     ("faults::cgroups", About::Load),
     ("faults::clocks", About::NoKernel),
     ("faults::disk", About::NoKernel),
@@ -120,9 +122,9 @@ const MODULES: &[(&str, About)] = &[
     ("flood", About::Load),
     ("ground", About::BareGround),
     ("harness", About::NoKernel),
-    ("lasting", About::WholeKernel),
+    ("lasting", About::WholeKernelAtLength),
     ("lineage", About::Ground),
-    ("odd", About::WholeKernel),
+    ("odd", About::WholeKernelAtLength),
     ("oddities", About::WholeKernel),
     ("older", About::Ground),
     ("opened", About::Ground),
@@ -131,9 +133,9 @@ const MODULES: &[(&str, About)] = &[
     ("state", About::NoKernel),
     ("tools", About::Tools),
     ("watch", About::Ground),
-    ("ways::connections", About::WholeKernel),
-    ("ways::datagrams", About::WholeKernel),
-    ("ways::listeners", About::WholeKernel),
+    ("ways::connections", About::WholeKernelAtLength),
+    ("ways::datagrams", About::WholeKernelAtLength),
+    ("ways::listeners", About::WholeKernelAtLength),
 ];
 
 /// Tests that are about load, in modules that are not.
@@ -261,8 +263,10 @@ impl Ground {
             (About::Load, ..) => Some("is about load, which emulation does not bear"),
             (About::Tools, ..) => Some("is about programs that no guest has"),
             (About::NoKernel, ..) => Some("is not about kernel or rights"),
-            (About::WholeKernel, Boot::Plain, Rights::Root) => None,
-            (About::WholeKernel, ..) => Some("is about a kernel that gives all"),
+            (About::WholeKernel | About::WholeKernelAtLength, Boot::Plain, Rights::Root) => None,
+            (About::WholeKernel | About::WholeKernelAtLength, ..) => {
+                Some("is about a kernel that gives all")
+            }
             (About::OwnRights, _, Rights::Least) => Some("takes its rights for itself"),
             (About::Ground, Boot::Lockdown, Rights::Least) => {
                 Some("is for where only one of the two is missing")
@@ -286,7 +290,8 @@ impl Depth {
     /// Why a test that a ground allows is left out.
     pub(crate) fn leaves_out(self, ground: Ground, test: &str) -> Option<&'static str> {
         let few = matches!(about(test), About::BareGround | About::OwnRights);
-        let bare = ground.missing().is_empty() || few;
+        let long = about(test) == About::WholeKernelAtLength;
+        let bare = ground.missing().is_empty() && !long || few;
         (self == Self::Quick && !bare).then_some("is left to `cargo xtask test-kernel`")
     }
 }
