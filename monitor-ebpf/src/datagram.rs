@@ -76,17 +76,15 @@ pub(crate) fn sent(
     if seen::count(&key, now_ns) {
         return;
     }
-    let at = bound(ctx).map(|bound| place(&caller, bound));
+    // A number in any case: what is only there sometimes may not be read from the stack, and kernels up to
+    // 6.1 follow branches that are not taken where CAP_PERFMON is missing.
+    let at = bound(ctx).map_or(UNBOUND, |bound| place(&caller, bound));
     // Nobody but the very address and port that asked is answered.
-    if let Some(at) = at
-        && is_noted(at, &remote, port, Direction::Inbound)
-    {
+    if at != UNBOUND && is_noted(at, &remote, port, Direction::Inbound) {
         return;
     }
     let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
-    if let Some(at) = at
-        && sighted == Sighted::OverBudget
-    {
+    if at != UNBOUND && sighted == Sighted::OverBudget {
         note(at, &remote, port, Direction::Outbound);
     }
 }
@@ -119,6 +117,9 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
     seen::enter(&key, &origin, now_ns);
 }
+
+/// No place.
+const UNBOUND: u64 = 0;
 
 /// A port as its owner has it, whichever of its sockets are bound to it. Ids of cgroups are counted
 /// up from 1: the upper bits are free.
