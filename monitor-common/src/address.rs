@@ -1,12 +1,12 @@
 //! An IP address as the kernel programs hold it.
 
-use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::SocketKind;
 
 /// An IPv6 address, or an IPv4 one as `::ffff:a.b.c.d`: four words whose bytes lie in network
 /// order, as the kernel hands them out.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Address(pub [u32; 4]);
 
@@ -21,6 +21,14 @@ impl Address {
     #[must_use]
     pub const fn v4(word: u32) -> Self {
         Self([0, 0, Self::MAPPED, word])
+    }
+
+    /// The same in two words, as it lies in memory on little-endian machines.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [a as u64 | ((b as u64) << 32), c as u64 | ((d as u64) << 32)]
     }
 
     /// A cgroup in place of an address.

@@ -7,7 +7,6 @@ use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 use crate::Direction;
 use crate::FlowKey;
 use crate::RemoteKind;
-use crate::address::Address;
 use crate::hash::KeyedHash;
 
 /// In this time a budget that was used up comes back whole, in nanoseconds.
@@ -84,15 +83,15 @@ pub fn peer_hash(seed: [u64; 2], key: &FlowKey) -> u64 {
     hash.finish()
 }
 
-/// A socket and a far end, and whatever else tells two such pairs apart.
+/// A socket and a far end (see [`crate::Address::words`]), and whatever else tells two such pairs apart.
 #[inline(always)]
 #[must_use]
-pub fn peer_note(seed: [u64; 2], cookie: u64, remote: &Address, more: u64) -> u64 {
-    let [a, b, c, d] = remote.0.map(u64::from);
+pub const fn peer_note(seed: [u64; 2], cookie: u64, remote: [u64; 2], more: u64) -> u64 {
+    let [high, low] = remote;
     let mut hash = KeyedHash::new(seed);
     hash.add(cookie);
-    hash.add(a | (b << 32));
-    hash.add(c | (d << 32));
+    hash.add(high);
+    hash.add(low);
     hash.add(more);
     hash.finish()
 }

@@ -3,7 +3,7 @@
 //! same time and without a lock: every slot carries a sum of its words, so that what two writers left
 //! of each other passes for nothing at all.
 
-use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 use crate::Address;
 use crate::FlowKey;
@@ -108,7 +108,7 @@ impl Followed {
 }
 
 /// The client's end of a TCP connection.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct ClientKey {
     /// Set only where the address means nothing outside its namespace (loopback).
@@ -119,7 +119,7 @@ pub struct ClientKey {
 const _: () = assert!(size_of::<ClientKey>() == 32);
 
 /// Who dialled.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Dialler {
     pub cgroup_id: u64,
@@ -130,7 +130,7 @@ pub struct Dialler {
 const _: () = assert!(size_of::<Dialler>() == 16);
 
 /// A dial.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct Dial {
     client: ClientKey,
@@ -176,12 +176,15 @@ impl Dials {
     pub fn enter(&mut self, client: &ClientKey, dialler: Dialler, at_ns: u64) {
         let entered = self.entered;
         self.entered = entered.wrapping_add(1);
-        let slot = &mut self.slots[(entered & 3) as usize];
-        slot.client = *client;
-        slot.dialler = dialler;
-        slot.at_ns = at_ns;
         let client: &[u64; 4] = zerocopy::transmute_ref!(client);
-        slot.sum = folded(client) ^ dialler.cgroup_id ^ dialler.news ^ at_ns;
+        let sum = folded(client) ^ dialler.cgroup_id ^ dialler.news ^ at_ns;
+        let [a, b, c, d] = *client;
+        let dial = [a, b, c, d, dialler.cgroup_id, dialler.news, at_ns, sum];
+        let [one, two, three, four] = &mut self.slots;
+        one.replace(&dial, entered & 3);
+        two.replace(&dial, (entered & 3) ^ 1);
+        three.replace(&dial, (entered & 3) ^ 2);
+        four.replace(&dial, (entered & 3) ^ 3);
     }
 
     /// Who dialled as this client last; where nobody did, a cgroup of 0. Without a branch: before 6.9
@@ -200,6 +203,21 @@ impl Dials {
 }
 
 impl Dial {
+    /// Becomes another where `differs` is 0. Without an index that is known only when it runs: see
+    /// [`Dials::find`].
+    #[inline(always)]
+    fn replace(&mut self, by: &[u64; 8], differs: u64) {
+        // All ones where it stays as it is, else 0; out of the compiler's sight, or it would branch.
+        let stays = 0_u64.wrapping_sub((differs | differs.wrapping_neg()) >> 63);
+        let stays = core::hint::black_box(stays);
+        let words: &mut [u64; 8] = zerocopy::transmute_mut!(self);
+        let mut word = 0;
+        while word < 8 {
+            words[word] = (words[word] & stays) | (by[word] & !stays);
+            word += 1;
+        }
+    }
+
     /// With the right sum it is 0.
     #[inline(always)]
     fn folded(&self) -> u64 {

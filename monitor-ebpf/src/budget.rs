@@ -45,10 +45,16 @@ pub(crate) fn spend(key: &FlowKey, now_ns: u64) -> bool {
     }
 }
 
+/// How many peers there were is sketched.
+pub(crate) const SKETCHED: u8 = 1;
+/// It is not, in programs that are as much as old kernels follow: an index that is not known when they are
+/// loaded makes the verifier try every way there is, where CAP_PERFMON is missing.
+pub(crate) const COUNTED: u8 = 0;
+
 /// Counts a new key beyond the budget. Of each flood the first is told as an example, the second, the
 /// fourth and so on: who floods is known at once, and a few of those it dials.
 #[inline(never)]
-pub(crate) fn overflow(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn overflow<const SKETCH: u8>(key: &FlowKey, origin: &Origin, now_ns: u64) {
     let payer = Words::of(Payer::of(key));
     if FLOODS.get_ptr(&*payer).is_none() {
         // Another CPU was first, or there is no room: it is looked for below.
@@ -58,14 +64,19 @@ pub(crate) fn overflow(key: &FlowKey, origin: &Origin, now_ns: u64) {
         return emit::lost(Loss::MapFull);
     };
     emit::lost(Loss::OverBudget);
-    let (index, least) = register_of(peer_hash(EXECUTABLE_SEED.load(), key));
-    // SAFETY: a valid map value, `index` below the number of registers. Not atomic but for the count:
-    // two CPUs at one register may leave it the lesser of both.
-    let before = unsafe {
-        let register = (&raw mut (*flood).registers).cast::<u8>().add(index);
-        if *register < least {
-            *register = least;
+    if SKETCH != 0 {
+        let (index, least) = register_of(peer_hash(EXECUTABLE_SEED.load(), key));
+        // SAFETY: a valid map value, `index` below the number of registers. Not atomic: two CPUs at one
+        // register may leave it the lesser of both.
+        unsafe {
+            let register = (&raw mut (*flood).registers).cast::<u8>().add(index);
+            if *register < least {
+                *register = least;
+            }
         }
+    }
+    // SAFETY: a valid map value.
+    let before = unsafe {
         if (*flood).first_ns == 0 {
             (*flood).first_ns = now_ns;
         }

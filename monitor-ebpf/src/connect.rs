@@ -9,6 +9,7 @@ use monitor_common::{
     Address, Direction, FlowKey, Followed, Origin, Outcome, Owner, Protocol, RemoteKind,
 };
 
+use crate::budget::SKETCHED;
 use crate::datagram;
 use crate::follow;
 use crate::note::note;
@@ -69,7 +70,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     if !seen::is_known(&key) {
         caller.process = owner::process(caller.process.pid);
         let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
-        let sighted = seen::observe(&attempted, seen::now_ns(), || Origin {
+        let sighted = seen::observe::<SKETCHED>(&attempted, seen::now_ns(), || Origin {
             netns_cookie,
             executable_id: caller.executable_id,
             client: Address::ZERO,

@@ -10,6 +10,7 @@ use monitor_common::{
     Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, peer_note,
 };
 
+use crate::budget::SKETCHED;
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::emit;
 use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
@@ -83,7 +84,7 @@ pub(crate) fn sent(
     if at != UNBOUND && is_noted(at, &remote, port, Direction::Inbound) {
         return;
     }
-    let sighted = seen::enter(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    let sighted = seen::enter::<SKETCHED>(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
     if at != UNBOUND && sighted == Sighted::OverBudget {
         note(at, &remote, port, Direction::Outbound);
     }
@@ -115,7 +116,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         return;
     }
     let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
-    seen::enter(&key, &origin, now_ns);
+    seen::enter::<SKETCHED>(&key, &origin, now_ns);
 }
 
 /// No place.
@@ -131,7 +132,7 @@ fn place(caller: &Owner, bound: &Bound) -> u64 {
 /// Notes that datagrams are exchanged with that far end, begun as `began` says.
 #[inline(always)]
 fn note(at: u64, remote: &Address, port: u16, began: Direction) {
-    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    let note = Words::of(note_of(at, remote, port, began));
     if ASKED.insert(&*note, &0, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
@@ -139,14 +140,20 @@ fn note(at: u64, remote: &Address, port: u16, began: Direction) {
 
 #[inline(always)]
 fn is_noted(at: u64, remote: &Address, port: u16, began: Direction) -> bool {
-    let note = Words::of(note_of(at, remote, u64::from(port), began as u64));
+    let note = Words::of(note_of(at, remote, port, began));
     ASKED.get_ptr(&*note).is_some()
 }
 
-/// A call, for its room on the stack.
+#[inline(always)]
+fn note_of(at: u64, remote: &Address, port: u16, began: Direction) -> u64 {
+    let [high, low] = remote.words();
+    hashed(at, high, low, u64::from(port) << 8 | began as u64)
+}
+
+/// A call, for its room on the stack; by words, since an address there would be written in halves.
 #[inline(never)]
-fn note_of(at: u64, remote: &Address, port: u64, began: u64) -> u64 {
-    peer_note(EXECUTABLE_SEED.load(), at, remote, port << 8 | began)
+fn hashed(at: u64, high: u64, low: u64, more: u64) -> u64 {
+    peer_note(EXECUTABLE_SEED.load(), at, [high, low], more)
 }
 
 #[inline(always)]

@@ -32,7 +32,7 @@ pub(crate) fn of<'a>(cookie: u64) -> Option<&'a mut Followed> {
     match unsafe { place.as_mut() } {
         Some(place) if place.cookie == cookie => Some(place),
         // SAFETY: as above.
-        _ => unsafe { slot(at_home(cookie, cookie)).as_mut() },
+        _ => unsafe { at_home(cookie, cookie).as_mut() },
     }
 }
 
@@ -40,12 +40,12 @@ pub(crate) fn of<'a>(cookie: u64) -> Option<&'a mut Followed> {
 #[inline(never)]
 fn move_home(from: &Followed) {
     let mut home = at_home(from.cookie, 0);
-    if home == NOWHERE {
+    if home.is_null() {
         let bits = SOCKET_BITS.load();
-        home = Followed::set(from.cookie, bits) + Followed::given_up(from.cookie, bits);
+        home = slot(Followed::set(from.cookie, bits) + Followed::given_up(from.cookie, bits));
     }
     // SAFETY: as in `begin`.
-    if let Some(home) = unsafe { slot(home).as_mut() } {
+    if let Some(home) = unsafe { home.as_mut() } {
         *home = *from;
     }
 }
@@ -53,23 +53,24 @@ fn move_home(from: &Followed) {
 /// An index that no slot has.
 const NOWHERE: u32 = u32::MAX;
 
-/// The index of the slot, in the set of the socket `of`, where `cookie` stands, or `NOWHERE`. No pointer:
-/// without CAP_PERFMON kernels also follow the branches that are not taken, and to those of 6.1 a null
-/// that a call returned is a number there, through which nothing may be read.
+/// The slot, in the set of the socket `of`, where `cookie` stands; else null, as the kernel gives it and
+/// not as a number: without CAP_PERFMON kernels also follow branches that are not taken, and up to 6.1
+/// nothing may be read through a number there.
 #[inline(never)]
-fn at_home(of: u64, cookie: u64) -> u32 {
+fn at_home(of: u64, cookie: u64) -> *mut Followed {
     let first = Followed::set(of, SOCKET_BITS.load());
     let mut way = 0;
     while way < Followed::WAYS {
+        let place = slot(first + way);
         // SAFETY: null, or a valid map value, as in `begin`.
-        if let Some(home) = unsafe { slot(first + way).as_ref() }
+        if let Some(home) = unsafe { place.as_ref() }
             && home.cookie == cookie
         {
-            return first + way;
+            return place;
         }
         way += 1;
     }
-    NOWHERE
+    slot(NOWHERE)
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use monitor_common::{Address, FlowKey, Odd, Origin, Outcome, Owner, Protocol};
 
+use crate::budget::SKETCHED;
 use crate::connect::outbound;
 use crate::maps::ODD;
 use crate::note::note;
@@ -49,7 +50,7 @@ fn try_send(skb: *mut __sk_buff) -> Option<()> {
 
 #[inline(always)]
 fn tell(key: &FlowKey, odd: &Odd) {
-    seen::observe(key, seen::now_ns(), || Origin {
+    seen::observe::<SKETCHED>(key, seen::now_ns(), || Origin {
         netns_cookie: odd.netns_cookie,
         executable_id: odd.owner.executable_id,
         client: Address::ZERO,

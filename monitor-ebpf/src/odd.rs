@@ -9,6 +9,7 @@ use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
+use crate::budget::SKETCHED;
 use crate::emit;
 use crate::maps::{MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
@@ -76,7 +77,7 @@ fn try_create(sock: *mut bpf_sock, kind: u32, protocol: u32) {
 #[inline(always)]
 fn told(owner: &Owner, kind: SocketKind, protocol: u8, netns_cookie: u64) {
     let key = Words::of(FlowKey::opening(owner, kind, protocol));
-    seen::observe(&key, seen::now_ns(), || Origin {
+    seen::observe::<SKETCHED>(&key, seen::now_ns(), || Origin {
         netns_cookie,
         executable_id: owner.executable_id,
         client: Address::ZERO,

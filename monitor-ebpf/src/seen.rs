@@ -45,11 +45,15 @@ pub(crate) enum Sighted {
 
 /// Counts a flow, and tells of it where its key is new; only then `origin` is asked for.
 #[inline(always)]
-pub(crate) fn observe(key: &FlowKey, now_ns: u64, origin: impl FnOnce() -> Origin) -> Sighted {
+pub(crate) fn observe<const SKETCH: u8>(
+    key: &FlowKey,
+    now_ns: u64,
+    origin: impl FnOnce() -> Origin,
+) -> Sighted {
     if count(key, now_ns) {
         return Sighted::Known;
     }
-    enter(key, &Words::of(origin()), now_ns)
+    enter::<SKETCH>(key, &Words::of(origin()), now_ns)
 }
 
 /// Tells of a known flow once more, for the sake of the other end, which is new.
@@ -60,9 +64,9 @@ pub(crate) fn repeat(key: &FlowKey, origin: &Origin, now_ns: u64) {
 
 /// Enters a key that was not known a moment ago, and tells of it, as far as the budget goes.
 #[inline(never)]
-pub(crate) fn enter(key: &FlowKey, origin: &Origin, now_ns: u64) -> Sighted {
+pub(crate) fn enter<const SKETCH: u8>(key: &FlowKey, origin: &Origin, now_ns: u64) -> Sighted {
     if !budget::spend(key, now_ns) {
-        budget::overflow(key, origin, now_ns);
+        budget::overflow::<SKETCH>(key, origin, now_ns);
         return Sighted::OverBudget;
     }
     if SEEN.insert(key, &ONCE, u64::from(BPF_NOEXIST)).is_err() {
@@ -104,12 +108,27 @@ pub(crate) fn close(key: &FlowKey, closed: &Closed, now_ns: u64) -> bool {
     unsafe {
         add(&raw mut (*stats).bytes_sent, closed.bytes_sent);
         add(&raw mut (*stats).bytes_received, closed.bytes_received);
-        let counter = (&raw mut (*stats).rtt).cast::<u32>().add(bucket);
-        // Not atomic: two closes of one key at once on two CPUs may count as one in the histogram.
-        *counter = (*counter).wrapping_add(1);
+        let counters = (&raw mut (*stats).rtt).cast::<u64>();
+        let mut pair = 0;
+        while pair < RTT_BUCKETS / 2 {
+            // Not atomic: two closes of one key at once on two CPUs may count as one in the histogram.
+            *counters.add(pair) = (*counters.add(pair)).wrapping_add(one_of_pair(bucket, pair));
+            pair += 1;
+        }
         (*stats).last_seen_ns = now_ns;
     }
     true
+}
+
+/// One more in its half of the pair of buckets where `bucket` is, nothing in others. So each place is
+/// known when the program is loaded: where one is not, and CAP_PERFMON is missing, the verifier tries
+/// every way to it.
+#[inline(always)]
+const fn one_of_pair(bucket: usize, pair: usize) -> u64 {
+    let differs = ((bucket >> 1) ^ pair) as u64;
+    let here = (differs.wrapping_sub(1) & !differs) >> 63;
+    let upper = bucket & 1;
+    here << (upper << 5)
 }
 
 /// The bucket of a round-trip time: its power of two above 16 microseconds. Without a branch: the

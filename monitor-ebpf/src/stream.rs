@@ -15,6 +15,8 @@ use monitor_common::{
     Outcome, Owner, Protocol, RemoteKind, Tracked,
 };
 
+use crate::budget::COUNTED;
+use crate::budget::SKETCHED;
 use crate::emit;
 use crate::follow;
 use crate::maps::{BOUND, FULL, LISTENERS, NETNS_IN_SOCK_OPS};
@@ -36,28 +38,33 @@ const FOLLOWED: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 #[sock_ops]
 fn stream(ctx: SockOpsContext) -> u32 {
     note!(&ctx, "stream {}", ctx.op());
-    try_stream(&ctx, Some(owner::current))
+    try_stream::<SKETCHED>(&ctx, Some(owner::current))
 }
 
 // sock_ops, as stream, in place of it on kernels up to 6.1, which do not tell the current task.
 #[sock_ops]
 fn stream_unasked(ctx: SockOpsContext) -> u32 {
     note!(&ctx, "stream_unasked {}", ctx.op());
-    try_stream(&ctx, None::<fn() -> Owner>)
+    try_stream::<COUNTED>(&ctx, None::<fn() -> Owner>)
 }
 
 /// `current` tells whose the current task is, where that may be asked.
 #[inline(always)]
-fn try_stream(ctx: &SockOpsContext, current: Option<impl FnOnce() -> Owner>) -> u32 {
+fn try_stream<const SKETCH: u8>(
+    ctx: &SockOpsContext,
+    current: Option<impl FnOnce() -> Owner>,
+) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => dials(ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => dialled::<SKETCH>(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted::<SKETCH>(ctx),
         BPF_SOCK_OPS_RTO_CB => retransmission(ctx),
-        BPF_SOCK_OPS_STATE_CB if matches!(ctx.arg(1), tcp::CLOSE | tcp::FIN_WAIT2) => state(ctx),
+        BPF_SOCK_OPS_STATE_CB if matches!(ctx.arg(1), tcp::CLOSE | tcp::FIN_WAIT2) => {
+            state::<SKETCH>(ctx)
+        }
         BPF_SOCK_OPS_TCP_LISTEN_CB => match current {
-            Some(current) => listening(ctx, &current(), Caller::Told),
-            None => listening(ctx, &Words::of(Owner::UNKNOWN), Caller::Untold),
+            Some(current) => listening::<SKETCH>(ctx, &current(), Caller::Told),
+            None => listening::<SKETCH>(ctx, &Words::of(Owner::UNKNOWN), Caller::Untold),
         },
         _ => {}
     }
@@ -101,14 +108,14 @@ fn dials(ctx: &SockOpsContext) {
 }
 
 #[inline(never)]
-fn dialled(ctx: &SockOpsContext) {
+fn dialled<const SKETCH: u8>(ctx: &SockOpsContext) {
     let Some(followed) = follow::of(cookie(ctx)).filter(|it| it.is_whole()) else {
         return;
     };
     let tracked = &followed.tracked;
     if !seen::count(&tracked.key, seen::about_now_ns()) {
         let origin = Words::of(dialler(tracked, local(ctx), local_port(ctx)));
-        seen::enter(&Words::of(tracked.key), &origin, seen::now_ns());
+        seen::enter::<SKETCH>(&Words::of(tracked.key), &origin, seen::now_ns());
     }
 }
 
@@ -125,16 +132,17 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
 }
 
 #[inline(never)]
-fn accepted(ctx: &SockOpsContext) {
+fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
+    // First of all: the verifier goes through it once for every way that leads to it.
+    let now_ns = seen::about_now_ns();
+    let (client, client_port) = (remote(ctx), remote_port(ctx));
+    let from = owner::of_client(&client_key(ctx, client, client_port), now_ns);
     let netns_cookie = netns_cookie(ctx);
     let local = local(ctx);
     let listen_key = listen_key(netns_cookie, local, local_port(ctx));
     let Some(owner) = owner::of_accepted(&listen_key, socket(ctx)) else {
         return emit::lost(Loss::Unattributed);
     };
-    let now_ns = seen::about_now_ns();
-    let (client, client_port) = (remote(ctx), remote_port(ctx));
-    let from = owner::of_client(&client_key(ctx, client, client_port), now_ns);
     let key = Words::of(FlowKey {
         cgroup_id: owner.cgroup_id,
         executable_id: 0,
@@ -159,7 +167,7 @@ fn accepted(ctx: &SockOpsContext) {
         });
         if is_known {
             seen::repeat(&key, &origin, seen::now_ns());
-        } else if seen::enter(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
+        } else if seen::enter::<SKETCH>(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
             return;
         }
     }
@@ -181,7 +189,7 @@ fn retransmission(ctx: &SockOpsContext) {
 }
 
 #[inline(never)]
-fn state(ctx: &SockOpsContext) {
+fn state<const SKETCH: u8>(ctx: &SockOpsContext) {
     let (from, to) = (ctx.arg(0), ctx.arg(1));
     if from == tcp::LISTEN {
         return unlistened(ctx);
@@ -202,7 +210,7 @@ fn state(ctx: &SockOpsContext) {
     if !followed.is_whole() {
         emit::lost(Loss::Untracked);
     } else if from == tcp::SYN_SENT {
-        failed(ctx, followed);
+        failed::<SKETCH>(ctx, followed);
     } else {
         closed(ctx, followed, from);
     }
@@ -210,7 +218,7 @@ fn state(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn failed(ctx: &SockOpsContext, followed: &Followed) {
+fn failed<const SKETCH: u8>(ctx: &SockOpsContext, followed: &Followed) {
     // SAFETY: a field of the context.
     let segments_in = unsafe { (&raw const (*ctx.ops).segs_in).read_volatile() };
     let outcome = if followed.flags & Followed::TIMED_OUT != 0 {
@@ -222,7 +230,7 @@ fn failed(ctx: &SockOpsContext, followed: &Followed) {
     };
     let tracked = &followed.tracked;
     let key = Words::of(FlowKey { outcome, ..tracked.key });
-    seen::observe(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
+    seen::observe::<SKETCH>(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
 }
 
 #[inline(always)]
@@ -262,7 +270,7 @@ enum Caller {
 /// A socket listens. Its owner is the caller where the kernel lets us ask, else whoever bound it;
 /// where neither is known, what it accepts will be `Unattributed`.
 #[inline(never)]
-fn listening(ctx: &SockOpsContext, owner: &Owner, caller: Caller) {
+fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Caller) {
     let cookie = cookie(ctx);
     let may_ask = caller == Caller::Told;
     let mut owner = *owner;
@@ -285,7 +293,7 @@ fn listening(ctx: &SockOpsContext, owner: &Owner, caller: Caller) {
     }
     let origin = || Origin::listening(&owner, key.netns_cookie);
     let flow = Words::of(FlowKey::listening(&owner, &key));
-    seen::observe(&flow, seen::now_ns(), origin);
+    seen::observe::<SKETCH>(&flow, seen::now_ns(), origin);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }
