@@ -56,8 +56,10 @@ fn every_program_is_taken_by_the_kernel_with_room_to_spare() {
     let names: Vec<&str> = names.flat_map(|it| it.split(", ")).collect();
     let steps = Loaded::by(agent.pid()).steps();
     assert_eq!(steps.len(), names.len(), "{names:?}");
-    // A tenth of what 5.10 follows.
-    assert!(steps.iter().all(|steps| *steps < 100_000), "{names:?}: {steps:?}");
+    // A tenth of what kernels since 5.2 follow; half of it where, without CAP_PERFMON, they follow the
+    // branches that are not taken as well.
+    let most = if lacking { 500_000 } else { 100_000 };
+    assert!(steps.iter().all(|steps| *steps < most), "{names:?}: {steps:?}");
 }
 
 /// What `/sys/kernel/btf` holds is hidden from what follows these words.
