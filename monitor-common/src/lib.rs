@@ -223,9 +223,7 @@ impl FlowKey {
             _reserved: [0; 2],
         }
     }
-}
 
-impl FlowKey {
     /// That `owner` made an unusual socket; `protocol` is IP's number where it means something.
     #[inline(always)]
     #[must_use]
@@ -475,5 +473,22 @@ impl Loss {
     #[must_use]
     pub const fn index(self) -> u32 {
         self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::format;
+
+    #[test]
+    fn every_file_is_part_of_the_layout() {
+        let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for file in sources.read_dir().unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let part = format!("digest(include_bytes!({name:?}))");
+            assert!(include_str!("lib.rs").contains(&part), "{name} is not in LAYOUT");
+        }
     }
 }

@@ -73,33 +73,20 @@ struct Offer {
     later: &'static [(i32, &'static str, &'static str)],
 }
 
+/// What both types that run for whoever makes a call are offered.
+const OF_CALLERS: &[(i32, &str)] = &[
+    (14, "get_current_pid_tgid"),
+    (15, "get_current_uid_gid"),
+    (16, "get_current_comm"),
+    (46, "get_socket_cookie"),
+    (80, "get_current_cgroup_id"),
+    (107, "sk_storage_get"),
+    (122, "get_netns_cookie"),
+];
+
 const OFFERS: &[Offer] = &[
-    Offer {
-        kind: "cgroup_sock",
-        oldest: &[
-            (14, "get_current_pid_tgid"),
-            (15, "get_current_uid_gid"),
-            (16, "get_current_comm"),
-            (46, "get_socket_cookie"),
-            (80, "get_current_cgroup_id"),
-            (107, "sk_storage_get"),
-            (122, "get_netns_cookie"),
-        ],
-        later: &[],
-    },
-    Offer {
-        kind: "cgroup_sock_addr",
-        oldest: &[
-            (14, "get_current_pid_tgid"),
-            (15, "get_current_uid_gid"),
-            (16, "get_current_comm"),
-            (46, "get_socket_cookie"),
-            (80, "get_current_cgroup_id"),
-            (107, "sk_storage_get"),
-            (122, "get_netns_cookie"),
-        ],
-        later: &[],
-    },
+    Offer { kind: "cgroup_sock", oldest: OF_CALLERS, later: &[] },
+    Offer { kind: "cgroup_sock_addr", oldest: OF_CALLERS, later: &[] },
     Offer {
         kind: "sock_ops",
         oldest: &[

@@ -15,7 +15,8 @@ pub struct FanOut<'a> {
     pub severity: Severity,
     pub since: WallTime,
     pub at: WallTime,
-    /// Flows not told one by one, and about how many different far ends they had.
+    /// Flows not told one by one, and about how many different far ends they had: 0 where the kernel could
+    /// not keep account of these.
     pub count: u64,
     pub peers: u64,
     /// A few far ends, as text.
@@ -61,28 +62,26 @@ pub fn fan_out_finding(node: &str, fan_out: FanOut<'_>) -> Finding {
 fn first_reason(fan_out: &FanOut<'_>) -> Reason {
     let FanOut { service, direction, since, count, peers, .. } = fan_out;
     let since = since.to_second();
-    let (name, text) = match direction {
+    let (name, what, of_them) = match direction {
         Direction::Outbound => (
             "fan-out",
-            format!(
-                "{service} dialled, or sent to, more that is new than its budget: {count} times since \
-                 {since}, about {peers} different addresses and ports"
-            ),
+            "dialled, or sent to, more that is new than its budget",
+            format!("about {peers} different addresses and ports"),
         ),
         Direction::Inbound => (
             "flooded",
-            format!(
-                "{service} was dialled, or sent to, by more that is new than its budget: {count} times \
-                 since {since}, by about {peers} different clients"
-            ),
+            "was dialled, or sent to, by more that is new than its budget",
+            format!("by about {peers} different clients"),
         ),
         Direction::Listening => (
             "many-listeners",
-            format!(
-                "{service} opened more ports that are new than its budget: {count} times since \
-                 {since}, about {peers} different ones"
-            ),
+            "opened more ports that are new than its budget",
+            format!("about {peers} different ones"),
         ),
     };
+    let mut text = format!("{service} {what}: {count} times since {since}");
+    if *peers != 0 {
+        text = format!("{text}, {of_them}");
+    }
     Reason { name: name.to_owned(), weight: Kind::FanOut.weight(), text }
 }

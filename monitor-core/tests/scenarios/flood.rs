@@ -42,6 +42,18 @@ fn floods_in(
 }
 
 #[test]
+fn how_many_peers_is_told_only_where_it_is_known() {
+    let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
+    stage.until(20_000);
+    let since = stage.now.wall;
+    // Of one nobody knows how many peers: half of it.
+    floods(&mut stage, "a", since, 1, Ended::No);
+    let alerts = stage.engine.alerts(stage.now.wall);
+    let text = &alerts[0].findings[0].reasons[0].text;
+    assert!(text.ends_with("its budget: 1 times since 2027-01-15T08:00:20Z"), "{text}");
+}
+
+#[test]
 fn a_flood_is_told_at_once_as_it_doubles_and_when_it_is_over() {
     let mut stage = check("0 a => b 80/tcp\n 5 guard a", "");
     stage.until(20_000);

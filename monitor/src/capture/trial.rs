@@ -102,7 +102,8 @@ fn abilities(ground: &Ground) -> Vec<Ability> {
         Ability {
             name: "the caller, in sock_ops programs",
             present: attach::current_in_sock_ops(),
-            without: "who listens without binding first is looked up later",
+            without: "who listens without binding first is looked up later; of a flood of accepted \
+                      connections it is not told how many clients they had",
         },
         Ability {
             name: "the network namespace, in sock_ops programs",
