@@ -27,6 +27,7 @@ mod pins;
 mod processes;
 mod seen;
 mod shape;
+mod strangers;
 mod unusual;
 
 mod makers;
@@ -52,7 +53,6 @@ mod hooked;
 mod machine;
 mod trial;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -97,6 +97,7 @@ pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
+pub use self::strangers::below;
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 
@@ -130,15 +131,6 @@ pub struct Resumed {
 
 /// What is not seen where nothing can be pinned.
 const UNPINNED: &str = "what happens between the end of this agent and the next one's start";
-
-fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
-    let mut edges: HashMap<Vec<u8>, Edge> =
-        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
-    let flows = teller.resume()?.into_iter();
-    let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
-    let flows = flows.collect();
-    Ok(Resumed { surroundings: teller.take(), flows })
-}
 
 /// The running capture. Dropping it detaches every program that is not pinned.
 pub struct Capture {
@@ -201,6 +193,9 @@ impl Capture {
         attached.load_net();
         let mut nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         let mut teller = begin_telling(&mut attached, config, &ground, &plan, &before)?;
+        if let Some(pinning) = &attached.pins {
+            nets.adopt(&attached.ebpf, pinning, &teller.pending);
+        }
         let adopts = plan.adopts();
         let adopted = adopts.then_some(before);
         let started =
@@ -214,10 +209,12 @@ impl Capture {
         missing.extend(plan.unpinned.as_ref().map(|why| format!("{UNPINNED}: {why}")));
         missing.extend(attached.unkept());
         let programs = attached.count();
+        // Before what an agent before this one attached may go.
+        nets.want(&attached.ebpf, teller.wanted());
         let set = plan.set(draft)?;
+        nets.kept_in(set.as_ref());
         attached.drop_others(set.as_ref())?;
-        let (mut ebpf, links, attachments) = attached.attachments(set.as_ref());
-        nets.want(&mut ebpf, teller.wanted());
+        let (ebpf, links, attachments) = attached.attachments(&watched, set.as_ref());
         let kept = plan.done(set)?;
         let pins = kept.as_ref().map(|kept| kept.dir().to_owned());
         let (kernel, cgroup) = (ground.kernel, ground.cgroup);
@@ -337,9 +334,10 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
-        self.teller.gone(self.attachments.gone());
+        self.look_at_packets();
+        let gone = self.attachments.look(&mut self.nets);
+        self.summary.missing.extend(gone.missing());
+        self.teller.gone(gone);
         self.kernel_log.flush();
         Ok(records != 0)
     }
@@ -359,9 +357,13 @@ impl Capture {
         if self.polled {
             self.teller.unusual(Sought::Packets, &self.watched);
         }
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
+        self.look_at_packets();
         Ok(self.teller.take())
+    }
+
+    fn look_at_packets(&mut self) {
+        self.nets.want(&self.ebpf, self.teller.wanted());
+        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
     }
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
@@ -435,7 +437,7 @@ fn begin_flows(
     older.enter(&census, teller);
     let adopts = adopted.is_some();
     let resumed = match adopted {
-        Some(before) => resume(teller, before)?,
+        Some(before) => resuming::resume(teller, before)?,
         None => {
             teller.begin_counting()?;
             Resumed::default()
