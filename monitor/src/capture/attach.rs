@@ -13,6 +13,7 @@ use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::{digest, global};
+use monitor_core::flow::Influence;
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
@@ -371,7 +372,8 @@ impl Attached {
         let pinned = pinned.collect();
         let own = self.attachments.iter().map(|it| it.id);
         let watched = watched.to_owned();
-        let strangers = Strangers::new(watched.clone(), own, self.behind_others);
+        let influence = if self.behind_others { Influence::MayHide } else { Influence::None };
+        let strangers = Strangers::new(watched.clone(), own, influence);
         let attachments = Attachments::new(self.root, watched, self.attachments, pinned, strangers);
         (self.ebpf, self.links, attachments)
     }

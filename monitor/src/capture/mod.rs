@@ -147,6 +147,7 @@ pub struct Capture {
     summary: Summary,
     /// When the ring is drained next without being woken, and how many rounds brought nothing.
     drain: Option<Drain>,
+    heard: Instant,
     resumed: Resumed,
     /// None where nothing is pinned.
     kept: Option<Kept>,
@@ -229,6 +230,7 @@ impl Capture {
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
             drain: None,
+            heard: Instant::now(),
             resumed: started.resumed,
             kept,
             _links: links,
@@ -311,7 +313,8 @@ impl Capture {
 
     /// Sleeps until the kernel wakes us.
     async fn sleep(&self) -> Result<()> {
-        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
+        // Not from now on: whoever waits here may be called away again and again.
+        let next = self.heard + Self::DRAIN_AT_LEAST_EVERY;
         let next = next.min(self.teller.next_canary().into());
         let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
@@ -323,6 +326,7 @@ impl Capture {
 
     /// Reads what is in the ring; false where nothing was.
     fn hear(&mut self) -> Result<bool> {
+        self.heard = Instant::now();
         let ring = self.ring.get_mut();
         self.teller.begin_batch();
         let mut records = 0;

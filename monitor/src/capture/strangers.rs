@@ -25,8 +25,8 @@ use crate::capture::{Result, cgroup_root};
 pub(super) struct Strangers {
     /// In and below this one.
     watched: PathBuf,
-    /// What may be changed before ours are told it.
-    behind_others: bool,
+    /// What they can do where ours are told an address.
+    influence: Influence,
     /// The highest ids that were looked at; None where we may not ask for them.
     seen: Option<Ids>,
     /// Programs that fit our hooks and are in no link that we know of.
@@ -66,9 +66,22 @@ impl Walk {
     /// Where nobody says what is new, walks go on for ever, and must not be felt.
     const SHARE_UNTOLD: u32 = 1_000;
 
-    fn is_due_again(&self, share: u32) -> bool {
+    fn is_due_again(&self, sought: Sought) -> bool {
+        let share = match sought {
+            Sought::Loose => Self::SHARE,
+            Sought::Anybody => Self::SHARE_UNTOLD,
+        };
         self.ended.elapsed() >= self.took.saturating_mul(share).max(Self::EVERY)
     }
+}
+
+/// What cgroups are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sought {
+    /// Programs of which nobody knows where they are.
+    Loose,
+    /// Any, where nobody says which there are.
+    Anybody,
 }
 
 /// Programs by the kinds that our hooks take, `enum bpf_prog_type`: `CGROUP_SOCK`, `SOCK_OPS`,
@@ -83,18 +96,18 @@ impl Strangers {
     pub(super) fn new(
         watched: PathBuf,
         own: impl Iterator<Item = u32>,
-        behind_others: bool,
+        influence: Influence,
     ) -> Self {
-        let mut strangers = Self::empty(watched, behind_others);
+        let mut strangers = Self::empty(watched, influence);
         strangers.own = own.filter_map(|id| Some(bpf::program(id).ok()?.tag)).collect();
         drop(strangers.come());
         strangers
     }
 
-    const fn empty(watched: PathBuf, behind_others: bool) -> Self {
+    const fn empty(watched: PathBuf, influence: Influence) -> Self {
         Self {
             watched,
-            behind_others,
+            influence,
             seen: Some(Ids { link: 0, program: 0 }),
             loose: BTreeMap::new(),
             known: BTreeSet::new(),
@@ -106,17 +119,13 @@ impl Strangers {
     /// Who came since this was last asked.
     pub(super) fn come(&mut self) -> Vec<Joined> {
         let mut found = BTreeSet::new();
-        let told = match self.linked(&mut found) {
-            Ok(()) => Walk::SHARE,
-            // Not ours to ask: then the cgroups are.
-            Err(_forbidden) => Walk::SHARE_UNTOLD,
-        };
+        // Not ours to ask: then the cgroups are.
+        let sought = self.linked(&mut found).map_or(Sought::Anybody, |()| Sought::Loose);
         self.loose.retain(|id, _| bpf::program(*id).is_ok());
-        let untold = told == Walk::SHARE_UNTOLD;
-        let due = self.walked.as_ref().is_none_or(|walk| walk.is_due_again(told));
+        let due = self.walked.as_ref().is_none_or(|walk| walk.is_due_again(sought));
         let mut paths = BTreeMap::new();
-        if due && (untold || !self.loose.is_empty()) {
-            self.walk(untold, &mut found, &mut paths);
+        if due && (sought == Sought::Anybody || !self.loose.is_empty()) {
+            self.walk(sought, &mut found, &mut paths);
         }
         found.retain(|place| !self.known.contains(place));
         if found.is_empty() {
@@ -175,17 +184,18 @@ impl Strangers {
         Ok(())
     }
 
-    /// Asks every cgroup: for the kinds of what is loose, or `untold` for all.
+    /// Asks every cgroup, at the hooks that what is sought fits.
     fn walk(
         &mut self,
-        untold: bool,
+        sought: Sought,
         found: &mut BTreeSet<Place>,
         paths: &mut BTreeMap<u64, PathBuf>,
     ) {
         let started = Instant::now();
         let hooks: Vec<u32> = specs()
             .filter(|(_, attach_type)| {
-                untold || self.loose.values().any(|it| it.kind == kind_of(*attach_type))
+                sought == Sought::Anybody
+                    || self.loose.values().any(|it| it.kind == kind_of(*attach_type))
             })
             .map(|(_, attach_type)| attach_type)
             .collect();
@@ -221,13 +231,12 @@ impl Strangers {
                 joined.more += 1;
                 continue;
             }
-            let hides = self.behind_others && spec.sees_dialled();
             let joined = Joined {
                 program: named(*program),
                 hook: spec.program,
                 cgroup: shown(path),
                 more: 0,
-                influence: if hides { Influence::MayHide } else { Influence::None },
+                influence: if spec.sees_dialled() { self.influence } else { Influence::None },
             };
             told.insert((*program, *attach_type), joined);
         }
@@ -248,9 +257,9 @@ pub fn below(cgroup: Option<&Path>) -> Result<Vec<Joined>> {
         Some(path) => path.to_owned(),
         None => cgroup_root()?.path,
     };
-    let mut strangers = Strangers::empty(top.clone(), false);
+    let mut strangers = Strangers::empty(top.clone(), Influence::None);
     let (mut found, mut paths) = (BTreeSet::new(), BTreeMap::new());
-    strangers.walk(true, &mut found, &mut paths);
+    strangers.walk(Sought::Anybody, &mut found, &mut paths);
     paths.retain(|_, path| *path != top);
     Ok(strangers.tell(&found, &paths))
 }

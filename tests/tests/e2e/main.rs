@@ -27,6 +27,7 @@ mod opened;
 mod record;
 mod restart;
 mod state;
+mod strangers;
 mod tools;
 mod watch;
 mod ways;
