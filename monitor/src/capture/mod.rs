@@ -25,6 +25,7 @@ mod ledger;
 mod openers;
 mod pins;
 mod processes;
+mod rounds;
 mod seen;
 mod shape;
 mod unusual;
@@ -83,6 +84,7 @@ use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
+use self::rounds::Rounds;
 use self::seen::SeenMap;
 use self::tell::{Accepts, Teller};
 use self::unusual::Sought;
@@ -153,8 +155,7 @@ pub struct Capture {
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
-    /// When the ring is drained next without being woken, and how many rounds brought nothing.
-    drain: Option<Drain>,
+    rounds: Rounds,
     resumed: Resumed,
     /// None where nothing is pinned.
     kept: Option<Kept>,
@@ -163,19 +164,10 @@ pub struct Capture {
     ebpf: Ebpf,
 }
 
-struct Drain {
-    at: Instant,
-    quiet_rounds: u32,
-}
-
 impl Capture {
-    /// The kernel wakes no more often than this while news flows.
-    const DRAIN_EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS);
-    /// So many rounds without news, and the kernel will wake again.
-    const QUIET_ROUNDS: u32 = 3;
     /// A record whose writer was held up between reading the clock and writing it may go without a
     /// wake: it is found this much later at worst.
-    const DRAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+    const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
@@ -231,7 +223,7 @@ impl Capture {
             attachments,
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
-            drain: None,
+            rounds: Rounds::default(),
             resumed: started.resumed,
             kept,
             _links: links,
@@ -297,25 +289,23 @@ impl Capture {
             }
             let older = &mut self.older;
             self.teller.fly(|at, cgroup| older.expect(at, cgroup));
-            match &self.drain {
-                Some(drain) => tokio::time::sleep_until(drain.at).await,
-                None => self.sleep().await?,
-            }
-            let quiet_rounds = if self.hear()? {
-                0
+            self.sleep().await?;
+            if self.hear()? {
+                self.rounds.news(Instant::now());
             } else {
                 self.teller.judge_canary();
-                self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
-            };
-            self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
-                .then(|| Drain { at: Instant::now() + Self::DRAIN_EVERY, quiet_rounds });
+                self.rounds.silence(Instant::now());
+            }
         }
     }
 
-    /// Sleeps until the kernel wakes us.
+    /// Sleeps until the kernel wakes us, or it is time for a look.
     async fn sleep(&self) -> Result<()> {
-        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
-        let next = next.min(self.teller.next_canary().into());
+        let at_rest = || {
+            let next = Instant::now() + Self::LOOK_AT_LEAST_EVERY;
+            next.min(self.teller.next_canary().into())
+        };
+        let next = self.rounds.next().unwrap_or_else(at_rest);
         let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
