@@ -9,9 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use monitor_common as wire;
-use monitor_core::flow::{
-    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
-};
+use monitor_core::flow::{Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
@@ -29,7 +27,6 @@ use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
-use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
@@ -138,7 +135,7 @@ impl Teller {
     /// Begins reading records: they share one reading of the clocks.
     pub(super) fn begin_batch(&mut self) {
         self.clock = Clock::read();
-        self.processes.forget();
+        self.processes.refresh();
     }
 
     /// Tells of one record of the ring.
@@ -442,7 +439,7 @@ impl Teller {
         // What a dial beyond the budget reached here is told by its server: the process is that one's.
         let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
         let process = origin.process.as_ref().filter(shown_by);
-        let process = process.map(|caller| self.process(caller, at_ns));
+        let process = process.map(|caller| self.processes.describe(caller, at_ns));
         self.floods.example(payer, key, process);
     }
 
@@ -458,7 +455,7 @@ impl Teller {
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
-        let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
+        let process = origin.process.as_ref().map(|caller| self.processes.describe(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -468,24 +465,5 @@ impl Teller {
             begun,
             opener,
         }));
-    }
-
-    fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
-        let mut process = self.processes.describe(caller, at_ns);
-        if process.command.is_empty() {
-            complete(&mut process);
-        }
-        process
-    }
-}
-
-/// A process that the kernel named by its id alone: where it listens without having bound, or is
-/// older than the kernel programs.
-fn complete(process: &mut Process) {
-    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
-        && let Some(command) = procfs::command(process.pid)
-    {
-        process.uid = metadata.uid();
-        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }
