@@ -285,9 +285,15 @@ impl Agent {
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
-        let heard = self.capture.sweep(|key| self.engine.edge_of(key).is_some());
-        let heard = heard.context("sweep the kernel's tables")?;
-        self.observe(heard)
+        let mut sweep = self.capture.begin_sweep().context("sweep the kernel's tables")?;
+        loop {
+            let heard =
+                self.capture.sweep_on(&mut sweep, |key| self.engine.edge_of(key).is_some());
+            match heard.context("sweep the kernel's tables")? {
+                Some(part) => self.observe(part)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or

@@ -117,7 +117,8 @@ impl Performer {
         }
         match tokio::task::block_in_place(|| self.store.commit(&self.unstored)) {
             Ok(()) => {
-                self.unstored.clear();
+                // With its room: after a burst that is as much as all edges take.
+                self.unstored = Vec::new();
                 if self.refusal.take().is_some() {
                     tracing::info!("the state is stored again; nothing was lost");
                 }
