@@ -129,11 +129,8 @@ impl Evidence {
     pub fn count(&mut self, count: &Count) {
         self.last_seen = self.last_seen.max(count.last_seen);
         let outbound = count.direction == Direction::Outbound;
-        let tally = if outbound {
-            &mut self.from_client
-        } else {
-            self.from_server.get_or_insert_default()
-        };
+        let tally =
+            if outbound { &mut self.from_client } else { self.from_server.get_or_insert_default() };
         if count.outcome.reached() {
             tally.connections += count.connections;
         } else if count.outcome.is_final() {

@@ -51,6 +51,7 @@ mod older;
 mod foreign;
 mod hooked;
 mod machine;
+mod memory;
 mod trial;
 
 use std::collections::HashMap;
@@ -94,11 +95,12 @@ pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
-pub use self::sweeping::Sweep;
+pub use self::memory::give_back;
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
+pub use self::sweeping::Sweep;
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 

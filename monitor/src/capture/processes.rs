@@ -2,6 +2,8 @@
 //! its ancestors are named although they may be gone.
 
 use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{Execution, Lineage, end_of, is_shell};
@@ -19,6 +21,15 @@ pub(super) struct Processes {
     /// By process and executable, for as long as [`Processes::forget`] is not called: who dials a
     /// thousand times at once is looked up once.
     described: HashMap<(u32, u64), Description>,
+    /// Likewise, what its own directory says of who it is.
+    completed: HashMap<u32, Option<Who>>,
+}
+
+/// A process by its user and its name.
+#[derive(Debug, Clone)]
+struct Who {
+    uid: u32,
+    command: String,
 }
 
 /// What is found out of a process.
@@ -34,7 +45,7 @@ impl Processes {
         noted: BpfHashMap<MapData, u32, LineageBytes>,
         executables: Executables,
     ) -> Self {
-        Self { noted, executables, described: HashMap::new() }
+        Self { noted, executables, described: HashMap::new(), completed: HashMap::new() }
     }
 
     /// Tells the kernel of the processes that are older than its programs. Only where it follows
@@ -72,6 +83,7 @@ impl Processes {
     /// Looks again from now on.
     pub(super) fn forget(&mut self) {
         self.described.clear();
+        self.completed.clear();
     }
 
     /// What is known of a process that made itself seen at `at_ns`.
@@ -92,6 +104,21 @@ impl Processes {
             command: caller.command.clone(),
             image: description.image,
             ancestors: description.ancestors,
+        }
+    }
+
+    /// Completes a process that the kernel named by its id alone: where it listens without having
+    /// bound, or is older than the kernel programs.
+    pub(super) fn complete(&mut self, process: &mut Process) {
+        let pid = process.pid;
+        let who = self.completed.entry(pid).or_insert_with(|| {
+            let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+            let command = String::from_utf8_lossy(&procfs::command(pid)?).into_owned();
+            Some(Who { uid, command })
+        });
+        if let Some(Who { uid, command }) = who {
+            process.uid = *uid;
+            process.command.clone_from(command);
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
+use foldhash::quality::RandomState;
 use indexmap::IndexMap;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
@@ -161,7 +162,7 @@ impl Batch {
 
 /// What was told of each key.
 pub(super) struct Told {
-    pub(super) keys: IndexMap<KeyBytes, ToldKey>,
+    pub(super) keys: IndexMap<KeyBytes, ToldKey, RandomState>,
     round: u16,
     /// None where nothing outlives the agent.
     pub(super) ledger: Option<Ledger>,
@@ -265,7 +266,7 @@ impl Told {
     const ROOM: usize = 1024;
 
     pub(super) fn new() -> Self {
-        Self { keys: IndexMap::new(), round: 0, ledger: None, evicted: 0 }
+        Self { keys: IndexMap::default(), round: 0, ledger: None, evicted: 0 }
     }
 
     /// What was told by an agent before this one; from now on the store is to know.

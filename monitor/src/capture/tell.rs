@@ -28,7 +28,6 @@ use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
-use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
@@ -450,19 +449,8 @@ impl Teller {
     fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
         let mut process = self.processes.describe(caller, at_ns);
         if process.command.is_empty() {
-            complete(&mut process);
+            self.processes.complete(&mut process);
         }
         process
-    }
-}
-
-/// A process that the kernel named by its id alone: where it listens without having bound, or is
-/// older than the kernel programs.
-fn complete(process: &mut Process) {
-    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
-        && let Some(command) = procfs::command(process.pid)
-    {
-        process.uid = metadata.uid();
-        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }
