@@ -5,6 +5,7 @@ pub mod document;
 mod known;
 mod pending;
 mod record;
+mod stated;
 mod table;
 mod undecided;
 
@@ -21,7 +22,8 @@ use crate::ids::{ServiceName, WallTime};
 use self::known::Known;
 pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
-pub use self::record::{EdgeRecord, ServiceRecord};
+pub use self::record::{Allowances, EdgeRecord, ServiceRecord};
+pub use self::stated::Stated;
 pub use self::table::{Place, Table};
 pub use self::undecided::Room;
 use self::undecided::Undecided;
@@ -128,7 +130,7 @@ pub struct Allowance {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attempted_only: bool,
     #[serde(flatten)]
-    pub grounds: Grounds,
+    pub grounds: Stated,
 }
 
 impl Allowance {
@@ -263,8 +265,8 @@ impl Baseline {
 
     /// The allowances of `edge` that hold at `wall`: the files' and the stored one.
     pub fn allowances(&self, edge: &Edge, wall: WallTime) -> impl Iterator<Item = &Allowance> {
-        let stored = self.edges.get(edge).map(|record| &record.allowed);
-        let written = self.written.get(edge);
+        let stored = self.edges.get(edge).map(|record| record.allowed.as_slice());
+        let written = self.written.get(edge).map(Vec::as_slice);
         written.into_iter().chain(stored).flatten().filter(move |it| !it.grounds.expired(wall))
     }
 
@@ -365,13 +367,12 @@ impl Baseline {
                 }
             }
             None => {
-                record.allowed.reserve_exact(1);
                 record.allowed.push(Allowance {
                     provenance: Provenance::Learned,
                     since: sighting.at,
                     executables: executable.map(|it| self.names.share(it)).into_iter().collect(),
                     attempted_only: !reached,
-                    grounds: Grounds::default(),
+                    grounds: Stated::default(),
                 });
             }
         }

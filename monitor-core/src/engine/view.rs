@@ -226,7 +226,8 @@ impl Engine {
 
     fn evidence_view(&self, evidence: &Evidence) -> EvidenceView {
         let totals = evidence.totals();
-        let quantile = |q| evidence.rtt.as_ref()?.quantile_us(q);
+        let rtt = evidence.rtt.whole();
+        let quantile = |q| rtt.quantile_us(q);
         EvidenceView {
             first_seen: evidence.first_seen,
             last_seen: evidence.last_seen,
@@ -237,7 +238,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
-            opened_by: evidence.opened_by.clone(),
+            opened_by: evidence.opened_by.as_deref().cloned(),
         }
     }
 

@@ -37,6 +37,7 @@ mod tell;
 mod told_addresses;
 
 mod resuming;
+mod sweeping;
 
 mod attach;
 mod attachments;
@@ -51,6 +52,7 @@ mod older;
 mod foreign;
 mod hooked;
 mod machine;
+mod memory;
 mod trial;
 
 use std::collections::HashMap;
@@ -86,7 +88,7 @@ use self::older::OlderSockets;
 use self::processes::Processes;
 use self::rounds::Rounds;
 use self::seen::SeenMap;
-use self::tell::{Accepts, Teller};
+use self::tell::Teller;
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
@@ -95,10 +97,12 @@ pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
+pub use self::memory::give_back;
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
+pub use self::sweeping::Sweep;
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 
@@ -332,26 +336,6 @@ impl Capture {
         self.teller.gone(self.attachments.gone());
         self.kernel_log.flush();
         Ok(records != 0)
-    }
-
-    /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
-    /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
-    /// edge yet nobody could count it, so that it is told the next time.
-    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
-        while self.hear()? {}
-        if self.teller.sweep(counts)? == Accepts::SomeUnattributed {
-            self.older.enter_again(&mut self.teller);
-        }
-        self.older.tell_listeners(&mut self.teller);
-        if let Some(kept) = &mut self.kept {
-            kept.told(self.teller.told_losses());
-        }
-        if self.polled {
-            self.teller.unusual(Sought::Packets, &self.watched);
-        }
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
-        Ok(self.teller.take())
     }
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the

@@ -47,8 +47,13 @@ impl Processes {
         noted: BpfHashMap<MapData, u32, LineageBytes>,
         executables: Executables,
     ) -> Self {
-        let (described, told) = (HashMap::new(), HashMap::new());
-        Self { noted, executables, described, told, looked: Instant::now() }
+        Self {
+            noted,
+            executables,
+            described: HashMap::new(),
+            told: HashMap::new(),
+            looked: Instant::now(),
+        }
     }
 
     /// Tells the kernel of the processes that are older than its programs. Only where it follows

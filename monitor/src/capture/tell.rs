@@ -23,7 +23,6 @@ use crate::capture::decode::{
 };
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
-use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
@@ -44,24 +43,14 @@ pub(super) struct Teller {
     canary: Canary,
     openers: Openers,
     pub(super) clock: Clock,
-    sweeps: u32,
+    pub(super) sweeps: u32,
     pub(super) pending: Vec<Observation>,
     unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
 
-/// Whether every connection accepted since the last sweep had an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accepts {
-    AllAttributed,
-    SomeUnattributed,
-}
-
 impl Teller {
-    /// Sweeps between two looks for addresses that changed.
-    const SWEEPS_PER_SURVEY: u32 = 6;
-
     pub(super) fn new(
         seen: SeenMap,
         told: Told,
@@ -173,29 +162,6 @@ impl Teller {
             self.read_seen(|_| false)?;
         }
         Ok(())
-    }
-
-    /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
-        self.clock = Clock::read();
-        let lost = self.losses.read()?;
-        if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
-            self.cgroups.walk(&mut self.pending);
-        }
-        self.sweeps = self.sweeps.wrapping_add(1);
-        if self.sweeps.is_multiple_of(Self::SWEEPS_PER_SURVEY) {
-            for namespace in namespaces::survey_addresses() {
-                self.addresses(namespace.0, namespace.1);
-            }
-        }
-        self.read_seen(counts)?;
-        self.losses.count(Loss::Evicted, self.told.take_evicted());
-        self.losses.tell(&mut self.pending);
-        Ok(if lost.contains(&Loss::Unattributed) {
-            Accepts::SomeUnattributed
-        } else {
-            Accepts::AllAttributed
-        })
     }
 
     /// Tells the addresses of a namespace where they changed.
@@ -334,13 +300,24 @@ impl Teller {
     pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
-        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+        while self.read_batch(&mut batch, &counts)? {}
+        self.told.end_round(self.clock, &mut self.pending);
+        Ok(())
+    }
+
+    /// Reads on; false where all was read.
+    pub(super) fn read_batch(
+        &mut self,
+        batch: &mut Batch,
+        counts: impl Fn(&FlowKey) -> bool,
+    ) -> Result<bool> {
+        let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
+        if more {
             for (bytes, stats) in batch.entries() {
                 self.read_entry(bytes, stats, &counts);
             }
         }
-        self.told.end_round(self.clock, &mut self.pending);
-        Ok(())
+        Ok(more)
     }
 
     fn read_entry(
