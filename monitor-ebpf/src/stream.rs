@@ -286,7 +286,8 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
         return;
     }
     let key = Words::of(listen_key(netns_cookie(ctx), local(ctx), local_port(ctx)));
-    if enter(ctx, &key, &owner) {
+    // Where the table has no room, the socket itself says whose it is.
+    if enter(ctx, &key, &owner) || owner::store(socket(ctx), owner) {
         watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     } else {
         emit::lost(Loss::MapFull);

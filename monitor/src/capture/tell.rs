@@ -54,7 +54,7 @@ pub(super) struct Teller {
     wanted: Vec<Wanted>,
 }
 
-/// Whether every connection accepted since the last sweep had an owner.
+/// Whether every connection accepted since the last sweep had an owner, and every bound port was noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepts {
     AllAttributed,
@@ -194,7 +194,8 @@ impl Teller {
         self.read_seen(counts)?;
         self.losses.count(Loss::Evicted, self.told.take_evicted());
         self.losses.tell(&mut self.pending);
-        Ok(if lost.contains(&Loss::Unattributed) {
+        let unknown = |it: &Loss| matches!(it, Loss::Unattributed | Loss::MapFull);
+        Ok(if lost.iter().any(unknown) {
             Accepts::SomeUnattributed
         } else {
             Accepts::AllAttributed

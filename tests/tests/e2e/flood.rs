@@ -1,5 +1,6 @@
 //! One cgroup that shows as much that is new as it can: the others are told as if it were not there, it
-//! is told as a whole and counted exactly, and the agent stays small. What is promised within a second is
+//! is told as a whole and counted exactly, and the agent stays small. The same for cgroups that are made,
+//! ports that are bound and programs that are started. What is promised within a second is
 //! waited for five.
 
 use std::fs;
@@ -45,9 +46,16 @@ impl Stand {
     /// `tables` are added to the agent's configuration.
     #[track_caller]
     fn new(tables: &str) -> Self {
+        Self::with("", tables)
+    }
+
+    /// The same, with further `lines` of `[capture]`.
+    #[track_caller]
+    fn with(lines: &str, tables: &str) -> Self {
         let lab = lab();
         let (receiver, here) = (Receiver::start(), lab.void());
-        let setup = Setup::mode("learn").told_to(&lab, &receiver).within(&lab, "").tables(tables);
+        let setup =
+            Setup::mode("learn").told_to(&lab, &receiver).within(&lab, lines).tables(tables);
         let agent = lab.agent("agent", &setup);
         let neighbour = lab.dialler(&lab.service("neighbour"), &here);
         let mut stand = Self { agent, receiver, neighbour, next_port: 20_000, here, lab };
@@ -287,6 +295,68 @@ fn each_is_told_or_counted_and_told_once_the_flood_is_over() {
         again.dials(&format!("datagram {to}"), "sent");
         stand.agent.sees(&edge(&flood.service, &nameless(to.ip()), 9, Protocol::Udp));
     }
+}
+
+#[test]
+fn cgroups_that_come_and_go_hide_and_delay_nobody() {
+    // So small that it is full of them at once.
+    let mut stand = Stand::with("ring = \"64KiB\"\n", "");
+    let forge = stand.lab.service("forge");
+    let place = forge.cgroup.display().to_string();
+    // A cgroup with processes in it may have none below it that has, but these stay empty.
+    let mut flood = stand.floods("forge", &["cgroups", &place, "4s"]);
+    for number in 0..4 {
+        let edge = stand.neighbour_dials();
+        stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+        // Whoever is made meanwhile has a name.
+        let late = stand.lab.service(&format!("late{number}"));
+        let to = SocketAddr::new(stand.here.v4, 9);
+        stand.lab.dialler(&late, &stand.here).dials(&format!("datagram {to}"), "sent");
+        stand.agent.sees(&edge_to(&late, to));
+    }
+    assert!(flood.made() > 4_000, "that was no flood");
+    assert!(stand.agent.lost("ring-full") > 0, "all of them were told");
+    stand.is_small();
+}
+
+fn edge_to(service: &Service, to: SocketAddr) -> String {
+    edge(service, &nameless(to.ip()), to.port(), Protocol::Udp)
+}
+
+#[test]
+fn ports_that_are_bound_hide_no_server() {
+    const MADE: u64 = 20_000;
+    let stand = Stand::with("bound = 1024\n", "[detect]\nbudget = 256\n");
+    let at = SocketAddr::new(stand.here.v4, 53);
+    // It binds, and then waits for whoever asks.
+    let server = stand.lab.serve(&stand.lab.service("api"), &stand.here, Protocol::Udp, at);
+    let here = stand.here.v4.to_string();
+    let mut flood = stand.floods("binder", &["binds", &here, &MADE.to_string()]);
+    assert_eq!(flood.made(), MADE);
+    let mut web = stand.lab.dialler(&stand.lab.service("web"), &stand.here);
+    web.reaches(&server);
+    let edge = server.edge_from(&web.service);
+    stand.agent.shows(&edge, SOON, |view| view["seen_from"] == "both");
+    assert!(stand.agent.lost("map-full") > MADE / 2, "{}", stand.agent.json(&["status"]));
+}
+
+#[test]
+fn programs_that_are_started_take_nobodys_name() {
+    let mut stand = Stand::with("processes = 512\n", "");
+    let mut flood = stand.floods("spawner", &["starts", "3s"]);
+    let named = |alert: &Value, executable: &str| {
+        findings(alert).all(|it| it["process"]["executable"] == executable)
+    };
+    for _ in 0..3 {
+        let edge = stand.neighbour_dials();
+        let alert = stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+        assert!(named(&alert, &stand.neighbour.executable), "{alert:#}");
+    }
+    assert!(flood.made() > 1_000, "that was no flood");
+    let edge = stand.neighbour_dials();
+    let alert = stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+    assert!(named(&alert, &stand.neighbour.executable), "{alert:#}");
+    stand.is_small();
 }
 
 /// Where a flood of so many sent its last, by what the flood does.
