@@ -4,6 +4,7 @@
 
 mod history;
 mod pairing;
+mod shares;
 mod waiting;
 
 use std::collections::BTreeMap;
