@@ -200,13 +200,7 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
         remote,
         local: key.local.map_or(wire::Address::ZERO, address),
         port: key.port,
-        protocol: match key.protocol {
-            Protocol::Tcp => wire::Protocol::Tcp,
-            Protocol::Udp => wire::Protocol::Udp,
-            Protocol::UdpLite => wire::Protocol::UdpLite,
-            Protocol::Icmp => wire::Protocol::Icmp,
-            Protocol::Ip => wire::Protocol::Ip,
-        },
+        protocol: wire_protocol(key.protocol),
         direction: match key.direction {
             Direction::Outbound => wire::Direction::Outbound,
             Direction::Inbound => wire::Direction::Inbound,
@@ -369,14 +363,24 @@ pub(super) fn opening(
     (zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin))
 }
 
-/// A value of `BOUND`: a UDP socket.
-pub(super) fn bound(local: SocketAddr, owner: SocketOwner) -> BoundBytes {
+const fn wire_protocol(protocol: Protocol) -> wire::Protocol {
+    match protocol {
+        Protocol::Tcp => wire::Protocol::Tcp,
+        Protocol::Udp => wire::Protocol::Udp,
+        Protocol::UdpLite => wire::Protocol::UdpLite,
+        Protocol::Icmp => wire::Protocol::Icmp,
+        Protocol::Ip => wire::Protocol::Ip,
+    }
+}
+
+/// A value of `BOUND`: a socket of UDP or UDP-Lite.
+pub(super) fn bound(protocol: Protocol, local: SocketAddr, owner: SocketOwner) -> BoundBytes {
     let unspecified = local.ip().is_unspecified();
     zerocopy::transmute!(wire::Bound {
         owner: owner.wire(),
         address: if unspecified { wire::Address::ZERO } else { address(local.ip()) },
         port: local.port(),
-        protocol: wire::Protocol::Udp,
+        protocol: wire_protocol(protocol),
         _reserved: [0; 5],
     })
 }

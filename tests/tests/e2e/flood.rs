@@ -371,11 +371,10 @@ fn last_of(made: u64) -> SocketAddr {
 
 #[test]
 fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
-    /// What is promised is twice. The rest is for a machine of few cores, where what else runs holds up
-    /// one request of a hundred by as much.
     const TIMES: u64 = 2;
-    const SLACK_US: u64 = 5_000;
-    const ROUNDS: usize = 9;
+    /// On a machine of few cores what else runs holds up one request of a hundred in some rounds and none
+    /// in others: where so few do not say it, more do.
+    const ROUNDS: std::ops::RangeInclusive<usize> = 7..=27;
     let stand = Stand::new("");
     // The same in a part of the hierarchy that the agent does not look at, in turn.
     let unwatched = lab();
@@ -385,16 +384,19 @@ fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
     };
     let (watched_api, unwatched_api) = (serve(&stand.lab, 8080), serve(&unwatched, 8081));
     let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 1..=*ROUNDS.end() {
         with.push(p99_under_flood(&stand.lab, &stand.here, &watched_api));
         without.push(p99_under_flood(&unwatched, &stand.here, &unwatched_api));
+        with.sort_unstable();
+        without.sort_unstable();
+        let (with_us, without_us) = (with[round / 2], without[round / 2]);
+        if round >= *ROUNDS.start() && with_us <= without_us * TIMES {
+            break;
+        }
+        let said = format!("{with_us} µs, and {without_us} without: {with:?}, {without:?}");
+        assert!(round < *ROUNDS.end(), "{said}");
     }
     assert!(stand.agent.lost("over-budget") > 0, "that was no flood");
-    with.sort_unstable();
-    without.sort_unstable();
-    let (with_us, without_us) = (with[ROUNDS / 2], without[ROUNDS / 2]);
-    let most = without_us * TIMES + SLACK_US;
-    assert!(with_us <= most, "{with_us} µs, and {without_us} without: {with:?}, {without:?}");
 }
 
 /// What 99 of 100 requests of a neighbour take at most, in microseconds, beside a flood.
