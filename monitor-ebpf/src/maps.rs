@@ -10,7 +10,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
     Address, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed, Lineage,
-    ListenKey, Listener, Loss, Odd, Owner, Payer, STACK_FRAMES,
+    ListenKey, Listener, Loss, Odd, Opened, Owner, Payer, STACK_FRAMES,
 };
 
 use crate::time::Tick;
@@ -85,6 +85,11 @@ pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
 /// longest unused is forgotten, and an answer passes for a beginning.
 #[map]
 pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
+
+/// In which cgroup sockets were opened, by socket cookie. Written when made, in full detail, and read when
+/// they dial or send what is new. Full: whoever stood there is forgotten, and asked for by the agent.
+#[map]
+pub(crate) static OPENERS: Array<Opened> = Array::with_max_entries(2, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]

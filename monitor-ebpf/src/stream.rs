@@ -126,8 +126,7 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
         executable_id: tracked.key.executable_id,
         client,
         process: tracked.process,
-        client_port,
-        _reserved: [0; 6],
+        ends: Origin::ends(client_port, 0),
     }
 }
 
@@ -162,8 +161,7 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
             executable_id: owner.executable_id,
             client,
             process: owner.process,
-            client_port,
-            _reserved: [0; 6],
+            ends: Origin::ends(client_port, 0),
         });
         if is_known {
             seen::repeat(&key, &origin, seen::now_ns());

@@ -31,7 +31,7 @@ peer obey        one order a line from standard input, one answer a line: `dial 
                  `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
                  `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
                  `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
-                 `handed CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
+                 `handed|handed-udp CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
                  `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
@@ -243,8 +243,8 @@ fn obey() -> anyhow::Result<()> {
                 held.push(connected(socket, address.parse()?)?);
                 say("moved")?;
             }
-            ["handed", cgroup, address] => {
-                let socket = unconnected()?;
+            [way @ ("handed" | "handed-udp"), cgroup, address] => {
+                let socket = if *way == "handed" { unconnected()? } else { unbound()? };
                 held.push(TcpStream::from(socket.try_clone().context("keep")?));
                 let program = std::env::current_exe().context("this program")?;
                 let mut command = Command::new(&program);
@@ -287,6 +287,11 @@ fn crowd(address: SocketAddr, count: usize, held: &mut Vec<TcpStream>) -> anyhow
 fn unconnected() -> anyhow::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketType, socket};
     socket(AddressFamily::INET, SocketType::STREAM, None).context("open a socket")
+}
+
+fn unbound() -> anyhow::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    socket(AddressFamily::INET, SocketType::DGRAM, None).context("open a socket")
 }
 
 fn connected(socket: OwnedFd, address: SocketAddr) -> anyhow::Result<TcpStream> {
