@@ -19,7 +19,7 @@ struct UnderWay {
     accepts: Accepts,
 }
 
-/// Whether every connection accepted since the last sweep had an owner.
+/// Whether every connection accepted since the last sweep had an owner, and every bound port was noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepts {
     AllAttributed,
@@ -101,7 +101,8 @@ impl Teller {
             }
         }
         self.told.begin_round();
-        let accepts = if lost.contains(&Loss::Unattributed) {
+        let unknown = |it: &Loss| matches!(it, Loss::Unattributed | Loss::MapFull);
+        let accepts = if lost.iter().any(unknown) {
             Accepts::SomeUnattributed
         } else {
             Accepts::AllAttributed

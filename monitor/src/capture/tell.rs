@@ -252,7 +252,7 @@ impl Teller {
             command: String::new(),
             executable_id,
         });
-        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener: None };
         let bytes = decode::key_bytes(&flow.key);
         if flow.connections == 0 {
             // The other end of a dial that is told: it is counted by itself.
@@ -428,7 +428,7 @@ impl Teller {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let opener = self.openers.of(&key, origin);
+        let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
