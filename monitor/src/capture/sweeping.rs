@@ -63,8 +63,7 @@ impl Capture {
             sweep.0 = None;
             self.end_sweep(accepts);
         }
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
+        self.look_at_packets();
         Ok(Some(self.teller.take()))
     }
 

@@ -209,13 +209,10 @@ impl Teller {
         self.losses.count(Loss::HookMissing, programs as u64);
     }
 
-    /// Tells that programs are no longer attached, or links no longer pinned.
+    /// Tells what became of what is attached and pinned.
     pub(super) fn gone(&mut self, gone: Gone) {
         self.unattached(gone.programs.len());
-        let told = gone.programs.into_iter().map(str::to_owned);
-        self.pending.extend(told.map(|program| Observation::Detached { program }));
-        let path = gone.pin.map(|path| path.display().to_string());
-        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
+        self.pending.extend(gone.told());
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
