@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +216,7 @@ pub struct Flow {
     /// The client's own address and port, where known: what pairs the two ends of a connection.
     pub client: Option<SocketAddr>,
     /// None where it could not be told (an accepting socket whose listener is older than we are).
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     pub begun: Begun,
     /// The cgroup that its socket was opened in, where that is another than the key's.
     pub opener: Option<CgroupId>,
@@ -315,7 +316,7 @@ pub struct Flood {
     /// A few of them, the latest last.
     pub examples: Vec<FlowKey>,
     /// Who showed the last example.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     pub ended: Ended,
 }
 

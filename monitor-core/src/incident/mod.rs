@@ -3,6 +3,7 @@
 
 mod found;
 mod message;
+mod reported;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use crate::ids::{BootTime, CgroupId, Now, ServiceName, WallTime};
 use self::found::Found;
 use self::message::cause;
 pub use self::message::{Alert, AlertEdge, AlertFinding, dedup_key};
+pub use self::reported::Reported;
 pub use self::telling::{Others, Subject};
 
 /// Where an incident stands.
@@ -72,7 +74,7 @@ pub struct Incident {
     /// It has something to say that it has not said yet.
     #[serde(default)]
     pub unspoken: bool,
-    pub findings: Vec<Arc<Finding>>,
+    pub findings: Vec<Arc<Reported>>,
     /// Findings beyond [`Incident::FINDINGS`].
     #[serde(default)]
     pub more: u64,
@@ -119,7 +121,7 @@ impl Incident {
                 && (known.executable() == finding.executable() || finding.process.is_none())
         });
         if let Some(index) = same {
-            let known = Arc::make_mut(&mut self.findings[index]);
+            let known = Arc::make_mut(&mut self.findings[index]).change();
             known.outcome = known.outcome.max(finding.outcome);
             known.process = finding.process.or_else(|| known.process.take());
             if known.edge.is_none() {
@@ -127,7 +129,7 @@ impl Incident {
             }
         } else if self.findings.len() < Self::FINDINGS {
             self.count += u64::from(finding.kind == Kind::NewExecutable);
-            self.findings.push(Arc::new(finding));
+            self.findings.push(Arc::new(Reported::new(finding)));
         } else {
             self.more += 1;
         }

@@ -36,7 +36,7 @@ fn floods_in(
         count,
         peers: count / 2,
         examples: vec![example],
-        process: Some(process),
+        process: Some(process.into()),
         ended,
     };
     stage.step(Input::Flooded(Box::new(flood)));

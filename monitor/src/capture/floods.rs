@@ -2,6 +2,7 @@
 //! the figures are read while they grow, and the examples that it told are kept beside them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
@@ -28,7 +29,7 @@ struct Known {
     /// As it was told first: the offset between the clocks is read anew each time.
     since: Option<WallTime>,
     examples: Vec<FlowKey>,
-    process: Option<Process>,
+    process: Option<Arc<Process>>,
 }
 
 impl Floods {
@@ -54,7 +55,12 @@ impl Floods {
     }
 
     /// Keeps an example. The first of a flood has its figures read at once.
-    pub(super) fn example(&mut self, payer: PayerBytes, key: FlowKey, process: Option<Process>) {
+    pub(super) fn example(
+        &mut self,
+        payer: PayerBytes,
+        key: FlowKey,
+        process: Option<Arc<Process>>,
+    ) {
         let known = self.known.entry(payer).or_insert_with(|| {
             self.next_ns = 0;
             Known::default()

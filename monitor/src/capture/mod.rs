@@ -25,6 +25,7 @@ mod ledger;
 mod openers;
 mod pins;
 mod processes;
+mod rounds;
 mod seen;
 mod shape;
 mod strangers;
@@ -37,6 +38,7 @@ mod tell;
 mod told_addresses;
 
 mod resuming;
+mod sweeping;
 
 mod attach;
 mod attachments;
@@ -51,6 +53,7 @@ mod older;
 mod foreign;
 mod hooked;
 mod machine;
+mod memory;
 mod trial;
 
 use std::fs::File;
@@ -83,8 +86,9 @@ use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
+use self::rounds::Rounds;
 use self::seen::SeenMap;
-use self::tell::{Accepts, Teller};
+use self::tell::Teller;
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
@@ -93,11 +97,13 @@ pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
+pub use self::memory::give_back;
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
 pub use self::strangers::below;
+pub use self::sweeping::Sweep;
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 
@@ -145,8 +151,7 @@ pub struct Capture {
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
-    /// When the ring is drained next without being woken, and how many rounds brought nothing.
-    drain: Option<Drain>,
+    rounds: Rounds,
     heard: Instant,
     resumed: Resumed,
     /// None where nothing is pinned.
@@ -156,19 +161,10 @@ pub struct Capture {
     ebpf: Ebpf,
 }
 
-struct Drain {
-    at: Instant,
-    quiet_rounds: u32,
-}
-
 impl Capture {
-    /// The kernel wakes no more often than this while news flows.
-    const DRAIN_EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS);
-    /// So many rounds without news, and the kernel will wake again.
-    const QUIET_ROUNDS: u32 = 3;
     /// A record whose writer was held up between reading the clock and writing it may go without a
     /// wake: it is found this much later at worst.
-    const DRAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+    const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
@@ -229,7 +225,7 @@ impl Capture {
             attachments,
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
-            drain: None,
+            rounds: Rounds::default(),
             heard: Instant::now(),
             resumed: started.resumed,
             kept,
@@ -296,26 +292,24 @@ impl Capture {
             }
             let older = &mut self.older;
             self.teller.fly(|at, cgroup| older.expect(at, cgroup));
-            match &self.drain {
-                Some(drain) => tokio::time::sleep_until(drain.at).await,
-                None => self.sleep().await?,
-            }
-            let quiet_rounds = if self.hear()? {
-                0
+            self.sleep().await?;
+            if self.hear()? {
+                self.rounds.news(Instant::now());
             } else {
                 self.teller.judge_canary();
-                self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
-            };
-            self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
-                .then(|| Drain { at: Instant::now() + Self::DRAIN_EVERY, quiet_rounds });
+                self.rounds.silence(Instant::now());
+            }
         }
     }
 
-    /// Sleeps until the kernel wakes us.
+    /// Sleeps until the kernel wakes us, or it is time for a look.
     async fn sleep(&self) -> Result<()> {
-        // Not from now on: whoever waits here may be called away again and again.
-        let next = self.heard + Self::DRAIN_AT_LEAST_EVERY;
-        let next = next.min(self.teller.next_canary().into());
+        let at_rest = || {
+            // Not from now on: whoever waits here may be called away again and again.
+            let next = self.heard + Self::LOOK_AT_LEAST_EVERY;
+            next.min(self.teller.next_canary().into())
+        };
+        let next = self.rounds.next().unwrap_or_else(at_rest);
         let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
@@ -344,25 +338,6 @@ impl Capture {
         self.teller.gone(gone);
         self.kernel_log.flush();
         Ok(records != 0)
-    }
-
-    /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
-    /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
-    /// edge yet nobody could count it, so that it is told the next time.
-    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
-        while self.hear()? {}
-        if self.teller.sweep(counts)? == Accepts::SomeUnattributed {
-            self.older.enter_again(&mut self.teller);
-        }
-        self.older.tell_listeners(&mut self.teller);
-        if let Some(kept) = &mut self.kept {
-            kept.told(self.teller.told_losses());
-        }
-        if self.polled {
-            self.teller.unusual(Sought::Packets, &self.watched);
-        }
-        self.look_at_packets();
-        Ok(self.teller.take())
     }
 
     fn look_at_packets(&mut self) {

@@ -7,6 +7,7 @@ mod shop;
 mod alerts;
 mod baseline;
 mod capture;
+mod carried;
 mod chat;
 mod delivery;
 mod crafted;

@@ -104,6 +104,7 @@ const MODULES: &[(&str, About)] = &[
     ("alerts", About::NoKernel),
     ("baseline", About::NoKernel),
     ("capture", About::Ground),
+    ("carried", About::WholeKernelAtLength),
     ("chat", About::NoKernel),
     ("crafted", About::Tools),
     ("delivery", About::NoKernel),
