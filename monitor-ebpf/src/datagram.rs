@@ -13,6 +13,7 @@ use monitor_common::{
 use crate::budget::SKETCHED;
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::emit;
+use crate::follow;
 use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
 use crate::note::note;
 use crate::owner;
@@ -211,12 +212,12 @@ fn inbound(cgroup_id: u64, remote: Address, kind: u64, bound: &Bound) -> FlowKey
 #[inline(always)]
 fn origin(ctx: *mut bpf_sock_addr, caller: &Owner, client: Option<(Address, u16)>) -> Origin {
     let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
+    let opener = follow::opener(cookie(ctx), caller.cgroup_id);
     Origin {
         netns_cookie: netns_cookie(ctx),
         executable_id: caller.executable_id,
         client,
         process: caller.process,
-        client_port,
-        _reserved: [0; 6],
+        ends: Origin::ends(client_port, opener),
     }
 }

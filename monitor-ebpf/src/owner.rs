@@ -67,7 +67,11 @@ pub(crate) fn of_accepted(key: &ListenKey, socket: *mut c_void) -> Option<Owner>
     let listener = at(address)
         .or_else(|| at(if address.is_v4() { Address::v4(0) } else { Address::ZERO }))
         // An IPv4 client of a socket that listens at `::`.
-        .or_else(|| if address.is_v4() { at(Address::ZERO) } else { None })?;
+        .or_else(|| if address.is_v4() { at(Address::ZERO) } else { None });
+    let Some(listener) = listener else {
+        // The table had no room for it.
+        return stored(socket, None);
+    };
     // SAFETY: a valid map value. These entries are not recycled while in use: the map is no LRU.
     let listener = unsafe { &*listener };
     if listener.shared != 0
