@@ -7,7 +7,8 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use monitor_common::{
-    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind, peer_note,
+    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind,
+    peer_note,
 };
 
 use crate::budget::SKETCHED;
@@ -108,8 +109,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     let mut kind = noted(at, &remote, port, Direction::Inbound);
     if kind == NOBODY {
         let request = outbound(&owner::current(), remote, port, protocol, Outcome::Sent);
-        if has_asked(&Words::of(request))
-            || noted(at, &remote, port, Direction::Outbound) != NOBODY
+        if has_asked(&Words::of(request)) || noted(at, &remote, port, Direction::Outbound) != NOBODY
         {
             return;
         }
