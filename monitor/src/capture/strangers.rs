@@ -56,6 +56,8 @@ struct Place {
 struct Walk {
     ended: Instant,
     took: Duration,
+    /// How many in a row, this one included, left a program without a place.
+    in_vain: u32,
 }
 
 impl Walk {
@@ -64,12 +66,17 @@ impl Walk {
     /// At most this part of the time is spent on walks. In ten thousand cgroups one takes a tenth of a
     /// second; there is none unless somebody has loaded what he has not attached.
     const SHARE: u32 = 12;
+    /// The same where he goes on to hold what he does not attach.
+    const SHARE_IN_VAIN: u32 = 100;
+    /// So many walks it may take until it is attached.
+    const PATIENCE: u32 = 8;
     /// Where nobody says what is new, walks go on for ever, and must not be felt.
     const SHARE_UNTOLD: u32 = 1_000;
 
     fn is_due_again(&self, sought: Sought) -> bool {
         let share = match sought {
-            Sought::Loose => Self::SHARE,
+            Sought::Loose if self.in_vain < Self::PATIENCE => Self::SHARE,
+            Sought::Loose => Self::SHARE_IN_VAIN,
             Sought::Anybody => Self::SHARE_UNTOLD,
         };
         self.ended.elapsed() >= self.took.saturating_mul(share).max(Self::EVERY)
@@ -164,6 +171,9 @@ impl Strangers {
             let Ok(program) = bpf::program(id) else { continue };
             if KINDS.contains(&program.kind) && !self.is_ours(&program) {
                 self.loose.insert(id, program);
+                if let Some(walk) = &mut self.walked {
+                    walk.in_vain = 0;
+                }
             }
         }
         while let Some(id) = bpf::next_link(seen.link)? {
@@ -227,7 +237,10 @@ impl Strangers {
         for program in found.iter().map(|it| it.program).chain(elsewhere) {
             self.loose.remove(&program);
         }
-        self.walked = Some(Walk { ended: Instant::now(), took: busy().saturating_sub(before) });
+        let earlier = self.walked.as_ref().map_or(0, |it| it.in_vain);
+        let in_vain = if self.loose.is_empty() { 0 } else { earlier.saturating_add(1) };
+        let took = busy().saturating_sub(before);
+        self.walked = Some(Walk { ended: Instant::now(), took, in_vain });
     }
 
     /// One line for each program on each hook, however many cgroups it came to. What leads elsewhere than
