@@ -306,6 +306,8 @@ pub struct Flood {
     pub direction: Direction,
     /// When the budget was first exceeded.
     pub since: WallTime,
+    /// The same as the kernel says it: tells one flood of a cgroup from the next, whoever looks.
+    pub began: BootTime,
     pub last_seen: WallTime,
     /// Flows that were not told one by one, exactly.
     pub count: u64,
@@ -316,6 +318,29 @@ pub struct Flood {
     /// Who showed the last example.
     pub process: Option<Arc<Process>>,
     pub ended: Ended,
+}
+
+/// A program of somebody else on one of our hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// By its name where it has one, else by its id.
+    pub program: String,
+    /// Our program for that hook.
+    pub hook: &'static str,
+    /// The path of the cgroup.
+    pub cgroup: String,
+    /// Further cgroups that it was attached to meanwhile.
+    pub more: u64,
+    pub influence: Influence,
+}
+
+/// What another program can do to what ours sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Influence {
+    /// Nothing: ours runs first, or no address is told at this hook.
+    None,
+    /// It may change an address before ours is told it.
+    MayHide,
 }
 
 /// Whether something is over.
@@ -418,6 +443,10 @@ pub enum Observation {
     Detached { program: String },
     /// What was to outlive the agent does not any more: somebody removed this pin, and maybe others.
     Unpinned { path: String },
+    /// Somebody attached a program beside ours, to the watched cgroup or to one below it.
+    Joined(Joined),
+    /// The watched cgroup was removed, and with it all that was attached to it.
+    Removed { cgroup: String },
     /// Of the agent's own connection.
     Canary(Canary),
 }

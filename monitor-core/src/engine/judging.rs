@@ -177,6 +177,7 @@ impl Engine {
             unspoken: true,
             findings: Vec::new(),
             more: 0,
+            floods: Vec::new(),
         }
     }
 

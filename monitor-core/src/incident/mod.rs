@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::detect::{Finding, Kind, Severity};
 use crate::edge::Edge;
-use crate::ids::{BootTime, Now, ServiceName, WallTime};
+use crate::flow::{Direction, Ended, Flood};
+use crate::ids::{BootTime, CgroupId, Now, ServiceName, WallTime};
 
 use self::found::Found;
 use self::message::cause;
@@ -77,6 +78,20 @@ pub struct Incident {
     /// Findings beyond [`Incident::FINDINGS`].
     #[serde(default)]
     pub more: u64,
+    /// How much of each flood that goes on `count` holds: stored with it, so that who comes after this
+    /// agent counts on from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floods: Vec<Counted>,
+}
+
+/// How much of one flood was counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    /// As the kernel says it, nanoseconds since boot.
+    pub began_ns: u64,
+    pub count: u64,
 }
 
 impl Incident {
@@ -126,6 +141,22 @@ impl Incident {
         self.more += findings;
     }
 
+    /// How much of this flood was counted before.
+    #[must_use]
+    pub fn counted_of(&self, flood: &Flood) -> Option<u64> {
+        self.floods.iter().find(|it| it.is_of(flood)).map(|it| it.count)
+    }
+
+    /// Counts so many `more` of a flood.
+    pub fn count_flood(&mut self, flood: &Flood, more: u64) {
+        self.count += more;
+        self.floods.retain(|it| !it.is_of(flood));
+        if flood.ended == Ended::No {
+            let Flood { cgroup, direction, began: BootTime(began_ns), count, .. } = *flood;
+            self.floods.push(Counted { cgroup, direction, began_ns, count });
+        }
+    }
+
     #[must_use]
     pub fn touches(&self, edge: &Edge) -> bool {
         self.findings.iter().any(|finding| finding.edge.as_ref() == Some(edge))
@@ -142,6 +173,13 @@ impl Incident {
     #[must_use]
     pub fn severity(&self) -> Severity {
         self.findings.iter().map(|it| it.severity).max().unwrap_or(Severity::Low)
+    }
+}
+
+impl Counted {
+    fn is_of(&self, flood: &Flood) -> bool {
+        let Flood { cgroup, direction, began, .. } = *flood;
+        (self.cgroup, self.direction, self.began_ns) == (cgroup, direction, began.0)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use monitor_common::SKETCH_REGISTERS;
 use monitor_core::flow::{Ended, Flood, FlowKey, Process};
-use monitor_core::ids::WallTime;
+use monitor_core::ids::{BootTime, WallTime};
 
 use crate::capture::clock::Clock;
 use crate::capture::decode::{self, BudgetBytes, FloodBytes, PayerBytes, Undecodable};
@@ -121,6 +121,7 @@ impl Floods {
             cgroup,
             direction,
             since: *known.since.get_or_insert_with(|| clock.wall(flood.first_ns)),
+            began: BootTime(flood.first_ns),
             last_seen: clock.wall(flood.last_ns),
             count: flood.count,
             peers: estimate(&flood.registers),

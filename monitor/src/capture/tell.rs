@@ -209,13 +209,10 @@ impl Teller {
         self.losses.count(Loss::HookMissing, programs as u64);
     }
 
-    /// Tells that programs are no longer attached, or links no longer pinned.
+    /// Tells what became of what is attached and pinned.
     pub(super) fn gone(&mut self, gone: Gone) {
         self.unattached(gone.programs.len());
-        let told = gone.programs.into_iter().map(str::to_owned);
-        self.pending.extend(told.map(|program| Observation::Detached { program }));
-        let path = gone.pin.map(|path| path.display().to_string());
-        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
+        self.pending.extend(gone.told());
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -252,7 +249,7 @@ impl Teller {
             command: String::new(),
             executable_id,
         });
-        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener: None };
         let bytes = decode::key_bytes(&flow.key);
         if flow.connections == 0 {
             // The other end of a dial that is told: it is counted by itself.
@@ -428,7 +425,7 @@ impl Teller {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let opener = self.openers.of(&key, origin);
+        let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
