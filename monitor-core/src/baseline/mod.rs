@@ -285,14 +285,14 @@ impl Baseline {
         Circle::new(self, service, wall)
     }
 
-    /// Records that an edge was seen. Returns whether it is new to the map, and where it is kept; no
-    /// place where there is no room for it.
-    pub fn see(&mut self, sighting: &Sighting) -> (bool, Option<Place>) {
+    /// Records that an edge was seen, for which there is so much `room`. Returns whether it is new to the
+    /// map, and where it is kept; no place where there is no room for it.
+    pub fn see(&mut self, sighting: &Sighting, room: Room) -> (bool, Option<Place>) {
         for service in sighting.edge.services() {
             let record = self.service_mut(service, sighting.at);
             record.last_seen = record.last_seen.max(sighting.at);
         }
-        if self.room_for(&sighting.edge) != Room::Some {
+        if room != Room::Some {
             return (true, None);
         }
         let Self { edges, services, undecided, names, .. } = self;

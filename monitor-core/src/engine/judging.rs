@@ -13,12 +13,13 @@ use crate::incident::{About, Incident, State, dedup_key};
 impl Engine {
     /// An edge happened.
     pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
-        match self.baseline.room_for(&sighting.edge) {
+        let room = self.baseline.room_for(&sighting.edge);
+        match room {
             Room::Some => {}
             Room::NoneOfService => self.losses.add(Loss::ServiceFull, 1),
             Room::None => self.losses.add(Loss::TableFull, 1),
         }
-        let (appeared, place) = self.baseline.see(sighting);
+        let (appeared, place) = self.baseline.see(sighting, room);
         self.keys.stand_for(&sighting.keys, &sighting.edge, place);
         match self.judgement(now, sighting) {
             Judgement::Normal => {}

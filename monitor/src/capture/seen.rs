@@ -299,15 +299,17 @@ impl Told {
 
     /// Takes note of a key entered into the map at `first_seen_ns`.
     pub(super) fn see(&mut self, bytes: KeyBytes, first_seen_ns: u64) -> Sighting {
-        if self.knows(&bytes, first_seen_ns) {
+        let told_ms = clock::boot_ms();
+        let before = self.keys.get_mut(&bytes);
+        let stored = before.as_ref().is_some_and(|told| told.stored);
+        let same = before.filter(|told| told.first_seen_ns >= first_seen_ns);
+        if same.as_ref().is_some_and(|told| !told.again) {
             return Sighting::Known;
         }
-        let told_ms = clock::boot_ms();
         if let Some(ledger) = &mut self.ledger {
             ledger.told(bytes);
         }
-        let before = self.keys.get_mut(&bytes);
-        if let Some(told) = before.filter(|told| told.first_seen_ns >= first_seen_ns) {
+        if let Some(told) = same {
             // What it counted was told; only its judgement was not.
             (told.again, told.told_ms) = (false, told_ms);
             return Sighting::New;
@@ -321,7 +323,7 @@ impl Told {
             told_ms,
             again: false,
             queued: false,
-            stored: self.keys.get(&bytes).is_some_and(|told| told.stored),
+            stored,
         };
         match self.keys.insert(bytes, told) {
             None => Sighting::New,
