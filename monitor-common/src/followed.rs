@@ -107,6 +107,39 @@ impl Followed {
     }
 }
 
+/// Element of `OPENERS`, of which there are `1 << bits`: in which cgroup a socket was opened. A newcomer
+/// takes its place from whoever stands there: what counts is the time until it is used.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Opened {
+    cookie: u64,
+    cgroup_id: u64,
+    sum: u64,
+}
+const _: () = assert!(size_of::<Opened>() == 24);
+
+impl Opened {
+    /// Takes note of a socket.
+    #[inline(always)]
+    pub const fn fill(&mut self, cookie: u64, cgroup_id: u64) {
+        self.cookie = cookie;
+        self.cgroup_id = cgroup_id;
+        self.sum = !(cookie ^ cgroup_id);
+    }
+
+    /// The cgroup that the socket was opened in, where that is known and another than `caller`; else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_another(&self, cookie: u64, caller: u64) -> u64 {
+        let (held, cgroup_id, sum) = (self.cookie, self.cgroup_id, self.sum);
+        if held == cookie && sum == !(held ^ cgroup_id) && cgroup_id != caller {
+            cgroup_id
+        } else {
+            0
+        }
+    }
+}
+
 /// The client's end of a TCP connection.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -323,6 +356,20 @@ mod tests {
             sum: 0,
         };
         Dials { entered: 0, slots: [empty; 4] }
+    }
+
+    #[test]
+    fn a_socket_is_anothers_where_another_opened_it() {
+        let mut slot = Opened { cookie: 0, cgroup_id: 0, sum: 0 };
+        assert_eq!(slot.by_another(5, 1), 0);
+        slot.fill(5, 2);
+        assert_eq!(
+            (slot.by_another(5, 1), slot.by_another(5, 2), slot.by_another(6, 1)),
+            (2, 0, 0)
+        );
+        // Of two writers, half and half.
+        slot.cgroup_id = 3;
+        assert_eq!(slot.by_another(5, 1), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use executable::{
 pub use flood::{
     BUDGET_SPAN_NS, Budget, Flood, Payer, SKETCH_REGISTERS, peer_hash, peer_note, register_of,
 };
-pub use followed::{ClientKey, Dialler, Dials, Followed, Tracked};
+pub use followed::{ClientKey, Dialler, Dials, Followed, Opened, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
@@ -57,6 +57,7 @@ pub mod map {
     pub const LISTENERS: &str = "LISTENERS";
     pub const BOUND: &str = "BOUND";
     pub const DIALS: &str = "DIALS";
+    pub const OPENERS: &str = "OPENERS";
     pub const NETS: &str = "NETS";
     pub const TRIED: &str = "TRIED";
     pub const MAKERS: &str = "MAKERS";
@@ -78,7 +79,8 @@ pub mod global {
     pub const NETNS_IN_SOCK_OPS: &str = "NETNS_IN_SOCK_OPS";
     /// `u64`, the time in which one more new key may be told of a cgroup, in nanoseconds.
     pub const BUDGET_INTERVAL_NS: &str = "BUDGET_INTERVAL_NS";
-    /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted.
+    /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted, and who opens
+    /// which socket.
     pub const FULL: &str = "FULL";
     /// `[u64; 2]`, the cgroup below which all is watched and how far it is below the root; zeros where
     /// that is everywhere. For what belongs to no cgroup.
@@ -283,9 +285,8 @@ pub struct Origin {
     /// The client's own address; zero where it is not known.
     pub client: Address,
     pub process: Process,
-    /// The client's own port; 0 where it is not known.
-    pub client_port: u16,
-    pub _reserved: [u8; 6],
+    /// See [`Origin::ends`].
+    pub ends: u64,
 }
 const _: () = assert!(size_of::<Origin>() == 64);
 
@@ -303,9 +304,28 @@ impl Origin {
         executable_id: 0,
         client: Address::ZERO,
         process: Process::UNKNOWN,
-        client_port: 0,
-        _reserved: [0; 6],
+        ends: 0,
     };
+
+    /// The client's own port, 0 where it is not known, and above it the cgroup that the socket was opened
+    /// in, where that is known to be another than the caller's, else 0. In one word, and ids of cgroups
+    /// are counted up from 1: the upper bits are free.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends(client_port: u16, opener: u64) -> u64 {
+        client_port as u64 | opener << 16
+    }
+
+    #[must_use]
+    pub const fn client_port(&self) -> u16 {
+        let [low, high, ..] = self.ends.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
+    #[must_use]
+    pub const fn opener(&self) -> u64 {
+        self.ends >> 16
+    }
 }
 
 /// Value of `SEEN`: counters since the key was entered, never reset.

@@ -7,10 +7,12 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use monitor_common::{Address, Bound, Loss, Protocol};
 
+use crate::budget;
 use crate::emit;
 use crate::maps::BOUND;
 use crate::note::note;
 use crate::owner;
+use crate::seen;
 use crate::words::Words;
 
 const ALLOW: i32 = 1;
@@ -67,12 +69,22 @@ fn try_bind(sock: *mut bpf_sock, address: Address) {
         protocol,
         _reserved: [0; 5],
     });
+    if !budget::spend_on_bind(bound.owner.cgroup_id, seen::about_now_ns()) {
+        // Whoever lets the kernel choose is a client, and passes for one.
+        if port < FIRST_EPHEMERAL && !matches!(protocol, Protocol::Tcp) {
+            emit::lost(Loss::MapFull);
+        }
+        return;
+    }
     // SAFETY: `sock` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
     if BOUND.insert(&cookie, &*bound, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
+
+/// Where the ports begin that the kernel chooses, unless somebody set that.
+const FIRST_EPHEMERAL: u32 = 32_768;
 
 /// A multipath socket binds as itself; its listening subflow has a cookie of its own.
 const IPPROTO_MPTCP: u32 = 262;

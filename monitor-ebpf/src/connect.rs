@@ -66,8 +66,11 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let mut caller = owner::current();
     let netns_cookie = netns_cookie(ctx);
     let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established));
+    // SAFETY: `ctx` is this hook's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let mut flags = 0;
     if !seen::is_known(&key) {
+        let opener = follow::opener(cookie, caller.cgroup_id);
         caller.process = owner::process(caller.process.pid);
         let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
         let sighted = seen::observe::<SKETCHED>(&attempted, seen::now_ns(), || Origin {
@@ -75,15 +78,12 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
             executable_id: caller.executable_id,
             client: Address::ZERO,
             process: caller.process,
-            client_port: 0,
-            _reserved: [0; 6],
+            ends: Origin::ends(0, opener),
         });
         // A flood takes no place from connections that are told.
         let untold = sighted == Sighted::OverBudget;
         flags = if untold { Followed::UNTOLD } else { Followed::NEWS };
     }
-    // SAFETY: `ctx` is this hook's context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process) {
         followed.flags = flags;
     }

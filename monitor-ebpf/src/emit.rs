@@ -3,7 +3,9 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::{
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
+};
 use monitor_common::{
     CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, News, Origin, RecordKind,
     WAKE_INTERVAL_NS,
@@ -31,6 +33,9 @@ pub(crate) fn flow(news: News, key: &FlowKey, origin: &Origin, now_ns: u64) {
 /// Tells of a new cgroup; `fill` writes its path in place and returns how long it is.
 #[inline(always)]
 pub(crate) fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut CgroupCreated) -> u32) {
+    if is_half_full() {
+        return lost(Loss::RingFull);
+    }
     let Some(mut record) = EVENTS.reserve::<CgroupCreated>(0) else {
         return lost(Loss::RingFull);
     };
@@ -48,11 +53,22 @@ pub(crate) fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut Cgroup
 /// Tells that a cgroup is gone.
 #[inline(always)]
 pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
+    if is_half_full() {
+        return lost(Loss::RingFull);
+    }
     let Some(mut record) = EVENTS.reserve::<CgroupRemoved>(0) else {
         return lost(Loss::RingFull);
     };
     record.write(CgroupRemoved { kind: RecordKind::CgroupRemoved, _reserved: 0, id });
     record.submit(wake(now_ns));
+}
+
+/// No budget limits how many cgroups somebody makes, and their records are large: half of the ring is
+/// for flows alone.
+#[inline(always)]
+fn is_half_full() -> bool {
+    let unread = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    unread > EVENTS.query(u64::from(BPF_RB_RING_SIZE)) >> 1
 }
 
 /// Counts one thing that could not be told.

@@ -1,9 +1,9 @@
 //! TCP connections under way, by socket, and who dialled from where. Where entries are kept and what
 //! happens when there is no room is `monitor_common`'s; here the maps are looked into.
 
-use monitor_common::{ClientKey, Dialler, Dials, FlowKey, Followed, Process};
+use monitor_common::{ClientKey, Dialler, Dials, FlowKey, Followed, Opened, Process};
 
-use crate::maps::{self, DIALS, DIALS_BITS, EXECUTABLE_SEED, SOCKET_BITS, SOCKETS};
+use crate::maps::{self, DIALS, DIALS_BITS, EXECUTABLE_SEED, FULL, OPENERS, SOCKET_BITS, SOCKETS};
 
 /// Follows a socket from now on. Its slot, without flags yet.
 #[inline(always)]
@@ -76,6 +76,31 @@ fn at_home(of: u64, cookie: u64) -> *mut Followed {
 #[inline(always)]
 fn slot(index: u32) -> *mut Followed {
     maps::element((&raw const SOCKETS).cast(), index).cast()
+}
+
+/// Takes note of a socket that `cgroup_id` opens.
+#[inline(always)]
+pub(crate) fn opens(cookie: u64, cgroup_id: u64) {
+    if let Some(opened) = opened(cookie) {
+        opened.fill(cookie, cgroup_id);
+    }
+}
+
+/// The cgroup that a socket was opened in, where that is known and another than the `caller`'s; else 0.
+#[inline(always)]
+pub(crate) fn opener(cookie: u64, caller: u64) -> u64 {
+    if FULL.load() == 0 {
+        return 0;
+    }
+    opened(cookie).map_or(0, |it| it.by_another(cookie, caller))
+}
+
+#[inline(always)]
+fn opened<'a>(cookie: u64) -> Option<&'a mut Opened> {
+    let place = Followed::place(cookie, SOCKET_BITS.load());
+    let opened = maps::element((&raw const OPENERS).cast(), place).cast::<Opened>();
+    // SAFETY: null, or a valid map value, which carries its sum.
+    unsafe { opened.as_mut() }
 }
 
 /// Takes note of who dials as `client`.

@@ -10,7 +10,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
     Address, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed, Lineage,
-    ListenKey, Listener, Loss, Odd, Owner, Payer, STACK_FRAMES,
+    ListenKey, Listener, Loss, Odd, Opened, Owner, Payer, STACK_FRAMES,
 };
 
 use crate::time::Tick;
@@ -40,14 +40,16 @@ pub(crate) static SOCKETS: Array<Followed> = Array::with_max_entries(1024, 0);
 
 /// Who listens where (TCP). Written at listen, and by the agent for listeners older than itself;
 /// read at accept, and by the agent for those that `SEEN` forgot; removed when the last of them
-/// closes. Full: `MapFull`, and what is accepted
-/// there is `Unattributed`. Never LRU: an idle listener must keep its owner.
+/// closes. Full: the socket carries its owner in `OWNERS`, which is dearer at every accept; what is
+/// accepted at one that is older than the agent is `Unattributed`. Never LRU: an idle listener must
+/// keep its owner.
 #[map]
 pub(crate) static LISTENERS: HashMap<ListenKey, Listener> = HashMap::with_max_entries(1024, 0);
 
 /// Sockets bound to a local port, by cookie. Written at bind, and by the agent for sockets older
 /// than itself; read at listen and for datagrams. Full: the longest unused is forgotten: its
-/// datagrams then pass for a client's.
+/// datagrams then pass for a client's, until the agent enters it again. What one cgroup binds is
+/// limited (`budget`): beyond it `MapFull`.
 #[map]
 pub(crate) static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(1024, 0);
 
@@ -79,10 +81,15 @@ pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
 
 /// With whom a bound port exchanges datagrams, by a hash of its owner, the far end and who began: a
 /// client that asked of late, to whom alone is what is sent an answer; or a far end that was sent a
-/// request beyond a budget, whose answer is nothing new. Written and read by `datagram`. Full: the
-/// longest unused is forgotten, and an answer passes for a beginning.
+/// request beyond a budget, whose answer is nothing new. With what kind of far end it is. Written and read
+/// by `datagram`. Full: the longest unused is forgotten, and an answer passes for a beginning.
 #[map]
 pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
+
+/// In which cgroup sockets were opened, by socket cookie. Written when made, in full detail, and read when
+/// they dial or send what is new. Full: whoever stood there is forgotten, and asked for by the agent.
+#[map]
+pub(crate) static OPENERS: Array<Opened> = Array::with_max_entries(2, 0);
 
 /// The internal networks. Written by the agent before anything is attached, read for inbound flows.
 #[map]
@@ -120,8 +127,8 @@ pub(crate) static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TICKS: Array<Tick> = Array::with_max_entries(1, 0);
 
-/// The owner of a listening socket whose address another cgroup listens at too; the kernel hands
-/// it on to every socket accepted from it. Laid by hand: it needs a flag that `SkStorage` lacks.
+/// The owner of a listening socket whose address another cgroup listens at too, or that found no room
+/// in `LISTENERS`; the kernel hands it on to every socket accepted from it. Laid by hand: it needs a flag that `SkStorage` lacks.
 #[repr(C)]
 pub(crate) struct OwnerStorage {
     r#type: *const [i32; SK_STORAGE],

@@ -55,8 +55,7 @@ fn tell(key: &FlowKey, odd: &Odd) {
         executable_id: odd.owner.executable_id,
         client: Address::ZERO,
         process: odd.owner.process,
-        client_port: 0,
-        _reserved: [0; 6],
+        ends: 0,
     });
 }
 

@@ -1,17 +1,21 @@
 //! Sockets that are neither TCP's nor UDP's, as they are made: who made what. Where they send is seen
-//! in `net`.
+//! in `net`. Of all others, in full detail, only in which cgroup they are opened.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_stack};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
+    bpf_get_socket_cookie,
+};
 use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext};
 use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::budget::SKETCHED;
 use crate::emit;
-use crate::maps::{MAKERS, NETS, ODD, TRIED, WATCHED};
+use crate::follow;
+use crate::maps::{FULL, MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -49,6 +53,11 @@ fn sock_create(ctx: SockContext) -> i32 {
     // Nearly every socket ends here.
     if is_odd(kind, protocol) {
         try_create(ctx.sock, kind, protocol);
+    } else if FULL.load() != 0 {
+        // SAFETY: this hook's context, and a helper without arguments.
+        let (cookie, cgroup_id) =
+            unsafe { (bpf_get_socket_cookie(ctx.sock.cast()), bpf_get_current_cgroup_id()) };
+        follow::opens(cookie, cgroup_id);
     }
     ALLOW
 }
@@ -82,8 +91,7 @@ fn told(owner: &Owner, kind: SocketKind, protocol: u8, netns_cookie: u64) {
         executable_id: owner.executable_id,
         client: Address::ZERO,
         process: owner.process,
-        client_port: 0,
-        _reserved: [0; 6],
+        ends: 0,
     });
 }
 

@@ -126,8 +126,7 @@ fn dialler(tracked: &Tracked, client: Address, client_port: u16) -> Origin {
         executable_id: tracked.key.executable_id,
         client,
         process: tracked.process,
-        client_port,
-        _reserved: [0; 6],
+        ends: Origin::ends(client_port, 0),
     }
 }
 
@@ -162,8 +161,7 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
             executable_id: owner.executable_id,
             client,
             process: owner.process,
-            client_port,
-            _reserved: [0; 6],
+            ends: Origin::ends(client_port, 0),
         });
         if is_known {
             seen::repeat(&key, &origin, seen::now_ns());
@@ -286,7 +284,8 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
         return;
     }
     let key = Words::of(listen_key(netns_cookie(ctx), local(ctx), local_port(ctx)));
-    if enter(ctx, &key, &owner) {
+    // Where the table has no room, the socket itself says whose it is.
+    if enter(ctx, &key, &owner) || owner::store(socket(ctx), owner) {
         watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     } else {
         emit::lost(Loss::MapFull);

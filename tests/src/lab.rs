@@ -291,7 +291,7 @@ impl Namespace {
 
     /// What a shell in the namespace prints.
     #[track_caller]
-    fn run(&self, script: &str) -> String {
+    pub fn run(&self, script: &str) -> String {
         let net = format!("--net=/run/netns/{}", self.name);
         finish(Command::new("nsenter").args([&net, "sh", "-c", script])).done()
     }

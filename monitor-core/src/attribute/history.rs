@@ -2,23 +2,21 @@
 //! of this machine restarts or is down. Trusts no address for more than that: what was established
 //! is named by its two ends alone.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::attribute::shares::Shares;
 use crate::edge::Edge;
 use crate::flow::Protocol;
 use crate::ids::ServiceName;
 
-/// The edges that were reached, by the client and what it dialled. Bounded by [`History::BOUND`]; a
-/// full one starts anew, which costs names and never invents one.
+/// The edges that were reached, by the client and what it dialled. What is forgotten costs names and
+/// never invents one.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    reached: BTreeMap<(ServiceName, Protocol, SocketAddr), Edge>,
+    reached: Shares<ServiceName, (ServiceName, Protocol, SocketAddr), Edge>,
 }
 
 impl History {
-    const BOUND: usize = 65_536;
-
     /// Remembers that dialling `dialled` was `edge`.
     pub(crate) fn remember(&mut self, edge: &Edge, dialled: SocketAddr) {
         let (Some(client), Some(_)) = (edge.client.service(), edge.server.service()) else {
@@ -27,10 +25,11 @@ impl History {
         if edge.is_provisional() {
             return;
         }
-        if self.reached.len() >= Self::BOUND {
-            self.reached.clear();
-        }
-        self.reached.insert((client.clone(), edge.port.protocol, dialled), edge.clone());
+        self.reached.insert(
+            client.clone(),
+            (client.clone(), edge.port.protocol, dialled),
+            edge.clone(),
+        );
     }
 
     /// The edge that `client` last meant by dialling this.

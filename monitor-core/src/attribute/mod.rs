@@ -4,14 +4,16 @@
 
 mod history;
 mod pairing;
+mod shares;
 mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edge::{Edge, Peer, Port, executable_name};
+use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
     Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
 };
@@ -70,7 +72,7 @@ pub struct Sighting {
     pub seen_from: SeenFrom,
     pub at: WallTime,
     /// The dialling (or listening) process; None where only the far end was seen.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     /// Where the edge's owner runs.
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
@@ -163,7 +165,7 @@ impl Attribution {
         match (flow.key.direction, flow.key.remote) {
             (_, Remote::Socket(socket)) => ready.push(self.opens(&flow, socket)),
             (Direction::Inbound, Remote::Cgroup(client)) => {
-                ready.extend(self.accepted_from(client, &flow));
+                self.accepted(now, client, flow, &mut ready);
             }
             (Direction::Inbound, Remote::World) => ready.push(self.inbound(&flow, Peer::World)),
             (Direction::Inbound, Remote::Address(_)) if flow.key.protocol.serves_datagrams() => {
@@ -236,20 +238,26 @@ impl Attribution {
 
     /// A dial: joins what already waits for the same peer, else waits itself.
     fn dialled(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
+        let (key, client) = (flow.key, flow.client);
+        self.join(now, flow, ready);
+        if let Some(own) = client {
+            self.waiting.settle(&key, own);
+            let accept = self.waiting.take_accept(key.cgroup, own);
+            ready.extend(accept.and_then(|accept| self.release(accept)));
+        }
+    }
+
+    fn join(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
         let Some((number, waiting)) = self.waiting.of_dial(&flow.key) else {
             return self.wait(now, flow, ready);
         };
-        let (outcome, cgroup) = (flow.key.outcome, flow.key.cgroup);
+        let outcome = flow.key.outcome;
         waiting.keys.push(flow.key);
         waiting.flow.begun = waiting.flow.begun.min(flow.begun);
         waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
         if waiting.flow.process.is_none() {
             waiting.flow.process = flow.process;
-        }
-        if let Some(client) = flow.client.filter(|_| waiting.flow.client.is_none()) {
-            waiting.flow.client = Some(client);
-            self.waiting.known_client(number, cgroup, client);
         }
         // A failed dial has no other end that could still report it.
         if outcome.is_final() && !outcome.reached() {
@@ -273,14 +281,26 @@ impl Attribution {
         }
     }
 
-    /// The kernel matched both ends: the accepting side names the client's cgroup.
-    fn accepted_from(&mut self, client: CgroupId, flow: &Flow) -> Option<Sighting> {
+    /// The kernel matched both ends. By Fast Open that may be before the dialler's end is told, which
+    /// says who dialled: it is on its way.
+    fn accepted(&mut self, now: Now, client: CgroupId, flow: Flow, ready: &mut Vec<Sighting>) {
+        let port = flow.key.port;
+        if flow.client.is_some_and(|own| self.waiting.may_tell(client, own, port)) {
+            // Whoever dials there need not wait to know whom.
+            self.answers(client, &flow);
+            return self.wait(now, flow, ready);
+        }
+        let keys = vec![flow.key];
+        ready.push(self.accepted_from(client, &flow, keys));
+    }
+
+    /// The accepting side names the client's cgroup; `keys` stand for it.
+    fn accepted_from(&mut self, client: CgroupId, flow: &Flow, mut keys: Vec<FlowKey>) -> Sighting {
         let edge = Edge {
             client: self.peer_of(client),
             server: self.peer_of(flow.key.cgroup),
             port: Port { number: flow.key.port, protocol: flow.key.protocol },
         };
-        let mut keys = vec![flow.key];
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
@@ -293,7 +313,7 @@ impl Attribution {
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
         }
-        Some(Sighting {
+        Sighting {
             workload: self.workloads.get(&client).cloned(),
             edge,
             outcome: flow.key.outcome,
@@ -304,7 +324,7 @@ impl Attribution {
             begun: flow.begun,
             opened_by,
             keys,
-        })
+        }
     }
 
     /// Without address translation a client dials what it reached, and so does its next dial.
@@ -362,6 +382,9 @@ impl Attribution {
     /// The wait is over: what is known by now is what is told.
     fn release(&mut self, waiting: Waiting) -> Option<Sighting> {
         let Waiting { flow, keys, .. } = waiting;
+        if let Remote::Cgroup(client) = flow.key.remote {
+            return Some(self.accepted_from(client, &flow, keys));
+        }
         let Remote::Address(address) = flow.key.remote else {
             return None;
         };
@@ -441,15 +464,25 @@ impl Attribution {
 }
 
 /// What a process says of itself, as safe text.
-fn safe_process(process: Process) -> Process {
-    let name = |path: Option<String>| path.as_deref().map(executable_name);
-    let ancestors = process.ancestors.into_iter().take(Process::ANCESTORS);
-    Process {
-        executable: name(process.executable),
-        command: executable_name(&process.command),
-        ancestors: ancestors.map(|it| Ancestor { executable: name(it.executable), ..it }).collect(),
-        ..process
+fn safe_process(process: Arc<Process>) -> Arc<Process> {
+    if is_safe_process(&process) {
+        return process;
     }
+    let name = |path: &Option<String>| path.as_deref().map(executable_name);
+    let ancestor = |it: &Ancestor| Ancestor { pid: it.pid, executable: name(&it.executable) };
+    Arc::new(Process {
+        executable: name(&process.executable),
+        command: executable_name(&process.command),
+        ancestors: process.ancestors.iter().take(Process::ANCESTORS).map(ancestor).collect(),
+        ..*process
+    })
+}
+
+/// As nearly all are.
+fn is_safe_process(process: &Process) -> bool {
+    let names = process.ancestors.iter().map(|it| &it.executable).chain([&process.executable]);
+    let mut texts = names.flatten().chain([&process.command]);
+    process.ancestors.len() <= Process::ANCESTORS && texts.all(|it| is_executable_name(it))
 }
 
 /// What an outbound flow dialled.

@@ -3,12 +3,13 @@
 //! that owns the dialled address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::flow::{Flow, FlowKey, Protocol, Remote};
 use crate::ids::{CgroupId, NetnsCookie};
 
 use crate::attribute::client_address;
+use crate::attribute::shares::Shares;
 
 /// A server as a dial found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +31,21 @@ type Dial = (CgroupId, Protocol, IpAddr, u16);
 /// A datagram service as its own side saw it: the namespace, its port, and the client's address.
 type Served = (NetnsCookie, Protocol, u16, IpAddr);
 
-/// What is known of addresses on this machine. Each table is bounded by [`Namespaces::BOUND`]; a
-/// full one starts anew, which costs a pairing and never invents one.
+/// A datagram dial: the client's namespace, the dialled address and port.
+type Dialled = (NetnsCookie, Protocol, IpAddr, u16);
+
+/// What is known of addresses on this machine. In each table every cgroup has its share; what is
+/// forgotten costs a pairing and never invents one.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
     addresses: BTreeMap<NetnsCookie, BTreeSet<IpAddr>>,
-    pairs: BTreeMap<Dial, Listening>,
-    served: BTreeMap<Served, CgroupId>,
-    /// Datagram dials: the client's namespace, the dialled address and port.
-    dialled: BTreeSet<(NetnsCookie, Protocol, IpAddr, u16)>,
+    /// The same the other way round.
+    owners: BTreeMap<IpAddr, BTreeSet<NetnsCookie>>,
+    pairs: Shares<CgroupId, Dial, Listening>,
+    served: Shares<CgroupId, Served, CgroupId>,
+    dialled: Shares<CgroupId, Dialled, ()>,
+    /// Whom `pairs` may lead to.
+    servers: BTreeSet<CgroupId>,
 }
 
 impl Namespaces {
@@ -47,13 +54,31 @@ impl Namespaces {
     pub(crate) fn set(&mut self, netns: NetnsCookie, addresses: &[IpAddr]) {
         if self.addresses.len() >= Self::BOUND {
             self.addresses.clear();
+            self.owners.clear();
         }
-        self.addresses.insert(netns, addresses.iter().copied().collect());
+        let now: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        for address in &now {
+            self.owners.entry(*address).or_default().insert(netns);
+        }
+        for address in self.addresses.insert(netns, now.clone()).unwrap_or_default() {
+            if !now.contains(&address)
+                && let Some(owners) = self.owners.get_mut(&address)
+            {
+                owners.remove(&netns);
+                if owners.is_empty() {
+                    self.owners.remove(&address);
+                }
+            }
+        }
     }
 
     pub(crate) fn forget_cgroup(&mut self, cgroup: CgroupId) {
-        self.pairs.retain(|dial, server| dial.0 != cgroup && server.cgroup != cgroup);
-        self.served.retain(|_, server| *server != cgroup);
+        self.pairs.forget(&cgroup);
+        self.served.forget(&cgroup);
+        self.dialled.forget(&cgroup);
+        if self.servers.remove(&cgroup) {
+            self.pairs.retain(|server| server.cgroup != cgroup);
+        }
     }
 
     /// Remembers that this dial reached that server.
@@ -61,10 +86,13 @@ impl Namespaces {
         let Remote::Address(address) = dial.remote else {
             return;
         };
-        if self.pairs.len() >= Self::BOUND {
-            self.pairs.clear();
+        if self.servers.len() >= Self::BOUND {
+            self.servers.clear();
+            self.pairs = Shares::default();
         }
-        self.pairs.insert((dial.cgroup, dial.protocol, address, dial.port), server);
+        self.servers.insert(server.cgroup);
+        let key = (dial.cgroup, dial.protocol, address, dial.port);
+        self.pairs.insert(dial.cgroup, key, server);
     }
 
     /// Remembers who answers datagrams where.
@@ -72,11 +100,8 @@ impl Namespaces {
         let Remote::Address(client) = inbound.key.remote else {
             return;
         };
-        if self.served.len() >= Self::BOUND {
-            self.served.clear();
-        }
         let FlowKey { protocol, port, cgroup, .. } = inbound.key;
-        self.served.insert((inbound.netns, protocol, port, client), cgroup);
+        self.served.insert(cgroup, (inbound.netns, protocol, port, client), cgroup);
     }
 
     /// Remembers whom datagrams were sent to, and from which namespace.
@@ -84,13 +109,10 @@ impl Namespaces {
         let Remote::Address(address) = outbound.key.remote else {
             return;
         };
-        if !outbound.key.protocol.serves_datagrams() {
-            return;
+        let FlowKey { protocol, port, cgroup, .. } = outbound.key;
+        if protocol.serves_datagrams() {
+            self.dialled.insert(cgroup, (outbound.netns, protocol, address, port), ());
         }
-        if self.dialled.len() >= Self::BOUND {
-            self.dialled.clear();
-        }
-        self.dialled.insert((outbound.netns, outbound.key.protocol, address, outbound.key.port));
     }
 
     /// The server that a dial reached, if it is on this machine and known.
@@ -105,18 +127,8 @@ impl Namespaces {
         if !key.protocol.serves_datagrams() {
             return None;
         }
-        let mut servers: Vec<CgroupId> = self
-            .served
-            .iter()
-            .filter(|((netns, protocol, port, client), _)| {
-                *port == key.port
-                    && *protocol == key.protocol
-                    && self.owns(*netns, address, dial.netns)
-                    && client_address(dial).is_none_or(|mine| mine == *client)
-                    && self.owns(dial.netns, *client, *netns)
-            })
-            .map(|(_, server)| *server)
-            .collect();
+        let at = self.owners_of(address, dial.netns);
+        let mut servers: Vec<CgroupId> = at.flat_map(|netns| self.serving(netns, dial)).collect();
         servers.dedup();
         match servers.as_slice() {
             [server] => Some(Listening { cgroup: *server, port: key.port }),
@@ -124,25 +136,61 @@ impl Namespaces {
         }
     }
 
+    /// Who in this namespace answered datagrams at the dialled port, to one who may be this client.
+    fn serving(&self, netns: NetnsCookie, dial: &Flow) -> Vec<CgroupId> {
+        let FlowKey { protocol, port, .. } = dial.key;
+        let mine = client_address(dial);
+        let clients = |from: IpAddr, to: IpAddr| {
+            let keys = (netns, protocol, port, from)..=(netns, protocol, port, to);
+            let found = self.served.range(keys);
+            let found = found.filter(move |((.., client), _)| mine.is_none_or(|it| it == *client));
+            found.map(|(_, server)| *server)
+        };
+        let own = self.addresses.get(&dial.netns).into_iter().flatten();
+        let mut servers: Vec<CgroupId> = own.flat_map(|own| clients(*own, *own)).collect();
+        if netns == dial.netns {
+            servers.extend(LOOPBACK.into_iter().flat_map(|(from, to)| clients(from, to)));
+        }
+        servers
+    }
+
     /// Whether a client on this machine has dialled what this inbound datagram reached.
     pub(crate) fn has_client(&self, inbound: &Flow) -> bool {
         let Remote::Address(client) = inbound.key.remote else {
             return false;
         };
-        self.dialled.iter().any(|(netns, protocol, address, port)| {
-            *port == inbound.key.port
-                && *protocol == inbound.key.protocol
-                && self.owns(inbound.netns, *address, *netns)
-                && self.owns(*netns, client, inbound.netns)
+        let FlowKey { protocol, port, .. } = inbound.key;
+        let own = self.addresses.get(&inbound.netns);
+        self.owners_of(client, inbound.netns).any(|netns| {
+            let mut own = own.into_iter().flatten();
+            own.any(|own| self.dialled.contains(&(netns, protocol, *own, port)))
+                || netns == inbound.netns && self.has_dialled_itself(netns, protocol, port)
         })
     }
 
-    /// Whether `address`, used by somebody in namespace `user`, means namespace `netns`: loopback
-    /// addresses mean the user's own.
-    fn owns(&self, netns: NetnsCookie, address: IpAddr, user: NetnsCookie) -> bool {
-        if address.is_loopback() {
-            return netns == user;
-        }
-        self.addresses.get(&netns).is_some_and(|mine| mine.contains(&address))
+    /// Whether somebody in this namespace has dialled it by an address of loopback.
+    fn has_dialled_itself(&self, netns: NetnsCookie, protocol: Protocol, port: u16) -> bool {
+        LOOPBACK.into_iter().any(|(from, to)| {
+            let keys = (netns, protocol, from, 0)..=(netns, protocol, to, u16::MAX);
+            self.dialled.range(keys).any(|((.., dialled), ())| *dialled == port)
+        })
+    }
+
+    /// The namespaces that `address`, used by somebody in namespace `user`, may mean: loopback addresses
+    /// mean the user's own.
+    fn owners_of(
+        &self,
+        address: IpAddr,
+        user: NetnsCookie,
+    ) -> impl Iterator<Item = NetnsCookie> + '_ {
+        let own = address.is_loopback().then_some(user);
+        let owners = self.owners.get(&address).filter(|_| own.is_none());
+        own.into_iter().chain(owners.into_iter().flatten().copied())
     }
 }
+
+/// Addresses that every namespace has, from and to.
+const LOOPBACK: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), IpAddr::V4(Ipv4Addr::new(127, 255, 255, 255))),
+    (IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)),
+];

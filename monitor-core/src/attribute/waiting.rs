@@ -1,5 +1,6 @@
 //! Flows that wait a moment for their outcome or their other end: first in, first out, found by what
-//! was dialled and by the client's own end, without a walk over all of them.
+//! was dialled and by the client's own end, without a walk over all of them. By Fast Open an accept may
+//! be told before its dialler's own end is known: then the accept waits for the dial.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -7,10 +8,11 @@ use std::net::SocketAddr;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use crate::flow::{Flow, FlowKey, Outcome};
+use crate::flow::{Direction, Flow, FlowKey, Outcome, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId};
 
-/// A dial that may still learn its outcome or its other end, or an inbound datagram.
+/// A dial that may still learn its outcome or its other end, an inbound datagram, or what was accepted
+/// from a dial that is about to say who it is.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) flow: Flow,
@@ -28,6 +30,10 @@ pub(crate) struct WaitingRoom {
     present: usize,
     by_dial: HashMap<FlowKey, u64, FixedState>,
     by_client: HashMap<(CgroupId, SocketAddr), u64, FixedState>,
+    /// What was accepted from a client.
+    by_accept: HashMap<(CgroupId, SocketAddr), u64, FixedState>,
+    /// How many TCP dials of a cgroup to a port do not know their own end yet.
+    unsettled: HashMap<(CgroupId, u16), usize, FixedState>,
     /// How many each cgroup has here.
     by_cgroup: HashMap<CgroupId, usize, FixedState>,
 }
@@ -35,6 +41,12 @@ pub(crate) struct WaitingRoom {
 /// A key without its outcome: the same for all that is told of one dial.
 const fn dial_of(key: &FlowKey) -> FlowKey {
     FlowKey { outcome: Outcome::Attempted, ..*key }
+}
+
+/// Who dials which port, where a TCP dial does not know its own end yet.
+fn unsettled(flow: &Flow) -> Option<(CgroupId, u16)> {
+    let is_dial = flow.key.direction == Direction::Outbound && flow.key.protocol == Protocol::Tcp;
+    (is_dial && flow.client.is_none()).then_some((flow.key.cgroup, flow.key.port))
 }
 
 impl WaitingRoom {
@@ -45,6 +57,8 @@ impl WaitingRoom {
             present: 0,
             by_dial: HashMap::with_hasher(hasher.clone()),
             by_client: HashMap::with_hasher(hasher.clone()),
+            by_accept: HashMap::with_hasher(hasher.clone()),
+            unsettled: HashMap::with_hasher(hasher.clone()),
             by_cgroup: HashMap::with_hasher(hasher),
         }
     }
@@ -61,8 +75,17 @@ impl WaitingRoom {
         *self.by_cgroup.entry(waiting.flow.key.cgroup).or_default() += 1;
         let number = self.first + self.places.len() as u64;
         self.by_dial.insert(dial_of(&waiting.flow.key), number);
-        if let Some(client) = waiting.flow.client {
-            self.by_client.insert((waiting.flow.key.cgroup, client), number);
+        if let Some(dial) = unsettled(&waiting.flow) {
+            *self.unsettled.entry(dial).or_default() += 1;
+        }
+        match (waiting.flow.client, waiting.flow.key.remote) {
+            (Some(own), Remote::Cgroup(client)) => {
+                self.by_accept.insert((client, own), number);
+            }
+            (Some(own), _) => {
+                self.by_client.insert((waiting.flow.key.cgroup, own), number);
+            }
+            (None, _) => {}
         }
         self.places.push_back(Some(waiting));
         self.present += 1;
@@ -75,9 +98,29 @@ impl WaitingRoom {
         self.places.get_mut(index)?.as_mut().map(|waiting| (number, waiting))
     }
 
-    /// Notes the client's own end of the one with this number.
-    pub(crate) fn known_client(&mut self, number: u64, cgroup: CgroupId, client: SocketAddr) {
-        self.by_client.insert((cgroup, client), number);
+    /// Tells the dial of this key its own end, if it waits and does not know it.
+    pub(crate) fn settle(&mut self, key: &FlowKey, own: SocketAddr) {
+        let Some((number, waiting)) = self.of_dial(key) else {
+            return;
+        };
+        let dial = unsettled(&waiting.flow);
+        if waiting.flow.client.is_none() {
+            waiting.flow.client = Some(own);
+            self.by_client.insert((key.cgroup, own), number);
+            self.is_settled(dial);
+        }
+    }
+
+    /// Whether a dial of `client` to `port` waits that does not know its own end yet, and none that has
+    /// this one.
+    pub(crate) fn may_tell(&self, client: CgroupId, own: SocketAddr, port: u16) -> bool {
+        self.unsettled.contains_key(&(client, port)) && !self.by_client.contains_key(&(client, own))
+    }
+
+    /// Takes out what was accepted from this client.
+    pub(crate) fn take_accept(&mut self, client: CgroupId, own: SocketAddr) -> Option<Waiting> {
+        let number = *self.by_accept.get(&(client, own))?;
+        self.take(number)
     }
 
     /// Takes out the one whose client's own end this is.
@@ -122,8 +165,23 @@ impl WaitingRoom {
         if self.by_dial.get(&dial) == Some(&number) {
             self.by_dial.remove(&dial);
         }
-        if let Some(client) = waiting.flow.client {
-            self.by_client.remove(&(waiting.flow.key.cgroup, client));
+        self.is_settled(unsettled(&waiting.flow));
+        match (waiting.flow.client, waiting.flow.key.remote) {
+            (Some(own), Remote::Cgroup(client)) => self.by_accept.remove(&(client, own)),
+            (Some(own), _) => self.by_client.remove(&(waiting.flow.key.cgroup, own)),
+            (None, _) => None,
+        };
+    }
+
+    fn is_settled(&mut self, dial: Option<(CgroupId, u16)>) {
+        let Some(dial) = dial else {
+            return;
+        };
+        if let Some(count) = self.unsettled.get_mut(&dial) {
+            *count -= 1;
+            if *count == 0 {
+                self.unsettled.remove(&dial);
+            }
         }
     }
 

@@ -169,8 +169,8 @@ pub struct Baseline {
     pub files: Written,
     /// What the files allow, once more: by its edges' services.
     written: Table<Edge, Vec<Allowance>>,
-    /// Of `edges`, as of when their changes were last taken, and of `files`. Whatever changes an
-    /// allowance is taken before anything else is judged.
+    /// Of `edges`, as of when their changes were last taken, with what was learned since, and of
+    /// `files`. Whatever else changes an allowance is taken before anything else is judged.
     known: Known,
     known_by_files: Known,
     /// As `known`: how many of `edges` are undecided.
@@ -332,8 +332,10 @@ impl Baseline {
     /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
     /// person's decision is never learned. Returns whether that was something new.
     pub fn learn(&mut self, sighting: &Sighting) -> bool {
+        let place = self.edges.place_of(&sighting.edge);
         // It was seen: it is touched already.
-        let Some(record) = self.edges.touch(&sighting.edge) else {
+        let Some((place, (_, record))) = place.and_then(|it| Some((it, self.edges.touch_at(it)?)))
+        else {
             return false;
         };
         if record.pending.is_some() {
@@ -374,6 +376,9 @@ impl Baseline {
                 });
             }
         }
+        // It is stored a moment later, and known from now on.
+        self.known.enter(&sighting.edge, place);
+        self.undecided.remove(&sighting.edge, place);
         for service in sighting.edge.services() {
             self.return_to_learning(service, sighting.at);
         }

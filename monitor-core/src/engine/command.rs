@@ -225,7 +225,7 @@ impl Engine {
 
     /// Resolves the incidents whose findings are all allowed by now.
     pub(crate) fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let allowed = |finding: &std::sync::Arc<crate::detect::Finding>| {
+        let allowed = |finding: &std::sync::Arc<crate::incident::Reported>| {
             let executable = finding.executable();
             let Some(edge) = &finding.edge else {
                 return false;

@@ -386,6 +386,8 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
         Observation::Unpinned { path } => Input::Trouble(Trouble::Unpinned { path }),
+        Observation::Joined(joined) => Input::Trouble(Trouble::Joined(joined)),
+        Observation::Removed { cgroup } => Input::Trouble(Trouble::Removed { cgroup }),
         Observation::Canary(canary) => Input::Canary(canary),
     })
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use monitor_common::{
-    Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener,
+    Bound, Dials, Executable, FlowKey, FlowStats, Followed, Lineage, ListenKey, Listener, Opened,
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,10 +77,11 @@ impl Config {
     pub fn takes(&self) -> [(&'static str, u64); 6] {
         let slots = size_of::<Followed>() * Followed::slots(self.socket_bits()) as usize;
         let dials = size_of::<Dials>() << self.dials_bits();
+        let openers = size_of::<Opened>() << self.socket_bits();
         let paths = entries::<u64, Executable>(self.executables());
         [
             ("seen", entries::<FlowKey, FlowStats>(self.seen)),
-            ("connections", (slots + dials) as u64),
+            ("connections", (slots + dials + openers) as u64),
             ("listeners", entries::<ListenKey, Listener>(self.listeners)),
             ("bound", entries::<u64, Bound>(self.bound)),
             ("processes", entries::<u64, Lineage>(self.processes) + paths),

@@ -51,10 +51,12 @@ pub(super) struct Origin {
     pub(super) client: Option<SocketAddr>,
     /// None where no process is known.
     pub(super) process: Option<Caller>,
+    /// Who opened the socket, where the kernel knows that to be another cgroup than the caller's.
+    pub(super) opener: Option<CgroupId>,
 }
 
 /// A process as the kernel knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Caller {
     pub(super) pid: u32,
     pub(super) uid: u32,
@@ -200,13 +202,7 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
         remote,
         local: key.local.map_or(wire::Address::ZERO, address),
         port: key.port,
-        protocol: match key.protocol {
-            Protocol::Tcp => wire::Protocol::Tcp,
-            Protocol::Udp => wire::Protocol::Udp,
-            Protocol::UdpLite => wire::Protocol::UdpLite,
-            Protocol::Icmp => wire::Protocol::Icmp,
-            Protocol::Ip => wire::Protocol::Ip,
-        },
+        protocol: wire_protocol(key.protocol),
         direction: match key.direction {
             Direction::Outbound => wire::Direction::Outbound,
             Direction::Inbound => wire::Direction::Inbound,
@@ -299,8 +295,7 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
             executable_id: caller.map_or(0, |it| it.executable_id),
             client: origin.client.map_or(wire::Address::ZERO, |it| address(it.ip())),
             process,
-            client_port: origin.client.map_or(0, |it| it.port()),
-            _reserved: [0; 6],
+            ends: wire::Origin::ends(origin.client.map_or(0, |it| it.port()), 0),
         },
         ..wire::FlowStats::ONCE
     })
@@ -369,14 +364,24 @@ pub(super) fn opening(
     (zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin))
 }
 
-/// A value of `BOUND`: a UDP socket.
-pub(super) fn bound(local: SocketAddr, owner: SocketOwner) -> BoundBytes {
+const fn wire_protocol(protocol: Protocol) -> wire::Protocol {
+    match protocol {
+        Protocol::Tcp => wire::Protocol::Tcp,
+        Protocol::Udp => wire::Protocol::Udp,
+        Protocol::UdpLite => wire::Protocol::UdpLite,
+        Protocol::Icmp => wire::Protocol::Icmp,
+        Protocol::Ip => wire::Protocol::Ip,
+    }
+}
+
+/// A value of `BOUND`: a socket of UDP or UDP-Lite.
+pub(super) fn bound(protocol: Protocol, local: SocketAddr, owner: SocketOwner) -> BoundBytes {
     let unspecified = local.ip().is_unspecified();
     zerocopy::transmute!(wire::Bound {
         owner: owner.wire(),
         address: if unspecified { wire::Address::ZERO } else { address(local.ip()) },
         port: local.port(),
-        protocol: wire::Protocol::Udp,
+        protocol: wire_protocol(protocol),
         _reserved: [0; 5],
     })
 }
@@ -444,8 +449,9 @@ fn origin(origin: &wire::Origin) -> Origin {
     });
     Origin {
         netns: NetnsCookie(origin.netns_cookie),
-        client: known_ip(origin.client).map(|ip| SocketAddr::new(ip, origin.client_port)),
+        client: known_ip(origin.client).map(|ip| SocketAddr::new(ip, origin.client_port())),
         process,
+        opener: Some(origin.opener()).filter(|id| *id != 0).map(CgroupId),
     }
 }
 
@@ -502,8 +508,7 @@ mod tests {
                 executable_id: 9,
                 client: address("2001:db8::1".parse().unwrap()),
                 process: wire::Process { pid: 1, uid: 2, comm: *b"curl\0garbage\xff\xff\0\0" },
-                client_port: 4,
-                _reserved: [0; 6],
+                ends: wire::Origin::ends(4, 0xffff_ffff_ffff),
             },
         };
         record.as_bytes().to_vec()

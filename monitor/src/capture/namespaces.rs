@@ -40,6 +40,8 @@ pub(super) struct OldSockets {
     pub(super) listeners: Vec<OldSocket>,
     /// UDP sockets on a port that was chosen: one out of the ephemeral range.
     pub(super) receivers: Vec<OldSocket>,
+    /// The same of UDP-Lite.
+    pub(super) lite_receivers: Vec<OldSocket>,
 }
 
 /// The connections of one namespace that are there.
@@ -58,6 +60,7 @@ impl OldSockets {
     pub(super) fn keep(&mut self, cgroups: &HashSet<CgroupId>) {
         self.listeners.retain(|it| cgroups.contains(&it.cgroup));
         self.receivers.retain(|it| cgroups.contains(&it.cgroup));
+        self.lite_receivers.retain(|it| cgroups.contains(&it.cgroup));
     }
 }
 
@@ -258,13 +261,19 @@ fn look() -> io::Result<Namespace> {
 
 fn old_sockets() -> io::Result<OldSockets> {
     let first_ephemeral = first_ephemeral_port();
-    let mut receivers = netlink::sockets(Protocol::Udp, Wanted::Open)?;
-    receivers.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
-    Ok(OldSockets { listeners: netlink::sockets(Protocol::Tcp, Wanted::Open)?, receivers })
+    let chosen = |mut sockets: Vec<OldSocket>| {
+        sockets.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
+        sockets
+    };
+    let receivers = chosen(netlink::sockets(Protocol::Udp, Wanted::Open)?);
+    // Refused where the kernel has no such protocol.
+    let lite = netlink::sockets(Protocol::UdpLite, Wanted::Open).unwrap_or_default();
+    let listeners = netlink::sockets(Protocol::Tcp, Wanted::Open)?;
+    Ok(OldSockets { listeners, receivers, lite_receivers: chosen(lite) })
 }
 
 fn connections() -> io::Result<OldConnections> {
-    let OldSockets { listeners, receivers } = old_sockets()?;
+    let OldSockets { listeners, receivers, .. } = old_sockets()?;
     let ports = |sockets: Vec<OldSocket>| sockets.iter().map(|it| it.local.port()).collect();
     Ok(OldConnections {
         netns: own_cookie()?,

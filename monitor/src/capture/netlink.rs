@@ -37,7 +37,7 @@ pub(super) enum Stage {
 /// Which sockets are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// TCP sockets that listen, UDP sockets that are not connected.
+    /// TCP sockets that listen, UDP and UDP-Lite sockets that are not connected.
     Open,
     /// Those that have a far end, and for TCP are not being closed by this one.
     Connected,
@@ -49,17 +49,20 @@ impl Wanted {
     const fn asked(self, protocol: Protocol) -> Option<(i32, u32)> {
         let states = match (self, protocol) {
             (Self::Open, Protocol::Tcp) => 1 << STATE_LISTEN,
-            (Self::Open, Protocol::Udp) => 1 << STATE_CLOSE,
+            (Self::Open, Protocol::Udp | Protocol::UdpLite) => 1 << STATE_CLOSE,
             (Self::Connected, Protocol::Tcp) => {
                 1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT
             }
             (Self::Connected, Protocol::Udp) => 1 << STATE_ESTABLISHED,
-            (_, Protocol::UdpLite | Protocol::Icmp | Protocol::Ip) => return None,
+            (Self::Connected, Protocol::UdpLite) | (_, Protocol::Icmp | Protocol::Ip) => {
+                return None;
+            }
         };
         let number = match protocol {
             Protocol::Tcp => libc::IPPROTO_TCP,
             Protocol::Udp => libc::IPPROTO_UDP,
-            Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => return None,
+            Protocol::UdpLite => libc::IPPROTO_UDPLITE,
+            Protocol::Icmp | Protocol::Ip => return None,
         };
         Some((number, states))
     }

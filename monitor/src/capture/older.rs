@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
+use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::config::Network;
@@ -153,8 +154,10 @@ impl OlderSockets {
             let (key, value) = decode::listener(netns, socket.local, owner(socket));
             drop(self.listeners.insert(key, value, IF_ABSENT));
         }
-        for socket in &sockets.receivers {
-            let value = decode::bound(socket.local, owner(socket));
+        let receivers = sockets.receivers.iter().map(|it| (Protocol::Udp, it));
+        let lite = sockets.lite_receivers.iter().map(|it| (Protocol::UdpLite, it));
+        for (protocol, socket) in receivers.chain(lite) {
+            let value = decode::bound(protocol, socket.local, owner(socket));
             drop(self.bound.insert(socket.cookie, value, IF_ABSENT));
         }
     }

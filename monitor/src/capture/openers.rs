@@ -1,6 +1,7 @@
 //! Whose a socket is that somebody else uses: one that was handed over, or whose process changed its
 //! cgroup. The hooks know the caller; the socket keeps the cgroup it was opened in, which `sock_diag`
-//! tells of one socket for a few microseconds, while it is there. Asked for news alone, TCP alone.
+//! tells of one socket for a few microseconds, while it is there. Asked for news alone, TCP alone, and not
+//! where the kernel programs said so themselves, as they do in full detail.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -14,12 +14,13 @@ use crate::capture::pins::Set;
 const BUDGETS: u32 = 4096;
 
 /// The sizes that are not the programs' own.
-pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 10] {
+pub(super) fn sizes(config: &Config) -> [(&'static str, u32); 11] {
     [
         (map::SEEN, config.seen.get()),
         (map::BUDGETS, config.seen.get().min(BUDGETS)),
         (map::SOCKETS, Followed::slots(config.socket_bits())),
         (map::DIALS, 1 << config.dials_bits()),
+        (map::OPENERS, 1 << config.socket_bits()),
         (map::ASKED, config.connections.get()),
         (map::LISTENERS, config.listeners.get()),
         (map::BOUND, config.bound.get()),

@@ -19,7 +19,7 @@ struct UnderWay {
     accepts: Accepts,
 }
 
-/// Whether every connection accepted since the last sweep had an owner.
+/// Whether every connection accepted since the last sweep had an owner, and every bound port was noted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepts {
     AllAttributed,
@@ -63,8 +63,7 @@ impl Capture {
             sweep.0 = None;
             self.end_sweep(accepts);
         }
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
+        self.look_at_packets();
         Ok(Some(self.teller.take()))
     }
 
@@ -101,7 +100,8 @@ impl Teller {
             }
         }
         self.told.begin_round();
-        let accepts = if lost.contains(&Loss::Unattributed) {
+        let unknown = |it: &Loss| matches!(it, Loss::Unattributed | Loss::MapFull);
+        let accepts = if lost.iter().any(unknown) {
             Accepts::SomeUnattributed
         } else {
             Accepts::AllAttributed

@@ -9,9 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use monitor_common as wire;
-use monitor_core::flow::{
-    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
-};
+use monitor_core::flow::{Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
@@ -126,7 +124,7 @@ impl Teller {
     /// Begins reading records: they share one reading of the clocks.
     pub(super) fn begin_batch(&mut self) {
         self.clock = Clock::read();
-        self.processes.forget();
+        self.processes.refresh();
     }
 
     /// Tells of one record of the ring.
@@ -211,13 +209,10 @@ impl Teller {
         self.losses.count(Loss::HookMissing, programs as u64);
     }
 
-    /// Tells that programs are no longer attached, or links no longer pinned.
+    /// Tells what became of what is attached and pinned.
     pub(super) fn gone(&mut self, gone: Gone) {
         self.unattached(gone.programs.len());
-        let told = gone.programs.into_iter().map(str::to_owned);
-        self.pending.extend(told.map(|program| Observation::Detached { program }));
-        let path = gone.pin.map(|path| path.display().to_string());
-        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
+        self.pending.extend(gone.told());
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -254,7 +249,7 @@ impl Teller {
             command: String::new(),
             executable_id,
         });
-        let origin = Origin { netns: flow.netns, client: Some(flow.client), process };
+        let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener: None };
         let bytes = decode::key_bytes(&flow.key);
         if flow.connections == 0 {
             // The other end of a dial that is told: it is counted by itself.
@@ -418,7 +413,7 @@ impl Teller {
         // What a dial beyond the budget reached here is told by its server: the process is that one's.
         let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
         let process = origin.process.as_ref().filter(shown_by);
-        let process = process.map(|caller| self.process(caller, at_ns));
+        let process = process.map(|caller| self.processes.describe(caller, at_ns));
         self.floods.example(payer, key, process);
     }
 
@@ -430,11 +425,11 @@ impl Teller {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let opener = self.openers.of(&key, origin);
+        let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
-        let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
+        let process = origin.process.as_ref().map(|caller| self.processes.describe(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -444,13 +439,5 @@ impl Teller {
             begun,
             opener,
         }));
-    }
-
-    fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
-        let mut process = self.processes.describe(caller, at_ns);
-        if process.command.is_empty() {
-            self.processes.complete(&mut process);
-        }
-        process
     }
 }

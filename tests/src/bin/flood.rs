@@ -1,11 +1,13 @@
 //! One cgroup that shows more that is new than anybody could read: dials or sends to addresses that it
-//! never dialled before as fast as it can, each once, and says how many that were. Beside it, the
-//! neighbour who is to notice nothing of it: one who asks and measures how long the answers take. Both
+//! never dialled before as fast as it can, each once, and says how many that were; or makes cgroups, binds
+//! ports or starts programs. Beside it, the neighbour who is to notice nothing of it: one who asks and measures how long the answers take. Both
 //! end by themselves. Knows nothing of Edgewatch.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -15,6 +17,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 const USAGE: &str = "\
 flood datagram|connected|dial NETWORK/PREFIX PORT N|FORs   to so many addresses of the network, or so long
 flood from NETWORK/PREFIX ADDRESS:PORT N|FORs     a datagram from each address of the network, which is ours
+flood cgroups DIRECTORY N|FORs                    cgroups made there and removed
+flood binds ADDRESS N|FORs                        UDP sockets bound to one port after the other
+flood starts N|FORs                               programs, each under another path
 flood requests ADDRESS:PORT N                     asks so often by TCP; prints `p50 MICROSECONDS p99 …`";
 
 fn main() -> ExitCode {
@@ -39,6 +44,23 @@ fn run(words: &[&str]) -> anyhow::Result<String> {
                 send(&own, to)
             })
         }
+        ["cgroups", directory, extent] => Extent::parse(extent)?.flood(|number| {
+            let cgroup = Path::new(directory).join(format!("pop{number}"));
+            fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
+            fs::remove_dir(&cgroup).with_context(|| format!("remove {}", cgroup.display()))
+        }),
+        ["binds", address, extent] => {
+            let address: IpAddr = address.parse()?;
+            Extent::parse(extent)?.flood(|number| {
+                // Those that nobody is given unasked.
+                let port = u16::try_from(1_024 + number % 30_000)?;
+                UdpSocket::bind((address, port)).map(drop).with_context(|| format!("bind {port}"))
+            })
+        }
+        ["starts", extent] => Extent::parse(extent)?.flood(|number| {
+            let started = Command::new(spelled(number)).status().context("start a program")?;
+            if started.success() { Ok(()) } else { bail!("it failed: {started}") }
+        }),
         [way, network, port, extent] => {
             let (network, port) = (Network::parse(network)?, port.parse()?);
             let to = |number| network.peer(number, port);
@@ -57,6 +79,12 @@ fn run(words: &[&str]) -> anyhow::Result<String> {
         }
         _ => bail!("usage:\n{USAGE}"),
     }
+}
+
+/// A program, under a path of this number's own.
+fn spelled(number: u32) -> String {
+    let bits = (0..16).map(|bit| if number >> bit & 1 == 0 { "/" } else { "/./" });
+    format!("/bin{}true", bits.collect::<String>())
 }
 
 fn send(own: &UdpSocket, to: SocketAddr) -> anyhow::Result<()> {

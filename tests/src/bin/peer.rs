@@ -16,6 +16,7 @@ use tests::ways::{self, PATIENCE, answer};
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
+peer serve exchanges ADDRESS:PORT          for `exchange`
 peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, …, udp-many, udp-deaf, …
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
 peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
@@ -26,10 +27,11 @@ peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
+                 `exchange BYTES BYTES` (says and hears so many on each that it holds),
                  `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
                  `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
                  `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
-                 `handed CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
+                 `handed|handed-udp CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
                  `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
@@ -53,6 +55,11 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         ["enter", rest @ ..] => Err(enter(rest)?.into()),
         ["serve", "tcp", address] => serve_tcp(address.parse()?, 1),
         ["serve", "tcp", address, "--ports", ports] => serve_tcp(address.parse()?, ports.parse()?),
+        ["serve", "exchanges", address] => {
+            let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
+            serving(listener.local_addr()?)?;
+            each(&listener, |stream| drop(ways::exchanged(stream)))
+        }
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["serve", way, address] if way.starts_with("udp-") => {
             ways::serve_datagrams(way, address.parse()?, serving)
@@ -149,17 +156,22 @@ fn serve_tcp(address: SocketAddr, ports: u16) -> anyhow::Result<()> {
 
 /// Reads each connection to its end and answers how much that was.
 fn accept(listener: &TcpListener) -> anyhow::Result<()> {
+    each(listener, |mut stream| {
+        let mut buffer = vec![0; 64 << 10];
+        let mut total = 0;
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            total += count;
+        }
+        // The client may be gone already; that is its own business.
+        drop(stream.write_all(answer(total).as_bytes()));
+    })
+}
+
+/// Has each connection a thread of its own.
+fn each(listener: &TcpListener, serve: fn(TcpStream)) -> anyhow::Result<()> {
     for stream in listener.incoming() {
-        let mut stream = stream.context("accept")?;
-        thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            let mut total = 0;
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                total += count;
-            }
-            // The client may be gone already; that is its own business.
-            drop(stream.write_all(answer(total).as_bytes()));
-        });
+        let stream = stream.context("accept")?;
+        thread::spawn(move || serve(stream));
     }
     Ok(())
 }
@@ -214,6 +226,12 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("held")?;
             }
+            ["exchange", says, hears] => {
+                for stream in &mut held {
+                    ways::exchange(stream, says.parse()?, hears.parse()?)?;
+                }
+                say("exchanged")?;
+            }
             ["odd", rest @ ..] => say(odd.obey(rest)?)?,
             ["crowd", address, count] => {
                 crowd(address.parse()?, count.parse()?, &mut held)?;
@@ -225,8 +243,8 @@ fn obey() -> anyhow::Result<()> {
                 held.push(connected(socket, address.parse()?)?);
                 say("moved")?;
             }
-            ["handed", cgroup, address] => {
-                let socket = unconnected()?;
+            [way @ ("handed" | "handed-udp"), cgroup, address] => {
+                let socket = if *way == "handed" { unconnected()? } else { unbound()? };
                 held.push(TcpStream::from(socket.try_clone().context("keep")?));
                 let program = std::env::current_exe().context("this program")?;
                 let mut command = Command::new(&program);
@@ -269,6 +287,11 @@ fn crowd(address: SocketAddr, count: usize, held: &mut Vec<TcpStream>) -> anyhow
 fn unconnected() -> anyhow::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketType, socket};
     socket(AddressFamily::INET, SocketType::STREAM, None).context("open a socket")
+}
+
+fn unbound() -> anyhow::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    socket(AddressFamily::INET, SocketType::DGRAM, None).context("open a socket")
 }
 
 fn connected(socket: OwnedFd, address: SocketAddr) -> anyhow::Result<TcpStream> {

@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::bail;
 
 pub use crate::ways::datagram::{exchange as exchange_datagrams, serve as serve_datagrams};
-pub use crate::ways::stream::{Listening, converse, dial as dial_stream, listen};
+pub use crate::ways::stream::{
+    Listening, ORDER_BYTES, converse, dial as dial_stream, exchange, exchanged, listen,
+};
 
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);

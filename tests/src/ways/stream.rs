@@ -62,6 +62,35 @@ pub fn converse(mut stream: TcpStream, said: usize, bytes: usize) -> anyhow::Res
     }
 }
 
+/// Says so many bytes and hears so many, on a connection that stays as it is.
+///
+/// # Errors
+/// It broke off.
+pub fn exchange(stream: &mut TcpStream, says: u64, hears: u64) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&[says.to_be_bytes(), hears.to_be_bytes()].concat())?;
+    io::copy(&mut io::repeat(b'x').take(says), stream)?;
+    let heard = io::copy(&mut (&*stream).take(hears), &mut io::sink())?;
+    if heard == hears { Ok(()) } else { Err(anyhow!("{heard} of {hears} bytes heard")) }
+}
+
+/// The other end of [`exchange`], as long as the connection lasts.
+///
+/// # Errors
+/// It broke off amid an exchange.
+pub fn exchanged(mut stream: TcpStream) -> anyhow::Result<()> {
+    let mut order = [[0; 8]; 2];
+    while stream.read_exact(order.as_flattened_mut()).is_ok() {
+        let [hears, says] = order.map(u64::from_be_bytes);
+        io::copy(&mut (&stream).take(hears), &mut io::sink())?;
+        io::copy(&mut io::repeat(b'x').take(says), &mut stream)?;
+    }
+    Ok(())
+}
+
+/// What [`exchange`] says before it says what it was told to.
+pub const ORDER_BYTES: u64 = 16;
+
 /// How a socket comes to listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listening {

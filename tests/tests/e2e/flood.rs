@@ -1,5 +1,6 @@
 //! One cgroup that shows as much that is new as it can: the others are told as if it were not there, it
-//! is told as a whole and counted exactly, and the agent stays small. What is promised within a second is
+//! is told as a whole and counted exactly, and the agent stays small. The same for cgroups that are made,
+//! ports that are bound and programs that are started. What is promised within a second is
 //! waited for five.
 
 use std::fs;
@@ -45,9 +46,16 @@ impl Stand {
     /// `tables` are added to the agent's configuration.
     #[track_caller]
     fn new(tables: &str) -> Self {
+        Self::with("", tables)
+    }
+
+    /// The same, with further `lines` of `[capture]`.
+    #[track_caller]
+    fn with(lines: &str, tables: &str) -> Self {
         let lab = lab();
         let (receiver, here) = (Receiver::start(), lab.void());
-        let setup = Setup::mode("learn").told_to(&lab, &receiver).within(&lab, "").tables(tables);
+        let setup =
+            Setup::mode("learn").told_to(&lab, &receiver).within(&lab, lines).tables(tables);
         let agent = lab.agent("agent", &setup);
         let neighbour = lab.dialler(&lab.service("neighbour"), &here);
         let mut stand = Self { agent, receiver, neighbour, next_port: 20_000, here, lab };
@@ -289,6 +297,71 @@ fn each_is_told_or_counted_and_told_once_the_flood_is_over() {
     }
 }
 
+#[test]
+fn cgroups_that_come_and_go_hide_and_delay_nobody() {
+    let mut stand = Stand::with("ring = \"64KiB\"\n", "");
+    let place = stand.lab.service("forge").cgroup.display().to_string();
+    // What does not find room is told by a sweep: whoever is told by one waits for the next.
+    for number in 0..3 {
+        // More than this ring holds while nobody reads it, and far less than those of other tests' agents.
+        stand.agent.stop();
+        assert_eq!(stand.floods("forge", &["cgroups", &place, "160"]).made(), 160);
+        let edge = stand.neighbour_dials();
+        // Whoever is made meanwhile has a name.
+        let late = stand.lab.service(&format!("late{number}"));
+        let to = SocketAddr::new(stand.here.v4, 9);
+        let mut own = stand.lab.dialler(&late, &stand.here);
+        own.dials(&format!("datagram {to}"), "sent");
+        stand.agent.signal(rustix::process::Signal::CONT);
+        stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+        if number == 2 {
+            stand.agent.sees(&edge_to(&late, to));
+        }
+    }
+    assert!(stand.agent.lost("ring-full") > 160, "all of them were told");
+    stand.is_small();
+}
+
+fn edge_to(service: &Service, to: SocketAddr) -> String {
+    edge(service, &nameless(to.ip()), to.port(), Protocol::Udp)
+}
+
+#[test]
+fn ports_that_are_bound_hide_no_server() {
+    const MADE: u64 = 20_000;
+    let stand = Stand::with("bound = 1024\n", "[detect]\nbudget = 256\n");
+    let at = SocketAddr::new(stand.here.v4, 53);
+    // It binds, and then waits for whoever asks.
+    let server = stand.lab.serve(&stand.lab.service("api"), &stand.here, Protocol::Udp, at);
+    let here = stand.here.v4.to_string();
+    let mut flood = stand.floods("binder", &["binds", &here, &MADE.to_string()]);
+    assert_eq!(flood.made(), MADE);
+    let mut web = stand.lab.dialler(&stand.lab.service("web"), &stand.here);
+    web.reaches(&server);
+    let edge = server.edge_from(&web.service);
+    stand.agent.shows(&edge, SOON, |view| view["seen_from"] == "both");
+    assert!(stand.agent.lost("map-full") > MADE / 2, "{}", stand.agent.json(&["status"]));
+}
+
+#[test]
+fn programs_that_are_started_take_nobodys_name() {
+    let mut stand = Stand::with("processes = 512\n", "");
+    let mut flood = stand.floods("spawner", &["starts", "3s"]);
+    let named = |alert: &Value, executable: &str| {
+        findings(alert).all(|it| it["process"]["executable"] == executable)
+    };
+    for _ in 0..3 {
+        let edge = stand.neighbour_dials();
+        let alert = stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+        assert!(named(&alert, &stand.neighbour.executable), "{alert:#}");
+    }
+    assert!(flood.made() > 1_000, "that was no flood");
+    let edge = stand.neighbour_dials();
+    let alert = stand.receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+    assert!(named(&alert, &stand.neighbour.executable), "{alert:#}");
+    stand.is_small();
+}
+
 /// Where a flood of so many sent its last, by what the flood does.
 fn last_of(made: u64) -> SocketAddr {
     let number = u32::try_from(made - 1).expect("few");
@@ -298,11 +371,10 @@ fn last_of(made: u64) -> SocketAddr {
 
 #[test]
 fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
-    /// What is promised is twice. The rest is for a machine of few cores, where what else runs holds up
-    /// one request of a hundred by as much.
     const TIMES: u64 = 2;
-    const SLACK_US: u64 = 5_000;
-    const ROUNDS: usize = 9;
+    /// On a machine of few cores what else runs holds up one request of a hundred in some rounds and none
+    /// in others: where so few do not say it, more do.
+    const ROUNDS: std::ops::RangeInclusive<usize> = 7..=27;
     let stand = Stand::new("");
     // The same in a part of the hierarchy that the agent does not look at, in turn.
     let unwatched = lab();
@@ -312,16 +384,19 @@ fn a_neighbour_waits_no_longer_under_a_flood_than_without_the_agent() {
     };
     let (watched_api, unwatched_api) = (serve(&stand.lab, 8080), serve(&unwatched, 8081));
     let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for round in 1..=*ROUNDS.end() {
         with.push(p99_under_flood(&stand.lab, &stand.here, &watched_api));
         without.push(p99_under_flood(&unwatched, &stand.here, &unwatched_api));
+        with.sort_unstable();
+        without.sort_unstable();
+        let (with_us, without_us) = (with[round / 2], without[round / 2]);
+        if round >= *ROUNDS.start() && with_us <= without_us * TIMES {
+            break;
+        }
+        let said = format!("{with_us} µs, and {without_us} without: {with:?}, {without:?}");
+        assert!(round < *ROUNDS.end(), "{said}");
     }
     assert!(stand.agent.lost("over-budget") > 0, "that was no flood");
-    with.sort_unstable();
-    without.sort_unstable();
-    let (with_us, without_us) = (with[ROUNDS / 2], without[ROUNDS / 2]);
-    let most = without_us * TIMES + SLACK_US;
-    assert!(with_us <= most, "{with_us} µs, and {without_us} without: {with:?}, {without:?}");
 }
 
 /// What 99 of 100 requests of a neighbour take at most, in microseconds, beside a flood.

@@ -145,15 +145,23 @@ fn the_net_goes_with_its_cgroup() {
 #[test]
 fn udp_lite_is_seen_from_both_ends() {
     let lab = lab();
-    let agent = lab.agent("agent", &Setup::mode("learn"));
     let wire = lab.wire();
     let (web, api) = (lab.service("web"), lab.service("api"));
-    let mut dialler = lab.dialler(&web, &wire.client);
-    for (address, port) in [(wire.server.v4, 7001), (wire.server.v6, 7002)] {
-        let at = SocketAddr::new(address, port);
+    let serve = |at: SocketAddr| {
         let mut command = lab.command(&api, Some(&wire.server), lab.peer());
         let mut server = Running::start(command.args(["odd", "serve", &at.to_string()]));
         assert_eq!(server.line(SOON), format!("listening {at}"));
+        server
+    };
+    let at = |ip, port| SocketAddr::new(ip, port);
+    let [older, older6] = [at(wire.server.v4, 7004), at(wire.server.v6, 7005)];
+    let _older = [serve(older), serve(older6)];
+    let agent = lab.agent("agent", &Setup::mode("learn"));
+    let [newer, newer6] = [at(wire.server.v4, 7001), at(wire.server.v6, 7002)];
+    let _newer = [serve(newer), serve(newer6)];
+    let mut dialler = lab.dialler(&web, &wire.client);
+    for at in [older, older6, newer, newer6] {
+        let port = at.port();
         dialler.does(&format!("odd exchange {at}"), "answered");
         let edge = format!("{} -> {} {port}/udplite", web.name, api.name);
         let view = agent.shows(&edge, SOON, |view| view["seen_from"] == "both");

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use tests::agent::{SOON, Setup};
 use tests::eventually;
-use tests::traffic::{Protocol, edge};
+use tests::traffic::{Protocol, edge, nameless};
 
 use crate::lab;
 
@@ -36,4 +37,30 @@ fn a_socket_that_changed_hands_is_told_with_who_opened_it() {
             if alerts.contains(&text) { Ok(()) } else { Err(alerts) }
         });
     }
+}
+
+#[test]
+fn in_full_detail_it_is_told_although_the_socket_is_gone() {
+    let lab = lab();
+    let wire = lab.wire();
+    let (web, job, api) = (lab.service("web"), lab.service("job"), lab.service("api"));
+    let at = |port| SocketAddr::new(wire.server.v4, port);
+    let stream = lab.serve(&api, &wire.server, Protocol::Tcp, at(81));
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, "detail = \"full\"\n"));
+    let mut opener = lab.dialler(&web, &wire.client);
+    let place = job.cgroup.display();
+    // Nobody can ask about a socket that is closed before the agent hears of it.
+    agent.stop();
+    opener.does(&format!("handed {place} {}", stream.address), "used");
+    opener.does(&format!("handed-udp {place} {}", at(82)), "used");
+    opener.does("release", "released");
+    opener.dials(&format!("tcp {}", stream.address), "established");
+    agent.signal(Signal::CONT);
+    let datagrams = edge(&job, &nameless(wire.server.v4), 82, Protocol::Udp);
+    for used in [stream.edge_from(&job), datagrams] {
+        agent.shows(&used, SOON, |it| it["evidence"]["opened_by"] == web.name.as_str());
+    }
+    // Who uses a socket of its own is no stranger to it.
+    let view = agent.sees(&stream.edge_from(&web));
+    assert!(view["evidence"]["opened_by"].is_null(), "{view}");
 }

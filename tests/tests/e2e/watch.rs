@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -115,4 +116,32 @@ fn who_watches_is_told_what_is_not_seen_any_more() {
     says("watching, nothing is kept");
     Loaded::by(watch.pid()).detach("recvmsg6");
     says("edgewatch: the kernel program recvmsg6 is attached no longer");
+}
+
+#[test]
+fn only_the_part_that_is_watched_is_told_whatever_is_older() {
+    let lab = lab();
+    let here = lab.alone();
+    let at = |port| SocketAddr::new(here.v4, port);
+    let api = lab.service("api");
+    let _inside = lab.serve(&api, &here, Protocol::Tcp, at(8_080));
+    let outside = |words: &[&str]| {
+        let mut command = Command::new(lab.peer());
+        command.args(["enter", "--netns", &here.name, "--"]).arg(lab.peer());
+        Running::start(command.args(words))
+    };
+    let mut listens = outside(&["serve", "tcp", &at(8_081).to_string()]);
+    assert_eq!(listens.line(SOON), format!("listening {}", at(8_081)));
+    let mut packets = outside(&["obey"]);
+    assert_eq!(packets.line(SOON), "ready");
+    packets.say("odd open packet");
+    assert!(packets.line(SOON).starts_with("open"), "it is not open");
+
+    let mut watch = Running::start(&mut lab.looks(&["watch", "--for", "2s", "--format", "json"]));
+    let (status, lines) = watch.rest(SOON * 4);
+    assert_eq!(status.code(), Some(0));
+    let views: Vec<Value> = lines.iter().map(|it| serde_json::from_str(it).expect("one")).collect();
+    assert!(views.iter().any(|it| it.to_string().contains(&api.name)), "{lines:#?}");
+    let foreign = views.iter().filter(|it| !it.to_string().contains(lab.tag()));
+    assert_eq!(foreign.count(), 0, "{lines:#?}");
 }

@@ -11,6 +11,7 @@ use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::Lab;
+use tests::process::finish;
 use tests::receiver::edge_of;
 use tests::traffic::{Protocol, edge, nameless};
 
@@ -80,20 +81,46 @@ fn what_a_full_ring_could_not_hold_is_counted_exactly_and_told_by_the_sweep() {
 }
 
 #[test]
-fn listeners_beyond_the_table_and_what_they_accept_are_counted_exactly() {
+fn what_listeners_beyond_the_table_accept_is_counted_exactly_where_it_is_nobodys() {
     let lab = lab();
     let (api, here) = (lab.service("api"), lab.alone());
     let at = |port| SocketAddr::new(here.v4, port);
     // More than the table has room for, there before the agent: from its first moment it is full.
     let older = lab.serve_ports(&api, &here, at(10_000), 80);
     let agent = lab.agent("agent", &setup(&lab, "listeners = 64\n"));
-    assert_eq!(agent.lost("map-full"), 0, "{}", agent.json(&["status"]));
+    let web = lab.service("web");
+    let mut dialler = lab.dialler(&web, &here);
+    // Whoever begins to listen now says by its sockets whose they are.
     let newer = lab.serve_ports(&api, &here, at(20_000), 50);
-    loses_exactly(&agent, "map-full", 50);
-    let mut dialler = lab.dialler(&lab.service("web"), &here);
-    dialler.dials(&format!("tcp {} --ports 30", newer.address), "established");
-    loses_exactly(&agent, "unattributed", 30);
-    drop(older);
+    dialler.dials(&format!("tcp {} --ports 50", newer.address), "established");
+    agent.shows(&newer.edge_from(&web), SOON, |view| view["seen_from"] == "both");
+    assert_eq!(agent.json(&["status"])["lost"], serde_json::json!({}));
+    // Of the older ones those that found no room are nobody's.
+    dialler.dials(&format!("tcp {} --ports 80", older.address), "established");
+    loses_exactly(&agent, "unattributed", 80 - 64);
+    assert_eq!(agent.lost("map-full"), 0);
+}
+
+#[test]
+fn ports_beyond_what_one_may_bind_are_counted_exactly() {
+    const MADE: u64 = 1_000;
+    let lab = lab();
+    let here = lab.alone();
+    let few = Setup::mode("learn").within(&lab, "canary = \"1h\"\n");
+    let agent = lab.agent("agent", &few.tables("[detect]\nbudget = 16\n"));
+    let binder = lab.service("binder");
+    let flood = std::path::Path::new(env!("CARGO_BIN_EXE_flood"));
+    let mut command = lab.command(&binder, Some(&here), flood);
+    let words = ["binds".to_owned(), here.v4.to_string(), MADE.to_string()];
+    assert_eq!(finish(command.args(words)).done().trim_end(), format!("made {MADE}"));
+    let cgroup = std::fs::metadata(&binder.cgroup).expect("it is there").ino();
+    let bound: HashMap<MapData, u64, [u8; 64]> =
+        HashMap::try_from(map_of(&agent, "BOUND").expect("a map")).expect("of sockets");
+    let of_binder = |(_, it): &(u64, [u8; 64])| it[..8] == cgroup.to_ne_bytes();
+    let noted = bound.iter().flatten().filter(of_binder).count() as u64;
+    // Four at once, and one a second.
+    assert!((4..100).contains(&noted), "{noted} of them");
+    loses_exactly(&agent, "map-full", MADE - noted);
 }
 
 #[test]
@@ -212,7 +239,7 @@ fn seen_map(agent: &Agent) -> HashMap<MapData, Key, Value> {
 #[track_caller]
 fn followed(agent: &Agent) -> u64 {
     eventually(SOON, "the followed sockets", || {
-        let map = Map::Array(opened(agent, "SOCKETS")?);
+        let map = Map::Array(Loaded::by(agent.pid()).map("SOCKETS")?);
         let slots: Array<MapData, [u64; 14]> =
             map.try_into().map_err(|error: MapError| error.to_string())?;
         Ok(slots.iter().flatten().filter(|slot| slot[0] != 0).count() as u64)
@@ -220,12 +247,5 @@ fn followed(agent: &Agent) -> u64 {
 }
 
 fn map_of(agent: &Agent, name: &str) -> Result<Map, String> {
-    opened(agent, name).map(Map::LruHashMap)
-}
-
-fn opened(agent: &Agent, name: &str) -> Result<MapData, String> {
-    let maps = Loaded::by(agent.pid()).maps;
-    let mut opened = maps.into_iter().filter_map(|id| MapData::from_id(id).ok());
-    let named = |it: &MapData| it.info().is_ok_and(|it| it.name() == name.as_bytes());
-    opened.find(named).ok_or_else(|| "none".to_owned())
+    Loaded::by(agent.pid()).map(name).map(Map::LruHashMap)
 }
