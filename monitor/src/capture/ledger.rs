@@ -100,8 +100,8 @@ impl Told {
     /// Forgets of the queues what is forgotten: they are bounded as the keys are.
     pub(super) fn tidy_ledger(&mut self) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.fresh.retain(|bytes| self.keys.contains_key(bytes));
-            ledger.changed.retain(|bytes| self.keys.contains_key(bytes));
+            ledger.fresh.retain(|bytes| self.keys.contains(bytes));
+            ledger.changed.retain(|bytes| self.keys.contains(bytes));
         }
     }
 }

@@ -36,6 +36,7 @@ mod nets;
 mod losses;
 mod tell;
 mod told_addresses;
+mod told_keys;
 
 mod resuming;
 mod sweeping;

@@ -5,8 +5,6 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
-use foldhash::quality::RandomState;
-use indexmap::IndexMap;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
@@ -17,6 +15,7 @@ use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
 use crate::capture::ledger::Ledger;
+use crate::capture::told_keys::ToldKeys;
 
 /// The map itself.
 pub(super) struct SeenMap {
@@ -162,8 +161,8 @@ impl Batch {
 
 /// What was told of each key.
 pub(super) struct Told {
-    pub(super) keys: IndexMap<KeyBytes, ToldKey, RandomState>,
-    round: u16,
+    pub(super) keys: ToldKeys,
+    round: u8,
     /// None where nothing outlives the agent.
     pub(super) ledger: Option<Ledger>,
     /// Told keys that the kernel dropped by itself, since that was last asked.
@@ -175,11 +174,10 @@ pub(super) struct ToldKey {
     first_seen_ns: u64,
     connections: u64,
     /// Most keys never have any: datagrams, failures, connections that are still open.
-    passed: Option<Box<Passed>>,
-    rtt: Rtts,
+    closed: Option<Box<Closed>>,
     /// When it was told, milliseconds since boot; they wrap.
     told_ms: u32,
-    round: u16,
+    round: u8,
     /// It is to be told again although the kernel has not forgotten it.
     again: bool,
     /// It waits to be stored.
@@ -188,32 +186,29 @@ pub(super) struct ToldKey {
     pub(super) stored: bool,
 }
 
-/// Bytes of payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Passed {
-    sent: u64,
-    received: u64,
+/// What is counted when connections close.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Closed {
+    bytes_sent: u64,
+    bytes_received: u64,
+    rtt: Rtts,
 }
 
-impl Passed {
+impl Closed {
     fn kept(self) -> Option<Box<Self>> {
         (self != Self::default()).then(|| Box::new(self))
     }
 }
 
 impl ToldKey {
-    fn passed(&self) -> Passed {
-        self.passed.as_deref().copied().unwrap_or_default()
-    }
-
     /// Of a key that an agent before this one told.
     fn before(tallied: &Tallied) -> Self {
-        let passed = Passed { sent: tallied.bytes_sent, received: tallied.bytes_received };
+        let Tallied { bytes_sent, bytes_received, .. } = *tallied;
+        let closed = Closed { bytes_sent, bytes_received, rtt: Rtts::from(&tallied.rtt) };
         Self {
             first_seen_ns: tallied.first_seen_ns,
             connections: tallied.connections,
-            passed: passed.kept(),
-            rtt: Rtts::from(&tallied.rtt),
+            closed: closed.kept(),
             round: 0,
             told_ms: clock::boot_ms().wrapping_sub(Ledger::FRESH_MS),
             again: tallied.again,
@@ -223,14 +218,15 @@ impl ToldKey {
     }
 
     pub(super) fn tallied(&self, edge: Edge) -> Tallied {
-        let Passed { sent, received } = self.passed();
+        let closed = self.closed.as_deref().cloned();
+        let Closed { bytes_sent, bytes_received, rtt } = closed.unwrap_or_default();
         Tallied {
             edge,
             first_seen_ns: self.first_seen_ns,
             connections: self.connections,
-            bytes_sent: sent,
-            bytes_received: received,
-            rtt: self.rtt.whole(),
+            bytes_sent,
+            bytes_received,
+            rtt: rtt.whole(),
             again: self.again,
         }
     }
@@ -262,17 +258,17 @@ pub(super) enum Sighting {
 }
 
 impl Told {
-    /// So much is kept without looking whether it is needed.
-    const ROOM: usize = 1024;
-
     pub(super) fn new() -> Self {
-        Self { keys: IndexMap::default(), round: 0, ledger: None, evicted: 0 }
+        Self { keys: ToldKeys::default(), round: 0, ledger: None, evicted: 0 }
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
     pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
-        let keys = rows.map(|(bytes, tallied)| (bytes, ToldKey::before(&tallied)));
-        Self { keys: keys.collect(), round: 0, ledger: Some(Ledger::default()), evicted: 0 }
+        let mut keys = ToldKeys::default();
+        for (bytes, tallied) in rows {
+            keys.insert(&bytes, ToldKey::before(&tallied));
+        }
+        Self { keys, round: 0, ledger: Some(Ledger::default()), evicted: 0 }
     }
 
     /// That a key need not be told again, whatever its judgement.
@@ -288,7 +284,7 @@ impl Told {
 
     /// Whether a key was told, whenever it was entered.
     pub(super) fn holds(&self, bytes: &KeyBytes) -> bool {
-        self.keys.contains_key(bytes)
+        self.keys.contains(bytes)
     }
 
     /// Whether a key entered at `first_seen_ns` was told.
@@ -317,15 +313,14 @@ impl Told {
         let told = ToldKey {
             first_seen_ns,
             connections: 0,
-            passed: None,
-            rtt: Rtts::default(),
+            closed: None,
             round: self.round,
             told_ms,
             again: false,
             queued: false,
             stored,
         };
-        match self.keys.insert(bytes, told) {
+        match self.keys.insert(&bytes, told) {
             None => Sighting::New,
             Some(_) => {
                 self.evicted += 1;
@@ -351,11 +346,13 @@ impl Told {
         let told = self.keys.get_mut(bytes)?;
         told.round = self.round;
         let connections = now.connections.saturating_sub(told.connections);
-        let passed = told.passed();
-        let bytes_sent = now.bytes_sent.saturating_sub(passed.sent);
-        let bytes_received = now.bytes_received.saturating_sub(passed.received);
+        let before = told.closed.as_deref();
+        let (sent, received) = before.map_or((0, 0), |it| (it.bytes_sent, it.bytes_received));
+        let bytes_sent = now.bytes_sent.saturating_sub(sent);
+        let bytes_received = now.bytes_received.saturating_sub(received);
         let mut rtt = now.rtt;
-        for (now, before) in rtt.0.iter_mut().zip(told.rtt.whole().0) {
+        let measured = before.map(|it| it.rtt.whole()).unwrap_or_default();
+        for (now, before) in rtt.0.iter_mut().zip(measured.0) {
             *now = now.wrapping_sub(before);
         }
         let closed = rtt != RttHistogram::default();
@@ -363,10 +360,9 @@ impl Told {
             return None;
         }
         told.connections = now.connections;
-        told.passed = Passed { sent: now.bytes_sent, received: now.bytes_received }.kept();
-        if closed {
-            told.rtt = Rtts::from(&now.rtt);
-        }
+        let Counters { bytes_sent: sent, bytes_received: received, .. } = *now;
+        told.closed =
+            Closed { bytes_sent: sent, bytes_received: received, rtt: Rtts::from(&now.rtt) }.kept();
         if let Some(ledger) = &mut self.ledger {
             ledger.changed(*bytes, told);
         }
@@ -389,7 +385,7 @@ impl Told {
     /// went with it, but that it was seen once is known.
     pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
-        for (bytes, told) in self.keys.extract_if(.., |_, told| told.round != round) {
+        for (bytes, told) in self.keys.take(|told| told.round != round) {
             if let Some(ledger) = &mut self.ledger {
                 ledger.gone(bytes, &told);
             }
@@ -403,10 +399,6 @@ impl Told {
             out.push(Observation::Forgotten(key));
             self.evicted += 1;
         }
-        // A burst is over: its room is worth more than growing again.
-        if self.keys.capacity() > 4 * self.keys.len().max(Self::ROOM) {
-            self.keys.shrink_to(2 * self.keys.len());
-        }
         self.tidy_ledger();
     }
 
@@ -418,7 +410,7 @@ impl Told {
 
     /// Forgets a key.
     pub(super) fn remove(&mut self, bytes: &KeyBytes) {
-        if let Some(told) = self.keys.swap_remove(bytes)
+        if let Some(told) = self.keys.remove(bytes)
             && let Some(ledger) = &mut self.ledger
         {
             ledger.gone(*bytes, &told);
@@ -460,6 +452,27 @@ mod tests {
         assert_eq!(told.see(bytes, 30), Sighting::New);
         assert_eq!(told.take_evicted(), 1, "the one that was seen again, not the one removed");
         assert_eq!(told.take_evicted(), 0);
+    }
+
+    #[test]
+    fn each_outcome_of_a_dial_is_a_key() {
+        let mut told = Told::new();
+        let outcomes = [Outcome::Attempted, Outcome::Established, Outcome::Refused];
+        let keys = outcomes.map(|outcome| key_bytes(&FlowKey { outcome, ..key(1) }));
+        for (at_ns, bytes) in (1..).zip(&keys) {
+            assert_eq!(told.see(*bytes, at_ns), Sighting::New);
+        }
+        assert_eq!(told.see(keys[0], 1), Sighting::Known);
+        told.remove(&keys[1]);
+        assert_eq!(told.len(), 2);
+        assert_eq!(keys.map(|it| told.holds(&it)), [true, false, true]);
+        told.begin_round();
+        told.came_by(&keys[2]);
+        let mut out = Vec::new();
+        told.end_round(Clock::read(), &mut out);
+        assert!(matches!(&out[..], [_, Observation::Forgotten(gone)]
+            if gone.outcome == Outcome::Attempted));
+        assert_eq!(keys.map(|it| told.holds(&it)), [false, false, true]);
     }
 
     #[test]
