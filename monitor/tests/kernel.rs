@@ -62,6 +62,7 @@ const ANYWHERE: &[(i32, &str, &str)] = &[
     (131, "ringbuf_reserve", "5.8"),
     (132, "ringbuf_submit", "5.8"),
     (133, "ringbuf_discard", "5.8"),
+    (134, "ringbuf_query", "5.8"),
 ];
 
 /// What it offers to one type beside that (`net/core/filter.c`, `kernel/trace/bpf_trace.c`), and what
