@@ -85,7 +85,11 @@ pub(crate) fn sent(
     if at != UNBOUND && is_noted(at, &remote, port, Direction::Inbound) {
         return;
     }
-    let sighted = seen::enter::<SKETCHED>(&key, &Words::of(origin(ctx, &caller, None)), now_ns);
+    let Some(opener) = follow::opener(cookie(ctx)) else {
+        return;
+    };
+    let origin = Words::of(origin(ctx, &caller, None, opener));
+    let sighted = seen::enter::<SKETCHED>(&key, &origin, now_ns);
     if at != UNBOUND && sighted == Sighted::OverBudget {
         note(at, &remote, port, Direction::Outbound);
     }
@@ -116,7 +120,10 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     if seen::count(&key, now_ns) {
         return;
     }
-    let origin = Words::of(origin(ctx, &caller, Some((remote, port))));
+    let Some(opener) = follow::opener(cookie(ctx)) else {
+        return;
+    };
+    let origin = Words::of(origin(ctx, &caller, Some((remote, port)), opener));
     seen::enter::<SKETCHED>(&key, &origin, now_ns);
 }
 
@@ -196,9 +203,13 @@ fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
 }
 
 #[inline(always)]
-fn origin(ctx: *mut bpf_sock_addr, caller: &Owner, client: Option<(Address, u16)>) -> Origin {
+fn origin(
+    ctx: *mut bpf_sock_addr,
+    caller: &Owner,
+    client: Option<(Address, u16)>,
+    opener: u64,
+) -> Origin {
     let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
-    let opener = follow::opener(cookie(ctx), caller.cgroup_id);
     Origin {
         netns_cookie: netns_cookie(ctx),
         executable_id: caller.executable_id,
