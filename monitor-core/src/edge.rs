@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Protocol;
-use crate::ids::{NameError, ServiceName, percent_encode_into};
+use crate::ids::{NameError, ServiceName, is_safe, percent_encode_into};
 use crate::socket::Socket;
 
 /// One end of an edge.
@@ -283,6 +283,12 @@ pub fn executable_name(path: &str) -> String {
         percent_encode_into(&mut name, part);
     }
     name
+}
+
+/// Whether it is as [`executable_name`] writes it.
+#[must_use]
+pub fn is_executable_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'%' || is_safe(byte))
 }
 
 /// Serialises as the text that [`fmt::Display`] writes and [`FromStr`] reads.

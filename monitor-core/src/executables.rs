@@ -1,27 +1,41 @@
 //! The executables of an edge, and the names of them that are told apart only once: ten thousand
 //! edges of one service are dialled by the same file.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use foldhash::quality::FixedState;
 use hashbrown::HashSet;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use smallvec::SmallVec;
 
 /// A set of executables, in order; safe text, as [`crate::edge::executable_name`] writes it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Executables(SmallVec<[Arc<str>; 1]>);
+#[derive(Debug, Clone, Default)]
+pub struct Executables(Held);
+
+/// Most often one, which then takes no more room than itself.
+#[derive(Debug, Clone, Default)]
+enum Held {
+    #[default]
+    None,
+    One(Arc<str>),
+    Many(Box<Many>),
+}
+
+/// Two or more.
+#[derive(Debug, Clone)]
+struct Many(Vec<Arc<str>>);
 
 impl Executables {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all().is_empty()
     }
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.all().len()
     }
 
     #[must_use]
@@ -31,34 +45,84 @@ impl Executables {
 
     /// In order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.0.iter().map(|path| &**path)
+        self.all().iter().map(|path| &**path)
     }
 
     /// In order, as they are shared.
     pub fn shared(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.0.iter()
+        self.all().iter()
     }
 
     pub fn insert(&mut self, path: Arc<str>) {
-        if let Err(position) = self.position(&path) {
-            self.0.insert(position, path);
-        }
+        let Err(position) = self.position(&path) else { return };
+        self.0 = match std::mem::take(&mut self.0) {
+            Held::None => Held::One(path),
+            Held::One(other) => {
+                let mut both = vec![other];
+                both.insert(position, path);
+                Held::Many(Box::new(Many(both)))
+            }
+            Held::Many(mut many) => {
+                many.0.insert(position, path);
+                Held::Many(many)
+            }
+        };
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.0 = Held::None;
     }
 
     /// Shares their names with whoever else has them from `names`.
     pub fn share(&mut self, names: &mut Names) {
-        for path in &mut self.0 {
-            *path = names.share(path);
+        match &mut self.0 {
+            Held::None => {}
+            Held::One(path) => *path = names.share(path),
+            Held::Many(many) => {
+                for path in &mut many.0 {
+                    *path = names.share(path);
+                }
+                many.0.shrink_to_fit();
+            }
         }
-        self.0.shrink_to_fit();
+    }
+
+    fn all(&self) -> &[Arc<str>] {
+        match &self.0 {
+            Held::None => &[],
+            Held::One(path) => std::slice::from_ref(path),
+            Held::Many(many) => &many.0,
+        }
     }
 
     fn position(&self, path: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|it| (**it).cmp(path))
+        self.all().binary_search_by(|it| (**it).cmp(path))
+    }
+}
+
+impl PartialEq for Executables {
+    fn eq(&self, other: &Self) -> bool {
+        self.all() == other.all()
+    }
+}
+
+impl Eq for Executables {}
+
+impl PartialOrd for Executables {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Executables {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.all().cmp(other.all())
+    }
+}
+
+impl Hash for Executables {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.all().hash(state);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +216,7 @@ pub struct Flow {
     /// The client's own address and port, where known: what pairs the two ends of a connection.
     pub client: Option<SocketAddr>,
     /// None where it could not be told (an accepting socket whose listener is older than we are).
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     pub begun: Begun,
     /// The cgroup that its socket was opened in, where that is another than the key's.
     pub opener: Option<CgroupId>,
@@ -305,6 +306,8 @@ pub struct Flood {
     pub direction: Direction,
     /// When the budget was first exceeded.
     pub since: WallTime,
+    /// The same as the kernel says it: tells one flood of a cgroup from the next, whoever looks.
+    pub began: BootTime,
     pub last_seen: WallTime,
     /// Flows that were not told one by one, exactly.
     pub count: u64,
@@ -313,8 +316,31 @@ pub struct Flood {
     /// A few of them, the latest last.
     pub examples: Vec<FlowKey>,
     /// Who showed the last example.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     pub ended: Ended,
+}
+
+/// A program of somebody else on one of our hooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// By its name where it has one, else by its id.
+    pub program: String,
+    /// Our program for that hook.
+    pub hook: &'static str,
+    /// The path of the cgroup.
+    pub cgroup: String,
+    /// Further cgroups that it was attached to meanwhile.
+    pub more: u64,
+    pub influence: Influence,
+}
+
+/// What another program can do to what ours sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Influence {
+    /// Nothing: ours runs first, or no address is told at this hook.
+    None,
+    /// It may change an address before ours is told it.
+    MayHide,
 }
 
 /// Whether something is over.
@@ -417,6 +443,10 @@ pub enum Observation {
     Detached { program: String },
     /// What was to outlive the agent does not any more: somebody removed this pin, and maybe others.
     Unpinned { path: String },
+    /// Somebody attached a program beside ours, to the watched cgroup or to one below it.
+    Joined(Joined),
+    /// The watched cgroup was removed, and with it all that was attached to it.
+    Removed { cgroup: String },
     /// Of the agent's own connection.
     Canary(Canary),
 }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::attribute::{SeenFrom, Sighting};
 use crate::executables::{Executables, Names};
 use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
 use crate::ids::{ServiceName, WallTime};
+use crate::rtt::Rtts;
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,20 +20,21 @@ pub struct Evidence {
     pub seen_from: SeenFrom,
     /// Connections as each end counted them: two views of the same connections, never a sum.
     pub from_client: Tally,
-    pub from_server: Tally,
-    /// None where nothing was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "measured")]
-    pub rtt: Option<Box<RttHistogram>>,
+    /// Most often there is nothing: the server is elsewhere.
+    #[serde(serialize_with = "whole", deserialize_with = "counted")]
+    from_server: Option<Box<Tally>>,
+    #[serde(default, skip_serializing_if = "Rtts::is_empty")]
+    pub rtt: Rtts,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
     #[serde(default)]
     pub executables: Executables,
     /// What was dialled to reach a server on this machine, the last at most
     /// [`Evidence::DIALLED`] of them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dialled: Vec<SocketAddr>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub dialled: Box<[SocketAddr]>,
     /// Who opened the socket, the last time it was somebody else than who used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened_by: Option<ServiceName>,
+    pub opened_by: Option<Box<ServiceName>>,
 }
 
 /// What one end counted.
@@ -93,10 +95,10 @@ impl Evidence {
             outcome: sighting.outcome,
             seen_from: sighting.seen_from,
             from_client: Tally::default(),
-            from_server: Tally::default(),
-            rtt: None,
+            from_server: None,
+            rtt: Rtts::default(),
             executables: Executables::default(),
-            dialled: Vec::new(),
+            dialled: Box::default(),
             opened_by: None,
         }
     }
@@ -112,17 +114,14 @@ impl Evidence {
         {
             self.executables.insert(names.share(executable));
         }
-        if sighting.opened_by.is_some() {
-            self.opened_by.clone_from(&sighting.opened_by);
+        if let Some(opener) = &sighting.opened_by {
+            self.opened_by = Some(Box::new(opener.clone()));
         }
-        if let Some(dialled) = sighting.dialled {
-            self.dialled.retain(|it| *it != dialled);
-            if self.dialled.len() >= Self::DIALLED {
-                self.dialled.remove(0);
-            }
-            // Most edges are reached at one address.
-            self.dialled.reserve_exact(1);
-            self.dialled.push(dialled);
+        if let Some(dialled) = sighting.dialled.filter(|it| self.dialled.last() != Some(it)) {
+            let others = self.dialled.iter().copied().filter(|it| *it != dialled);
+            let mut all: Vec<SocketAddr> = others.chain([dialled]).collect();
+            all.drain(..all.len().saturating_sub(Self::DIALLED));
+            self.dialled = all.into();
         }
     }
 
@@ -130,7 +129,8 @@ impl Evidence {
     pub fn count(&mut self, count: &Count) {
         self.last_seen = self.last_seen.max(count.last_seen);
         let outbound = count.direction == Direction::Outbound;
-        let tally = if outbound { &mut self.from_client } else { &mut self.from_server };
+        let tally =
+            if outbound { &mut self.from_client } else { self.from_server.get_or_insert_default() };
         if count.outcome.reached() {
             tally.connections += count.connections;
         } else if count.outcome.is_final() {
@@ -146,14 +146,19 @@ impl Evidence {
         // Both ends measure the same path: one of them is enough.
         let measures = outbound || self.seen_from == SeenFrom::Server;
         if measures && count.rtt != RttHistogram::default() {
-            self.rtt.get_or_insert_default().add(&count.rtt);
+            self.rtt.add(&count.rtt);
         }
+    }
+
+    #[must_use]
+    pub fn from_server(&self) -> Tally {
+        self.from_server.as_deref().copied().unwrap_or_default()
     }
 
     /// The fuller of the two ends' views, field by field: an end that came late missed some.
     #[must_use]
     pub fn totals(&self) -> Tally {
-        let (a, b) = (self.from_client, self.from_server);
+        let (a, b) = (self.from_client, self.from_server());
         Tally {
             connections: a.connections.max(b.connections),
             failures: a.failures.max(b.failures),
@@ -163,11 +168,11 @@ impl Evidence {
     }
 }
 
-/// What an older version stored of an edge without a measurement is no measurement.
-fn measured<'de, D>(deserializer: D) -> Result<Option<Box<RttHistogram>>, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    let rtt = Option::<Box<RttHistogram>>::deserialize(deserializer)?;
-    Ok(rtt.filter(|it| **it != RttHistogram::default()))
+fn whole<S: Serializer>(tally: &Option<Box<Tally>>, serializer: S) -> Result<S::Ok, S::Error> {
+    tally.as_deref().copied().unwrap_or_default().serialize(serializer)
+}
+
+fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<Tally>>, D::Error> {
+    let tally = Tally::deserialize(deserializer)?;
+    Ok((tally != Tally::default()).then(|| Box::new(tally)))
 }

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod pattern;
 pub mod socket;
 pub mod flow;
+pub mod rtt;
 pub mod edge;
 pub mod executables;
 pub mod attribute;

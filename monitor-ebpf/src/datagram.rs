@@ -7,7 +7,8 @@ use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use monitor_common::{
-    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, peer_note,
+    Address, Bound, Direction, FlowKey, Loss, Origin, Outcome, Owner, Protocol, RemoteKind,
+    peer_note,
 };
 
 use crate::budget::SKETCHED;
@@ -72,26 +73,26 @@ pub(crate) fn sent(
     (protocol, port): (Protocol, u16),
     outcome: Outcome,
 ) {
-    let caller = owner::caller();
-    let now_ns = seen::now_ns();
+    let mut caller = owner::current();
     let key = Words::of(outbound(&caller, remote, port, protocol, outcome));
-    if seen::count(&key, now_ns) {
+    if seen::count(&key, seen::about_now_ns()) {
         return;
     }
     // A number in any case: what is only there sometimes may not be read from the stack, and kernels up to
     // 6.1 follow branches that are not taken where CAP_PERFMON is missing.
-    let at = bound(ctx).map_or(UNBOUND, |bound| place(&caller, bound));
+    let at = bound(ctx).map_or(UNBOUND, |bound| place(caller.cgroup_id, bound));
     // Nobody but the very address and port that asked is answered.
-    if at != UNBOUND && is_noted(at, &remote, port, Direction::Inbound) {
+    if at != UNBOUND && noted(at, &remote, port, Direction::Inbound) != NOBODY {
         return;
     }
     let Some(opener) = follow::opener(cookie(ctx)) else {
         return;
     };
+    caller.process = owner::process(caller.process.pid);
     let origin = Words::of(origin(ctx, &caller, None, opener));
-    let sighted = seen::enter::<SKETCHED>(&key, &origin, now_ns);
+    let sighted = seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
     if at != UNBOUND && sighted == Sighted::OverBudget {
-        note(at, &remote, port, Direction::Outbound);
+        note(at, &remote, port, Direction::Outbound, RemoteKind::Address as u8);
     }
 }
 
@@ -105,26 +106,28 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     let Some(bound) = bound(ctx) else {
         return;
     };
-    let caller = owner::caller();
     let port = remote_port(ctx);
-    let at = place(&caller, bound);
-    if !is_noted(at, &remote, port, Direction::Inbound) {
-        let request = outbound(&caller, remote, port, protocol, Outcome::Sent);
-        if has_asked(&Words::of(request)) || is_noted(at, &remote, port, Direction::Outbound) {
+    let cgroup_id = owner::cgroup_id();
+    let at = place(cgroup_id, bound);
+    let mut kind = noted(at, &remote, port, Direction::Inbound);
+    if kind == NOBODY {
+        let request = outbound(&owner::current(), remote, port, protocol, Outcome::Sent);
+        if has_asked(&Words::of(request)) || noted(at, &remote, port, Direction::Outbound) != NOBODY
+        {
             return;
         }
-        note(at, &remote, port, Direction::Inbound);
+        kind = owner::kind_of(remote) as u8;
+        note(at, &remote, port, Direction::Inbound, kind);
     }
-    let now_ns = seen::now_ns();
-    let key = Words::of(inbound(&caller, remote, bound));
-    if seen::count(&key, now_ns) {
+    let key = Words::of(inbound(cgroup_id, remote, kind, bound));
+    if seen::count(&key, seen::about_now_ns()) {
         return;
     }
     let Some(opener) = follow::opener(cookie(ctx)) else {
         return;
     };
-    let origin = Words::of(origin(ctx, &caller, Some((remote, port)), opener));
-    seen::enter::<SKETCHED>(&key, &origin, now_ns);
+    let origin = Words::of(origin(ctx, &owner::caller(), Some((remote, port)), opener));
+    seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
 }
 
 /// No place.
@@ -133,24 +136,30 @@ const UNBOUND: u64 = 0;
 /// A port as its owner has it, whichever of its sockets are bound to it. Ids of cgroups are counted
 /// up from 1: the upper bits are free.
 #[inline(always)]
-fn place(caller: &Owner, bound: &Bound) -> u64 {
-    caller.cgroup_id ^ (u64::from(bound.port) << 48) ^ ((bound.protocol as u64) << 40)
+fn place(cgroup_id: u64, bound: &Bound) -> u64 {
+    cgroup_id ^ (u64::from(bound.port) << 48) ^ ((bound.protocol as u64) << 40)
 }
 
-/// Notes that datagrams are exchanged with that far end, begun as `began` says.
+/// Notes that datagrams are exchanged with that far end, begun as `began` says, and what kind of far end
+/// it is: what the networks say of it is dear to ask.
 #[inline(always)]
-fn note(at: u64, remote: &Address, port: u16, began: Direction) {
+fn note(at: u64, remote: &Address, port: u16, began: Direction, kind: u8) {
     let note = Words::of(note_of(at, remote, port, began));
-    if ASKED.insert(&*note, &0, 0).is_err() {
+    if ASKED.insert(&*note, &kind, 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
 
+/// The kind of a far end where that is noted, else [`NOBODY`].
 #[inline(always)]
-fn is_noted(at: u64, remote: &Address, port: u16, began: Direction) -> bool {
+fn noted(at: u64, remote: &Address, port: u16, began: Direction) -> u8 {
     let note = Words::of(note_of(at, remote, port, began));
-    ASKED.get_ptr(&*note).is_some()
+    // SAFETY: the value is copied at once; a recycled entry may hold another far end's kind.
+    unsafe { ASKED.get(&*note) }.copied().unwrap_or(NOBODY)
 }
+
+/// No kind of far end.
+const NOBODY: u8 = 0;
 
 #[inline(always)]
 fn note_of(at: u64, remote: &Address, port: u16, began: Direction) -> u64 {
@@ -186,10 +195,14 @@ fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
 
 /// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.
 #[inline(always)]
-fn inbound(caller: &Owner, remote: Address, bound: &Bound) -> FlowKey {
-    let (remote_kind, remote) = owner::collapsed(remote);
+fn inbound(cgroup_id: u64, remote: Address, kind: u8, bound: &Bound) -> FlowKey {
+    let (remote_kind, remote) = if kind == RemoteKind::World as u8 {
+        (RemoteKind::World, Address::ZERO)
+    } else {
+        (RemoteKind::Address, remote)
+    };
     FlowKey {
-        cgroup_id: caller.cgroup_id,
+        cgroup_id,
         executable_id: 0,
         remote,
         local: bound.address,

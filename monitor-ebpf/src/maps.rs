@@ -81,8 +81,8 @@ pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
 
 /// With whom a bound port exchanges datagrams, by a hash of its owner, the far end and who began: a
 /// client that asked of late, to whom alone is what is sent an answer; or a far end that was sent a
-/// request beyond a budget, whose answer is nothing new. Written and read by `datagram`. Full: the
-/// longest unused is forgotten, and an answer passes for a beginning.
+/// request beyond a budget, whose answer is nothing new. With what kind of far end it is. Written and read
+/// by `datagram`. Full: the longest unused is forgotten, and an answer passes for a beginning.
 #[map]
 pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
 

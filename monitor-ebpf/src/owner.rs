@@ -44,13 +44,19 @@ fn command() -> [u8; COMM_BYTES] {
 pub(crate) fn current() -> Owner {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     Owner {
-        // SAFETY: a helper without arguments.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        cgroup_id: cgroup_id(),
         // SAFETY: the value is copied at once; a recycled entry gives another executable's id,
         // which makes for news too many.
         executable_id: unsafe { PROCESSES.get(pid) }.map_or(0, |it| it.executable_id),
         process: Process { pid, ..Process::UNKNOWN },
     }
+}
+
+/// The cgroup of the task that makes the call.
+#[inline(always)]
+pub(crate) fn cgroup_id() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_cgroup_id() }
 }
 
 /// The owner of the socket that listens at `key`, from a socket accepted there.
@@ -116,8 +122,12 @@ pub(crate) fn of_client(client: &ClientKey, now_ns: u64) -> Client {
         let remote = Address::of_cgroup(dialler.cgroup_id);
         return Client { kind: RemoteKind::Cgroup, remote, is_news: dialler.news != 0 };
     }
-    let (kind, remote) = collapsed(client.address);
-    Client { kind, remote, is_news: false }
+    match kind_of(client.address) {
+        RemoteKind::World => {
+            Client { kind: RemoteKind::World, remote: Address::ZERO, is_news: false }
+        }
+        kind => Client { kind, remote: client.address, is_news: false },
+    }
 }
 
 /// A key of `INTERNAL` in whole words.
@@ -129,15 +139,11 @@ struct Network {
     _reserved: u32,
 }
 
-/// A far end that is not on this machine, as inbound flows hold it.
+/// Whether an address is one of the internal networks or stands for all the world.
 #[inline(always)]
-pub(crate) fn collapsed(address: Address) -> (RemoteKind, Address) {
+pub(crate) fn kind_of(address: Address) -> RemoteKind {
     let key = Words::of(Network { prefix_length: 128, address, _reserved: 0 });
     // SAFETY: what `Network` begins with is laid out like that.
     let key = unsafe { &*(&raw const *key).cast::<Key<Address>>() };
-    if INTERNAL.get(key).is_some() {
-        (RemoteKind::Address, address)
-    } else {
-        (RemoteKind::World, Address::ZERO)
-    }
+    if INTERNAL.get(key).is_some() { RemoteKind::Address } else { RemoteKind::World }
 }

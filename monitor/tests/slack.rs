@@ -7,6 +7,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use monitor::notify::slack_message;
 use monitor_core::delivery::{Digest, Message};
@@ -375,7 +376,7 @@ fn an_id_that_is_not_known_is_not_shown() {
         (json!({"executable": "/usr/bin/java"}), "\nwith `/usr/bin/java`"),
         (json!({"executable": "/usr/bin/java", "uid": 0}), "\nwith `/usr/bin/java` (uid 0)"),
     ] {
-        alert.findings[0].process = serde_json::from_value(process).unwrap();
+        Arc::make_mut(&mut alert.findings[0]).process = serde_json::from_value(process).unwrap();
         let payload = slack_message(&Message::Alert(Box::new(alert.clone())));
         assert!(texts(&payload).iter().any(|(_, text)| text.ends_with(shown)), "{payload:#}");
     }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_long};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya::maps::MapInfo;
+use aya::maps::{MapData, MapInfo};
 
 /// Ids of loaded objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +50,16 @@ impl Loaded {
         loaded
     }
 
+    /// The map of this name.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub fn map(&self, name: &str) -> Result<MapData, String> {
+        let mut opened = self.maps.iter().filter_map(|id| MapData::from_id(*id).ok());
+        let named = |it: &MapData| it.info().is_ok_and(|it| it.name() == name.as_bytes());
+        opened.find(named).ok_or_else(|| format!("no map {name}"))
+    }
+
     /// What all maps take of the kernel's memory.
     #[must_use]
     pub fn map_bytes(&self) -> u64 {
@@ -82,9 +92,26 @@ impl Loaded {
         mine.map(|it| it.verified_instruction_count().expect("said since 5.16")).collect()
     }
 
-    /// Detaches the program of this name as anybody may who may load some, by its link's id.
+    /// Detaches the program of this name as anybody may who may load some.
     #[track_caller]
     pub fn detach(&self, name: &str) {
+        self.try_detach(name).expect("its kind can be detached");
+    }
+
+    /// The same, where that may be refused.
+    ///
+    /// # Errors
+    /// Its kind cannot be detached.
+    #[track_caller]
+    pub fn try_detach(&self, name: &str) -> io::Result<()> {
+        const LINK_DETACH: c_long = 34;
+        let (link, _program) = self.link_of(name);
+        bpf(LINK_DETACH, &[word_of(&link), 0, 0, 0]).map(drop)
+    }
+
+    /// The link of the program of this name, by its id, and the program.
+    #[track_caller]
+    pub(crate) fn link_of(&self, name: &str) -> (OwnedFd, OwnedFd) {
         let mut programs = aya::programs::loaded_programs().flatten();
         let program = programs
             .find(|it| self.programs.contains(&it.id()) && it.name_as_str() == Some(name))
@@ -93,13 +120,14 @@ impl Loaded {
         let link = links
             .find(|it| self.links.contains(&it.id()) && it.program_id() == program.id())
             .unwrap_or_else(|| panic!("{name} is not attached"));
+        const PROG_GET_FD_BY_ID: c_long = 13;
         const LINK_GET_FD_BY_ID: c_long = 30;
-        const LINK_DETACH: c_long = 34;
-        let link = bpf(LINK_GET_FD_BY_ID, &[link.id(), 0, 0, 0]).expect("it is attached");
-        // SAFETY: a descriptor that the kernel just gave us.
-        let link = unsafe { OwnedFd::from_raw_fd(link) };
-        let link = u32::try_from(link.as_raw_fd()).expect("it is open");
-        bpf(LINK_DETACH, &[link, 0, 0, 0]).expect("its kind can be detached");
+        let opened = |command, id: u32| {
+            let fd = bpf(command, &[id, 0, 0, 0]).expect("it is there");
+            // SAFETY: a descriptor that the kernel just gave us.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        };
+        (opened(LINK_GET_FD_BY_ID, link.id()), opened(PROG_GET_FD_BY_ID, program.id()))
     }
 
     /// Nothing where all is gone, else what is left.
@@ -235,13 +263,13 @@ fn with_path(command: c_long, path: &Path, object: u32) -> io::Result<RawFd> {
 }
 
 /// An address as the two words that it is in an attribute.
-const fn halves(address: usize) -> (u32, u32) {
+pub(crate) const fn halves(address: usize) -> (u32, u32) {
     let address = address as u64;
     ((address & 0xffff_ffff) as u32, (address >> 32) as u32)
 }
 
 /// Calls `bpf(2)` with an attribute of these words.
-fn words(command: c_long, attribute: &[u32]) -> io::Result<RawFd> {
+pub(crate) fn words(command: c_long, attribute: &[u32]) -> io::Result<RawFd> {
     // SAFETY: the attribute outlives the call, which reads no more than its size, and so does what
     // its callers here point to, in the size that the map has.
     let result = unsafe {
@@ -392,86 +420,6 @@ pub fn send_frame(socket: &OwnedFd) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Somebody else's program on the hook that sees dials (`cgroup/connect4`).
-#[derive(Debug)]
-pub struct Connect4(OwnedFd);
-
-impl Connect4 {
-    const ATTACH_TYPE: u32 = 10;
-
-    /// Lets all through, and has who dials port `from` reach port `to` instead.
-    #[track_caller]
-    #[must_use]
-    pub fn rewriting(name: &str, from: u16, to: u16) -> Self {
-        let port = |port: u16| i32::from(port.to_be());
-        const USER_PORT: i16 = 24;
-        let instruction = |code: u8, registers: u8, offset: i16, immediate: i32| {
-            let [low, high] = offset.to_le_bytes();
-            u32::from_le_bytes([code, registers, low, high]) as u64
-                | u64::from(immediate.cast_unsigned()) << 32
-        };
-        let program = [
-            // r2 = context.user_port; unless it is `from`, leave it
-            instruction(0x61, 0x12, USER_PORT, 0),
-            instruction(0x55, 0x02, 2, port(from)),
-            // context.user_port = `to`
-            instruction(0xb7, 0x02, 0, port(to)),
-            instruction(0x63, 0x21, USER_PORT, 0),
-            // return 1
-            instruction(0xb7, 0x00, 0, 1),
-            instruction(0x95, 0x00, 0, 0),
-        ];
-        const PROG_LOAD: c_long = 5;
-        const CGROUP_SOCK_ADDR: u32 = 18;
-        let license = c"GPL";
-        let mut attribute = [0_u32; 18];
-        attribute[0] = CGROUP_SOCK_ADDR;
-        attribute[1] = 6;
-        (attribute[2], attribute[3]) = halves(program.as_ptr().addr());
-        (attribute[4], attribute[5]) = halves(license.as_ptr().addr());
-        for (word, bytes) in attribute[12..16].iter_mut().zip(name.as_bytes().chunks(4)) {
-            let mut padded = [0; 4];
-            padded[..bytes.len()].copy_from_slice(bytes);
-            *word = u32::from_ne_bytes(padded);
-        }
-        attribute[17] = Self::ATTACH_TYPE;
-        let program = words(PROG_LOAD, &attribute);
-        let program = program.unwrap_or_else(|error| panic!("load a program: {error}"));
-        // SAFETY: a descriptor that the kernel just gave us.
-        Self(unsafe { OwnedFd::from_raw_fd(program) })
-    }
-
-    /// Attaches it beside others, as long as what is returned is open.
-    #[track_caller]
-    #[must_use]
-    pub fn link(&self, cgroup: &Path) -> OwnedFd {
-        const LINK_CREATE: c_long = 28;
-        let directory = fs::File::open(cgroup).expect("it is there");
-        let link = self.on(LINK_CREATE, [self.word(), word_of(&directory)]);
-        // SAFETY: a descriptor that the kernel just gave us.
-        unsafe { OwnedFd::from_raw_fd(link) }
-    }
-
-    /// Attaches it for itself alone, until the cgroup is removed.
-    #[track_caller]
-    pub fn attach_alone(&self, cgroup: &Path) {
-        const PROG_ATTACH: c_long = 8;
-        let directory = fs::File::open(cgroup).expect("it is there");
-        self.on(PROG_ATTACH, [word_of(&directory), self.word()]);
-    }
-
-    #[track_caller]
-    fn on(&self, command: c_long, [first, second]: [u32; 2]) -> RawFd {
-        let flags = 0;
-        let done = words(command, &[first, second, Self::ATTACH_TYPE, flags]);
-        done.unwrap_or_else(|error| panic!("attach a program: {error}"))
-    }
-
-    fn word(&self) -> u32 {
-        self.0.as_raw_fd().cast_unsigned()
-    }
-}
-
-fn word_of(file: &fs::File) -> u32 {
+pub(crate) fn word_of(file: &impl AsRawFd) -> u32 {
     file.as_raw_fd().cast_unsigned()
 }

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod lab;
 pub mod manifest;
 pub mod odd;
+pub mod others;
 pub mod receiver;
 pub mod tool;
 pub mod traffic;

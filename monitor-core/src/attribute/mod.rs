@@ -9,10 +9,11 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edge::{Edge, Peer, Port, executable_name};
+use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
     Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
 };
@@ -71,7 +72,7 @@ pub struct Sighting {
     pub seen_from: SeenFrom,
     pub at: WallTime,
     /// The dialling (or listening) process; None where only the far end was seen.
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     /// Where the edge's owner runs.
     pub workload: Option<Workload>,
     /// What the client dialled to reach a server on this machine.
@@ -463,15 +464,25 @@ impl Attribution {
 }
 
 /// What a process says of itself, as safe text.
-fn safe_process(process: Process) -> Process {
-    let name = |path: Option<String>| path.as_deref().map(executable_name);
-    let ancestors = process.ancestors.into_iter().take(Process::ANCESTORS);
-    Process {
-        executable: name(process.executable),
-        command: executable_name(&process.command),
-        ancestors: ancestors.map(|it| Ancestor { executable: name(it.executable), ..it }).collect(),
-        ..process
+fn safe_process(process: Arc<Process>) -> Arc<Process> {
+    if is_safe_process(&process) {
+        return process;
     }
+    let name = |path: &Option<String>| path.as_deref().map(executable_name);
+    let ancestor = |it: &Ancestor| Ancestor { pid: it.pid, executable: name(&it.executable) };
+    Arc::new(Process {
+        executable: name(&process.executable),
+        command: executable_name(&process.command),
+        ancestors: process.ancestors.iter().take(Process::ANCESTORS).map(ancestor).collect(),
+        ..*process
+    })
+}
+
+/// As nearly all are.
+fn is_safe_process(process: &Process) -> bool {
+    let names = process.ancestors.iter().map(|it| &it.executable).chain([&process.executable]);
+    let mut texts = names.flatten().chain([&process.command]);
+    process.ancestors.len() <= Process::ANCESTORS && texts.all(|it| is_executable_name(it))
 }
 
 /// What an outbound flow dialled.

@@ -280,7 +280,7 @@ impl Line {
             since: at,
             executables: self.by.iter().map(|path| executable_name(path)).collect(),
             attempted_only: self.attempted_only,
-            grounds: self.grounds(),
+            grounds: self.grounds().into(),
         }
     }
 }

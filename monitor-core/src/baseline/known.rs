@@ -393,7 +393,7 @@ impl<'a> Circle<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::{Grounds, Provenance};
+    use crate::baseline::{Provenance, Stated};
 
     fn edge(text: &str) -> Edge {
         text.parse().unwrap()
@@ -405,9 +405,9 @@ mod tests {
             since: WallTime(0),
             executables: Executables::default(),
             attempted_only: false,
-            grounds: Grounds::default(),
+            grounds: Stated::default(),
         };
-        EdgeRecord { allowed: vec![allowance], ..EdgeRecord::default() }
+        EdgeRecord { allowed: [allowance].into_iter().collect(), ..EdgeRecord::default() }
     }
 
     fn texts(listed: &Listed<'_, '_>) -> Vec<String> {

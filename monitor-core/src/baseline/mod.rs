@@ -5,6 +5,7 @@ pub mod document;
 mod known;
 mod pending;
 mod record;
+mod stated;
 mod table;
 mod undecided;
 
@@ -21,7 +22,8 @@ use crate::ids::{ServiceName, WallTime};
 use self::known::Known;
 pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
-pub use self::record::{EdgeRecord, ServiceRecord};
+pub use self::record::{Allowances, EdgeRecord, ServiceRecord};
+pub use self::stated::Stated;
 pub use self::table::{Place, Table};
 pub use self::undecided::Room;
 use self::undecided::Undecided;
@@ -128,7 +130,7 @@ pub struct Allowance {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attempted_only: bool,
     #[serde(flatten)]
-    pub grounds: Grounds,
+    pub grounds: Stated,
 }
 
 impl Allowance {
@@ -167,8 +169,8 @@ pub struct Baseline {
     pub files: Written,
     /// What the files allow, once more: by its edges' services.
     written: Table<Edge, Vec<Allowance>>,
-    /// Of `edges`, as of when their changes were last taken, and of `files`. Whatever changes an
-    /// allowance is taken before anything else is judged.
+    /// Of `edges`, as of when their changes were last taken, with what was learned since, and of
+    /// `files`. Whatever else changes an allowance is taken before anything else is judged.
     known: Known,
     known_by_files: Known,
     /// As `known`: how many of `edges` are undecided.
@@ -263,8 +265,8 @@ impl Baseline {
 
     /// The allowances of `edge` that hold at `wall`: the files' and the stored one.
     pub fn allowances(&self, edge: &Edge, wall: WallTime) -> impl Iterator<Item = &Allowance> {
-        let stored = self.edges.get(edge).map(|record| &record.allowed);
-        let written = self.written.get(edge);
+        let stored = self.edges.get(edge).map(|record| record.allowed.as_slice());
+        let written = self.written.get(edge).map(Vec::as_slice);
         written.into_iter().chain(stored).flatten().filter(move |it| !it.grounds.expired(wall))
     }
 
@@ -330,8 +332,10 @@ impl Baseline {
     /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
     /// person's decision is never learned. Returns whether that was something new.
     pub fn learn(&mut self, sighting: &Sighting) -> bool {
+        let place = self.edges.place_of(&sighting.edge);
         // It was seen: it is touched already.
-        let Some(record) = self.edges.touch(&sighting.edge) else {
+        let Some((place, (_, record))) = place.and_then(|it| Some((it, self.edges.touch_at(it)?)))
+        else {
             return false;
         };
         if record.pending.is_some() {
@@ -363,16 +367,18 @@ impl Baseline {
                 }
             }
             None => {
-                record.allowed.reserve_exact(1);
                 record.allowed.push(Allowance {
                     provenance: Provenance::Learned,
                     since: sighting.at,
                     executables: executable.map(|it| self.names.share(it)).into_iter().collect(),
                     attempted_only: !reached,
-                    grounds: Grounds::default(),
+                    grounds: Stated::default(),
                 });
             }
         }
+        // It is stored a moment later, and known from now on.
+        self.known.enter(&sighting.edge, place);
+        self.undecided.remove(&sighting.edge, place);
         for service in sighting.edge.services() {
             self.return_to_learning(service, sighting.at);
         }

@@ -1,11 +1,15 @@
 //! What is stored of one edge, and of one service: the values, and what can be told of each by itself.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::baseline::{Allowance, LearnRule, Pending, Phase, Prohibition};
 use crate::executables::Names;
 use crate::graph::Evidence;
 use crate::ids::WallTime;
+
+/// Most often one.
+pub type Allowances = SmallVec<[Allowance; 1]>;
 
 /// Everything known about one edge: stored as one value, under the edge's text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,8 +18,8 @@ pub struct EdgeRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Box<Evidence>>,
     /// What was learned or imported, and each approval with its own end.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed: Vec<Allowance>,
+    #[serde(default, skip_serializing_if = "SmallVec::is_empty")]
+    pub allowed: Allowances,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forbidden: Option<Box<Prohibition>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -24,7 +28,7 @@ pub struct EdgeRecord {
 
 impl EdgeRecord {
     /// Whether nothing is known.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.evidence.is_none()
             && self.allowed.is_empty()
             && self.forbidden.is_none()
@@ -33,7 +37,7 @@ impl EdgeRecord {
 
     /// Whether nobody has said or learned yet what is to be thought of it.
     #[must_use]
-    pub const fn is_undecided(&self) -> bool {
+    pub fn is_undecided(&self) -> bool {
         self.allowed.is_empty() && self.forbidden.is_none()
     }
 
@@ -45,7 +49,6 @@ impl EdgeRecord {
         }
         if let Some(evidence) = &mut self.evidence {
             evidence.executables.share(names);
-            evidence.dialled.shrink_to_fit();
         }
     }
 }

@@ -113,7 +113,7 @@ impl Baseline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::baseline::Grounds;
+    use crate::baseline::Stated;
 
     fn learned(executable: &str, since: WallTime) -> Allowance {
         Allowance {
@@ -121,7 +121,7 @@ mod tests {
             since,
             executables: [executable].into_iter().collect(),
             attempted_only: false,
-            grounds: Grounds::default(),
+            grounds: Stated::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! A service that shows more that is new than is told one by one, in words: how many, to about how many
 //! others, since when, with what, and what can be done. The figures are the kernel's.
 
+use std::sync::Arc;
+
 use crate::attribute::Workload;
 use crate::detect::words::{place_of, process_reasons};
 use crate::detect::{Finding, Kind, Reason, Severity};
@@ -21,7 +23,7 @@ pub struct FanOut<'a> {
     pub peers: u64,
     /// A few far ends, as text.
     pub examples: Vec<String>,
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     pub workload: Option<&'a Workload>,
 }
 
@@ -33,7 +35,7 @@ pub fn fan_out_finding(node: &str, fan_out: FanOut<'_>) -> Finding {
         let text = format!("among them {}", fan_out.examples.join(", "));
         reasons.push(Reason { name: "examples".to_owned(), weight: 0.0, text });
     }
-    reasons.extend(fan_out.process.iter().flat_map(process_reasons));
+    reasons.extend(fan_out.process.iter().flat_map(|it| process_reasons(it)));
     let text = "where this is its business (a crawler, a proxy, a scanner of your own), raise \
                 `detect.budget` or mute it"
         .to_owned();

@@ -2,7 +2,7 @@
 //! not know because nobody looked. An agent that sees less than it should is an alert itself.
 
 use crate::detect::{Finding, Kind, Reason, Severity, Where};
-use crate::flow::{Half, Loss};
+use crate::flow::{Half, Influence, Joined, Loss};
 use crate::ids::WallTime;
 
 const FILES: &str = "baseline-file";
@@ -15,6 +15,10 @@ pub enum Trouble {
     Detached { program: String },
     /// What was to outlive the agent does not any more: this pin is gone.
     Unpinned { path: String },
+    /// Somebody attached a program of theirs beside ours.
+    Joined(Joined),
+    /// The watched cgroup is gone.
+    Removed { cgroup: String },
     /// The agent's own connection was made and not told, or only the other half of it.
     Canary { half: Half },
     /// A baseline file cannot be read: what it said before still holds.
@@ -41,6 +45,8 @@ impl Trouble {
         match self {
             Self::Detached { program } => format!("detached-{program}"),
             Self::Unpinned { .. } => "unpinned".to_owned(),
+            Self::Joined(Joined { program, hook, .. }) => format!("joined-{hook}-{program}"),
+            Self::Removed { .. } => "removed".to_owned(),
             Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
@@ -63,9 +69,12 @@ impl Trouble {
 
     const fn severity(&self) -> Severity {
         match self {
-            Self::Detached { .. } | Self::Canary { .. } => Severity::High,
+            Self::Detached { .. } | Self::Removed { .. } | Self::Canary { .. } => Severity::High,
             Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
-            Self::Gap { .. } => Severity::Low,
+            Self::Joined(Joined { influence: Influence::MayHide, .. }) => Severity::Medium,
+            Self::Joined(Joined { influence: Influence::None, .. }) | Self::Gap { .. } => {
+                Severity::Low
+            }
             Self::Lost { loss, .. } => match loss {
                 // Late or counted less, and nothing hidden.
                 Loss::RingFull
@@ -92,6 +101,11 @@ impl Trouble {
             Self::Unpinned { path } => format!(
                 "{path} is gone, and not by us: what is attached ends with the agent, and what happens \
                  until the next one runs is not seen; restart the agent, on a mounted bpffs"
+            ),
+            Self::Joined(joined) => joined_text(joined),
+            Self::Removed { cgroup } => format!(
+                "the watched cgroup {cgroup} was removed, and with it all that was attached: nothing is \
+                 seen until the agent is restarted on one that is there"
             ),
             Self::Canary { half } => {
                 let what = match half {
@@ -125,6 +139,22 @@ impl Trouble {
             ),
         }
     }
+}
+
+fn joined_text(joined: &Joined) -> String {
+    let Joined { program, hook, cgroup, more, influence } = joined;
+    let places = match more {
+        0 => cgroup.clone(),
+        more => format!("{cgroup} and {more} more"),
+    };
+    let effect = match influence {
+        Influence::None => "ours still sees all that it saw",
+        Influence::MayHide => {
+            "it runs before ours on this kernel, so that an address which it changes is shown as what \
+             it was changed to"
+        }
+    };
+    format!("somebody attached the program {program} to {places}, beside our {hook}: {effect}")
 }
 
 fn is_about(finding: &Finding, name: &str) -> bool {
@@ -189,6 +219,8 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         attack: match trouble {
             Trouble::Detached { .. }
             | Trouble::Unpinned { .. }
+            | Trouble::Joined(_)
+            | Trouble::Removed { .. }
             | Trouble::Canary { .. }
             | Trouble::EmptyStore => {
                 vec!["T1562.001".to_owned()]

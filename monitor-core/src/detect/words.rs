@@ -78,7 +78,7 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
         reasons.extend(place_reason(sighting));
     }
     if kind != Kind::Unbaselined {
-        reasons.extend(sighting.process.iter().flat_map(process_reasons));
+        reasons.extend(sighting.process.iter().flat_map(|it| process_reasons(it)));
     }
     if let Some(opener) = &sighting.opened_by
         && let Some(user) = sighting.edge.owner()
@@ -334,7 +334,7 @@ fn attack(kind: Kind, sighting: &Sighting) -> Vec<&'static str> {
         _ => vec!["T1021"],
     };
     let memory = |it: &Process| it.image == Image::Memory;
-    if sighting.process.as_ref().is_some_and(memory) {
+    if sighting.process.as_deref().is_some_and(memory) {
         techniques.push("T1620");
     }
     techniques

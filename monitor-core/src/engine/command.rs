@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::baseline::document::Document;
-use crate::baseline::{Allowance, Grounds, Phase, Prohibition, Provenance};
+use crate::baseline::{Allowance, Allowances, Grounds, Phase, Prohibition, Provenance};
 use crate::edge::{Edge, EdgeWith};
 use crate::engine::quiet::Wish;
 use crate::engine::{Change, Effect, Engine};
@@ -198,7 +198,7 @@ impl Engine {
             since: now.wall,
             executables,
             attempted_only: false,
-            grounds: grounds.clone(),
+            grounds: grounds.clone().into(),
         };
         // What another executable did there still waits.
         record.pending = record.pending.take().and_then(|it| it.left_by([&allowance]));
@@ -225,7 +225,7 @@ impl Engine {
 
     /// Resolves the incidents whose findings are all allowed by now.
     pub(crate) fn resolve_allowed(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let allowed = |finding: &std::sync::Arc<crate::detect::Finding>| {
+        let allowed = |finding: &std::sync::Arc<crate::incident::Reported>| {
             let executable = finding.executable();
             let Some(edge) = &finding.edge else {
                 return false;
@@ -258,8 +258,11 @@ impl Engine {
         let record = self.baseline.edge_mut(&edge);
         let what = format!("forbade {edge}{}", grounds_text(&grounds));
         // For good means for good; for a while, what was allowed before is allowed again after.
-        let removed =
-            if grounds.until.is_none() { std::mem::take(&mut record.allowed) } else { Vec::new() };
+        let removed = if grounds.until.is_none() {
+            std::mem::take(&mut record.allowed)
+        } else {
+            Allowances::new()
+        };
         let forbidden = Prohibition { since: now.wall, lifted_until: None, grounds };
         record.forbidden = Some(Box::new(forbidden));
         // What was told of it as merely new is told again as forbidden.
@@ -423,7 +426,7 @@ impl Engine {
         for (edge, allowed) in parsed.allowed {
             let record = self.baseline.edge_mut(&edge);
             record.pending = record.pending.take().and_then(|it| it.left_by(&allowed));
-            record.allowed = allowed;
+            record.allowed = allowed.into();
         }
         for (edge, prohibition) in parsed.forbidden {
             let record = self.baseline.edge_mut(&edge);

@@ -10,7 +10,7 @@ use crate::detect::{FanOut, Finding, Kind, Severity, fan_out_finding};
 use crate::edge::Edge;
 use crate::engine::{Effect, Engine};
 use crate::flow::{Direction, Ended, Flood, FlowKey, Remote};
-use crate::ids::{CgroupId, Now, ServiceName, WallTime};
+use crate::ids::{BootTime, CgroupId, Now, ServiceName, WallTime};
 use crate::incident::About;
 
 /// The floods that go on: no more than the kernel follows at once.
@@ -24,6 +24,7 @@ pub(crate) struct Floods {
 #[derive(Debug, Clone)]
 struct Going {
     service: ServiceName,
+    began: BootTime,
     since: WallTime,
     count: u64,
     peers: u64,
@@ -38,13 +39,14 @@ struct Figures {
 }
 
 impl Floods {
-    /// Takes in how far a flood has come; how much that is more than was known of it.
-    fn note(&mut self, service: &ServiceName, flood: &Flood) -> u64 {
-        let Flood { since, count, peers, .. } = *flood;
-        let going = Going { service: service.clone(), since, count, peers };
+    /// Takes in how far a flood has come; how much that is more than was known of it: by this agent,
+    /// or by one before it, which `counted` so much.
+    fn note(&mut self, service: &ServiceName, flood: &Flood, counted: Option<u64>) -> u64 {
+        let Flood { began, since, count, peers, .. } = *flood;
+        let going = Going { service: service.clone(), began, since, count, peers };
         let before = self.going.insert((flood.cgroup, flood.direction), going);
-        let known = before.filter(|it| it.since == since).map_or(0, |it| it.count);
-        count.saturating_sub(known)
+        let known = before.filter(|it| it.began == began).map(|it| it.count);
+        count.saturating_sub(known.or(counted).unwrap_or(0))
     }
 
     /// Several cgroups may be one service.
@@ -81,7 +83,14 @@ impl Engine {
             return;
         }
         let begins = !self.floods.going.contains_key(&(flood.cgroup, flood.direction));
-        let more = self.floods.note(&service, flood);
+        let incident = self.incidents.joining(&service, About::Flood, now.wall);
+        let counted = incident.and_then(|incident| {
+            // Who told it before this agent has said as much.
+            let counted = incident.counted_of(flood)?;
+            self.floods.said.entry(incident.id.clone()).or_insert(incident.count);
+            Some(counted)
+        });
+        let more = self.floods.note(&service, flood, counted);
         if begins && self.baseline.phase(&service) != Phase::Guarded {
             let since = flood.since.plus_seconds(-Self::BEGINS_S);
             self.baseline.unlearn(&service, since, now.wall);
@@ -89,7 +98,7 @@ impl Engine {
         }
         if let Some(figures) = self.floods.figures(&service, flood.direction) {
             let finding = self.flood_finding(&service, flood, figures);
-            self.tell_flood(now, &service, flood.ended, more, finding);
+            self.tell_flood(now, &service, flood, more, finding);
         }
         if flood.ended == Ended::Yes {
             self.floods.going.remove(&(flood.cgroup, flood.direction));
@@ -162,7 +171,7 @@ impl Engine {
         &mut self,
         now: Now,
         service: &ServiceName,
-        ended: Ended,
+        flood: &Flood,
         more: u64,
         finding: Finding,
     ) {
@@ -175,10 +184,10 @@ impl Engine {
         let Some(incident) = self.incidents.joining(service, About::Flood, now.wall) else {
             return;
         };
-        incident.count += more;
+        incident.count_flood(flood, more);
         let said = self.floods.said.get(&incident.id).copied().unwrap_or(0);
         let doubled = incident.count >= said.saturating_mul(2);
-        let last_word = ended == Ended::Yes && incident.count > said;
+        let last_word = flood.ended == Ended::Yes && incident.count > said;
         let (unspoken, findings) = before.unwrap_or_default();
         if doubled || last_word || known(incident) > findings {
             self.floods.said.insert(incident.id.clone(), incident.count);

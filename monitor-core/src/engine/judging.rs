@@ -26,14 +26,14 @@ impl Engine {
             Judgement::Learnable if self.floods.may_hold(&sighting.edge) => {}
             Judgement::Learnable => {
                 if self.baseline.learn(sighting) {
-                    effects.push(Effect::Store(self.save()));
+                    let due = now.boot.plus_millis(Self::LEARNED_MS);
+                    self.learned_due.get_or_insert(due);
                 }
             }
             Judgement::Odd { kind: Kind::Unbaselined, .. } => self.unbaselined(now, sighting),
             Judgement::Odd { kind, also } => self.odd(now, kind, also, sighting),
         }
-        if appeared && let Some(mut view) = self.edge_view(&sighting.edge, now.wall) {
-            view.sighted_by(sighting);
+        if appeared && let Some(view) = self.sighting_view(sighting, now.wall) {
             effects.push(Effect::Appeared(Box::new(view)));
         }
     }
@@ -176,6 +176,7 @@ impl Engine {
             unspoken: true,
             findings: Vec::new(),
             more: 0,
+            floods: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ mod command;
 mod flooding;
 mod judging;
 mod keys;
+mod latency;
 mod quiet;
 mod record;
 mod trouble;
@@ -19,7 +20,7 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Canary, Flood, Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
@@ -29,10 +30,12 @@ use crate::pattern::Pattern;
 use self::canary::Canaries;
 use self::flooding::Floods;
 use self::keys::Keys;
+use self::latency::Latencies;
 use self::trouble::{Gap, Losses};
 
-pub use self::canary::{CanaryView, Latency};
+pub use self::canary::CanaryView;
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
+pub use self::latency::Latency;
 pub use self::record::{AuditEntry, Change, Snapshot, Tallied};
 pub use self::view::{
     BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
@@ -135,12 +138,16 @@ pub struct Engine {
     mutes: Mutes,
     losses: Losses,
     canaries: Canaries,
+    /// From the kernel's stamp of a flow to its step.
+    latencies: Latencies,
     floods: Floods,
     gap: Option<Gap>,
     next_audit: u64,
     random: u64,
     started: Option<WallTime>,
     next_save: BootTime,
+    /// What was learned is to be stored by then.
+    learned_due: Option<BootTime>,
     next_alive: BootTime,
     next_upkeep: BootTime,
     /// When the next approval or prohibition ends; None where that must be looked for.
@@ -153,8 +160,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Evidence is stored at most this often, milliseconds; judgements are stored at once.
+    /// Evidence is stored at most this often, milliseconds; what is told or decided is stored at once.
     pub const SAVE_MS: u64 = 30_000;
+    /// What was learned is stored this much later, milliseconds, together with what is learned meanwhile.
+    /// Until then nobody was told of it, and the kernel's tables tell it to the next agent.
+    pub const LEARNED_MS: u64 = 100;
     /// That somebody looks is stored with everything else, and at least this often, milliseconds.
     const ALIVE_MS: u64 = 300_000;
     /// What has run out is looked for at most this often, milliseconds.
@@ -188,11 +198,13 @@ impl Engine {
             mutes: Mutes::restore(snapshot.mutes),
             losses: Losses::default(),
             canaries: Canaries::default(),
+            latencies: Latencies::default(),
             floods: Floods::default(),
             gap: None,
             next_audit: snapshot.next_audit,
             started: None,
             next_save: BootTime(0),
+            learned_due: None,
             next_alive: BootTime(0),
             next_upkeep: BootTime(0),
             next_end: None,
@@ -214,6 +226,10 @@ impl Engine {
                 self.attribution.namespace(netns, &addresses);
             }
             Input::Flow(flow) => {
+                if flow.begun == Begun::Seen {
+                    let took_us = now.wall.0.saturating_sub(flow.at.0);
+                    self.latencies.add(took_us.try_into().unwrap_or(0));
+                }
                 for sighting in self.attribution.flow(now, flow) {
                     self.sighted(now, &sighting, &mut effects);
                 }
@@ -264,10 +280,8 @@ impl Engine {
     /// When time alone will have something to do next, if nothing else happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<BootTime> {
-        [self.attribution.next_due(), self.incidents.next_due(), self.queue.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let (waiting, incident) = (self.attribution.next_due(), self.incidents.next_due());
+        [waiting, incident, self.queue.next_due(), self.learned_due].into_iter().flatten().min()
     }
 
     /// Takes in what still waits, as it stands: the last step before the end.
@@ -305,6 +319,7 @@ impl Engine {
 
     /// Everything not yet stored.
     fn save(&mut self) -> Vec<Change> {
+        self.learned_due = None;
         record::changes(self.baseline.take_dirty(), self.incidents.take_dirty())
     }
 
@@ -319,6 +334,9 @@ impl Engine {
             self.end_mutes(now, effects);
             self.digest(now, effects);
             self.tell_losses(now);
+        }
+        if self.learned_due.is_some_and(|due| due <= now.boot) {
+            effects.push(Effect::Store(self.save()));
         }
         if self.next_save <= now.boot {
             self.next_save = now.boot.plus_millis(Self::SAVE_MS);

@@ -88,7 +88,7 @@ impl Engine {
         }
         let mut next = WallTime(i64::MAX);
         for (edge, record) in self.baseline.edges.iter() {
-            let allowed = record.allowed.iter().map(|it| &it.grounds);
+            let allowed = record.allowed.iter().map(|it| &*it.grounds);
             let forbidden = record.forbidden.iter().map(|it| &it.grounds);
             let ends = allowed.chain(forbidden).filter_map(|it| it.until);
             if let Some(first) = ends.min() {
@@ -102,7 +102,7 @@ impl Engine {
         // The files' own ends: nothing is taken away, only judged anew, once.
         let seen = self.ends_seen.replace(now.wall).or(self.started).unwrap_or(now.wall);
         let written = self.baseline.files.allowed.iter();
-        let written = written.flat_map(|(edge, it)| it.iter().map(move |it| (edge, &it.grounds)));
+        let written = written.flat_map(|(edge, it)| it.iter().map(move |it| (edge, &*it.grounds)));
         let forbidden = self.baseline.files.forbidden.iter().map(|(edge, it)| (edge, &it.grounds));
         for (edge, until) in
             written.chain(forbidden).filter_map(|(edge, it)| Some((edge, it.until?)))

@@ -1,6 +1,7 @@
 //! What can be seen from outside: the shapes that the verbs print and the socket serves. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::baseline::document::{Document, DocumentError, Figures, export};
 use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
 use crate::edge::{Edge, EdgeWith};
-use crate::engine::{CanaryView, CommandError, Engine, Reply, Selection};
+use crate::engine::{CanaryView, CommandError, Engine, Latency, Reply, Selection};
 use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
@@ -23,7 +24,7 @@ pub struct EdgeView {
     pub outcome: Outcome,
     /// The process that dialled it first; only when the edge is told as it appears.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     /// Who opened its socket, where that was somebody else; only when the edge is told as it appears.
@@ -167,6 +168,10 @@ pub struct Status {
     /// The agent's own connection, by which it knows that it sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryView>,
+    /// From the kernel's stamp of what is new to the engine, microseconds: the last one, and the last
+    /// few hundred of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub news_us: Option<Latency>,
 }
 
 /// How many edges of each kind a service has.
@@ -179,19 +184,6 @@ struct Counts {
     forbidden: usize,
 }
 
-impl EdgeView {
-    /// Fills in what only the sighting knows.
-    pub fn sighted_by(&mut self, sighting: &Sighting) {
-        self.process.clone_from(&sighting.process);
-        self.cgroup = sighting.workload.as_ref().map(|it| it.cgroup.clone());
-        self.opened_by.clone_from(&sighting.opened_by);
-        self.evidence = None;
-        self.outcome = sighting.outcome;
-        self.seen_from = sighting.seen_from;
-        self.at = sighting.at;
-    }
-}
-
 impl Engine {
     /// Every edge seen, with its evidence.
     #[must_use]
@@ -201,7 +193,23 @@ impl Engine {
         edges.filter_map(|edge| self.edge_view(edge, wall)).collect()
     }
 
-    pub(crate) fn edge_view(&self, edge: &Edge, wall: WallTime) -> Option<EdgeView> {
+    /// An edge as it appears; None where there was no room for it.
+    pub(crate) fn sighting_view(&self, sighting: &Sighting, wall: WallTime) -> Option<EdgeView> {
+        self.baseline.edges.get(&sighting.edge)?;
+        Some(EdgeView {
+            edge: AlertEdge::from(&sighting.edge),
+            seen_from: sighting.seen_from,
+            outcome: sighting.outcome,
+            process: sighting.process.clone(),
+            cgroup: sighting.workload.as_ref().map(|it| it.cgroup.clone()),
+            opened_by: sighting.opened_by.clone(),
+            at: sighting.at,
+            evidence: None,
+            standing: self.standing(&sighting.edge, wall),
+        })
+    }
+
+    fn edge_view(&self, edge: &Edge, wall: WallTime) -> Option<EdgeView> {
         let evidence = self.baseline.edges.get(edge)?.evidence.as_ref()?;
         Some(EdgeView {
             edge: AlertEdge::from(edge),
@@ -218,7 +226,8 @@ impl Engine {
 
     fn evidence_view(&self, evidence: &Evidence) -> EvidenceView {
         let totals = evidence.totals();
-        let quantile = |q| evidence.rtt.as_ref()?.quantile_us(q);
+        let rtt = evidence.rtt.whole();
+        let quantile = |q| rtt.quantile_us(q);
         EvidenceView {
             first_seen: evidence.first_seen,
             last_seen: evidence.last_seen,
@@ -229,7 +238,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
-            opened_by: evidence.opened_by.clone(),
+            opened_by: evidence.opened_by.as_deref().cloned(),
         }
     }
 
@@ -338,6 +347,7 @@ impl Engine {
             lost: self.losses.counted.clone(),
             missing: Vec::new(),
             canary: self.canaries.view(),
+            news_us: self.latencies.view(),
         }
     }
 

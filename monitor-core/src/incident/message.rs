@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -33,7 +34,7 @@ pub struct Alert {
     pub first_seen: WallTime,
     pub last_seen: WallTime,
     pub count: u64,
-    pub findings: Vec<AlertFinding>,
+    pub findings: Vec<Arc<AlertFinding>>,
     /// Findings left out for length.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
@@ -65,7 +66,7 @@ pub struct AlertFinding {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attack: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<Process>,
+    pub process: Option<Arc<Process>>,
     #[serde(rename = "where")]
     pub place: Where,
     /// The command that allows this one edge; nothing allows an agent's own trouble.
@@ -118,7 +119,7 @@ impl Incident {
     #[must_use]
     pub fn alert(&self) -> Alert {
         let score = self.findings.iter().map(|it| it.score).fold(0.0, f64::max);
-        let lead = weightiest(&self.findings, |it| (it.severity, it.score)).map(|it| &**it);
+        let lead = weightiest(&self.findings, |it| (it.severity, it.score)).map(|it| &***it);
         Alert {
             schema: "edgewatch-alert/1".to_owned(),
             id: self.id.clone(),
@@ -135,7 +136,11 @@ impl Incident {
             last_seen: self.last_seen,
             // Something happened, though it may not be counted yet.
             count: self.count.max(1),
-            findings: self.findings.iter().map(|it| sent(&self.service, it)).collect(),
+            findings: self
+                .findings
+                .iter()
+                .map(|it| it.sent(|it| sent(&self.service, it)))
+                .collect(),
             more: self.more,
             inspect: lead.and_then(|lead| inspect(&self.service, lead)),
             allow: lead.map_or_else(String::new, |lead| allow(&self.service, lead)),

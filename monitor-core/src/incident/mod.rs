@@ -3,6 +3,7 @@
 
 mod found;
 mod message;
+mod reported;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::detect::{Finding, Kind, Severity};
 use crate::edge::Edge;
-use crate::ids::{BootTime, Now, ServiceName, WallTime};
+use crate::flow::{Direction, Ended, Flood};
+use crate::ids::{BootTime, CgroupId, Now, ServiceName, WallTime};
 
 use self::found::Found;
 use self::message::cause;
 pub use self::message::{Alert, AlertEdge, AlertFinding, dedup_key};
+pub use self::reported::Reported;
 pub use self::telling::{Others, Subject};
 
 /// Where an incident stands.
@@ -71,10 +74,24 @@ pub struct Incident {
     /// It has something to say that it has not said yet.
     #[serde(default)]
     pub unspoken: bool,
-    pub findings: Vec<Arc<Finding>>,
+    pub findings: Vec<Arc<Reported>>,
     /// Findings beyond [`Incident::FINDINGS`].
     #[serde(default)]
     pub more: u64,
+    /// How much of each flood that goes on `count` holds: stored with it, so that who comes after this
+    /// agent counts on from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floods: Vec<Counted>,
+}
+
+/// How much of one flood was counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    pub cgroup: CgroupId,
+    pub direction: Direction,
+    /// As the kernel says it, nanoseconds since boot.
+    pub began_ns: u64,
+    pub count: u64,
 }
 
 impl Incident {
@@ -104,7 +121,7 @@ impl Incident {
                 && (known.executable() == finding.executable() || finding.process.is_none())
         });
         if let Some(index) = same {
-            let known = Arc::make_mut(&mut self.findings[index]);
+            let known = Arc::make_mut(&mut self.findings[index]).change();
             known.outcome = known.outcome.max(finding.outcome);
             known.process = finding.process.or_else(|| known.process.take());
             if known.edge.is_none() {
@@ -112,7 +129,7 @@ impl Incident {
             }
         } else if self.findings.len() < Self::FINDINGS {
             self.count += u64::from(finding.kind == Kind::NewExecutable);
-            self.findings.push(Arc::new(finding));
+            self.findings.push(Arc::new(Reported::new(finding)));
         } else {
             self.more += 1;
         }
@@ -122,6 +139,22 @@ impl Incident {
     pub fn count_more(&mut self, at: WallTime, findings: u64) {
         self.heard(at);
         self.more += findings;
+    }
+
+    /// How much of this flood was counted before.
+    #[must_use]
+    pub fn counted_of(&self, flood: &Flood) -> Option<u64> {
+        self.floods.iter().find(|it| it.is_of(flood)).map(|it| it.count)
+    }
+
+    /// Counts so many `more` of a flood.
+    pub fn count_flood(&mut self, flood: &Flood, more: u64) {
+        self.count += more;
+        self.floods.retain(|it| !it.is_of(flood));
+        if flood.ended == Ended::No {
+            let Flood { cgroup, direction, began: BootTime(began_ns), count, .. } = *flood;
+            self.floods.push(Counted { cgroup, direction, began_ns, count });
+        }
     }
 
     #[must_use]
@@ -140,6 +173,13 @@ impl Incident {
     #[must_use]
     pub fn severity(&self) -> Severity {
         self.findings.iter().map(|it| it.severity).max().unwrap_or(Severity::Low)
+    }
+}
+
+impl Counted {
+    fn is_of(&self, flood: &Flood) -> bool {
+        let Flood { cgroup, direction, began, .. } = *flood;
+        (self.cgroup, self.direction, self.began_ns) == (cgroup, direction, began.0)
     }
 }
 

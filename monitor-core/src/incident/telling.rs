@@ -48,7 +48,7 @@ impl Alert {
     /// The weightiest finding: the one the title is about.
     #[must_use]
     pub fn lead(&self) -> Option<&AlertFinding> {
-        weightiest(&self.findings, |it| (it.severity, it.score))
+        weightiest(&self.findings, |it| (it.severity, it.score)).map(|it| &**it)
     }
 
     /// The findings beside the leading one, the first `most` of them. Both ends of one edge may have
@@ -56,10 +56,9 @@ impl Alert {
     #[must_use]
     pub fn others(&self, most: usize) -> Others<'_> {
         let mut others: Vec<&AlertFinding> = Vec::new();
+        let findings = self.findings.iter().map(|it| &**it);
         if let Some(lead) = self.lead() {
-            for finding in
-                self.findings.iter().filter(|it| it.edge != lead.edge || it.kind == lead.kind)
-            {
+            for finding in findings.filter(|it| it.edge != lead.edge || it.kind == lead.kind) {
                 let told =
                     |it: &&AlertFinding| it.edge == finding.edge && it.process == finding.process;
                 if !std::ptr::eq(finding, lead) && !others.iter().any(told) {

@@ -6,7 +6,7 @@ use monitor_core::attribute::Attribution;
 use monitor_core::baseline::{Baseline, Mode};
 use monitor_core::engine::{Input, Standing};
 use monitor_core::flow::{Direction, Ended, Flood, FlowKey, Loss, Outcome, Process, Remote};
-use monitor_core::ids::WallTime;
+use monitor_core::ids::{BootTime, WallTime};
 
 use crate::stage::{Stage, check, flow, ip, key, traffic};
 
@@ -31,11 +31,12 @@ fn floods_in(
         cgroup,
         direction,
         since,
+        began: BootTime(since.0.unsigned_abs()),
         last_seen: stage.now.wall,
         count,
         peers: count / 2,
         examples: vec![example],
-        process: Some(process),
+        process: Some(process.into()),
         ended,
     };
     stage.step(Input::Flooded(Box::new(flood)));
@@ -97,6 +98,33 @@ fn a_flood_is_told_at_once_as_it_doubles_and_when_it_is_over() {
     floods_in(&mut stage, "a", Direction::Inbound, later, 10, Ended::No);
     assert!(stage.said.ends_with("fan-out fan-out with /bin/sh; fan-out flooded with /bin/sh;\n"));
     assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 2_001_017);
+}
+
+#[test]
+fn a_flood_that_goes_on_over_a_restart_is_counted_and_told_once() {
+    let mut stage = check("0 a -> 192.0.2.1 443/tcp established with /bin/app\n 5 guard a", "");
+    stage.until(20_000);
+    let since = stage.now.wall;
+    floods(&mut stage, "a", since, 3, Ended::No);
+    stage.until(21_000);
+    floods(&mut stage, "a", since, 1_000, Ended::No);
+    let said = stage.said.lines().count();
+    stage.restart(Mode::Auto);
+    // The kernel goes on counting, and says all of it.
+    stage.until(22_000);
+    floods(&mut stage, "a", since, 1_500, Ended::No);
+    assert_eq!(stage.said.lines().count(), said, "nothing that was not said: {}", stage.said);
+    assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 1_500);
+    stage.until(23_000);
+    floods(&mut stage, "a", since, 2_100, Ended::No);
+    assert_eq!(stage.said.lines().count(), said + 1, "it doubled: {}", stage.said);
+    floods(&mut stage, "a", since, 2_200, Ended::Yes);
+    assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 2_200);
+    // Another of the same cgroup is counted from its own beginning.
+    stage.restart(Mode::Auto);
+    let later = stage.now.wall;
+    floods(&mut stage, "a", later, 100, Ended::No);
+    assert_eq!(stage.engine.alerts(stage.now.wall)[0].count, 2_300);
 }
 
 #[test]

@@ -36,9 +36,9 @@ fn full() -> Stage {
         since: at,
         executables: Executables::default(),
         attempted_only: false,
-        grounds: Grounds::default(),
+        grounds: Grounds::default().into(),
     };
-    let record = EdgeRecord { allowed: vec![allowed], ..EdgeRecord::default() };
+    let record = EdgeRecord { allowed: vec![allowed].into(), ..EdgeRecord::default() };
     for number in 0..u32::try_from(Baseline::EDGES).unwrap() {
         let edge = Edge {
             client: Peer::Service(if number == 7 { service("a") } else { service("c") }),

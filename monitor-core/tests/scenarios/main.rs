@@ -24,9 +24,9 @@ mod steadfast;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use monitor_core::baseline::Mode;
+use monitor_core::baseline::{Baseline, Mode};
 use monitor_core::edge::Edge;
-use monitor_core::engine::{Command, Guarding, Input, Selection};
+use monitor_core::engine::{Command, Engine, Guarding, Input, Selection};
 use monitor_core::flow::{Direction, Flow, Outcome, Protocol, Remote};
 use monitor_core::ids::NetnsCookie;
 
@@ -316,6 +316,28 @@ fn learning_ends_on_quiet_and_count_and_a_new_edge_reopens_it() {
     stage.event("3701 a -> 192.0.2.9 443/tcp established with /bin/x");
     stage.until(3_702_000);
     assert_eq!(phase(&stage), "learning");
+}
+
+/// A storm of new edges is one transaction every so often, and each edge is known from the first moment.
+#[test]
+fn what_is_learned_is_stored_together_a_moment_later() {
+    let mut stage = Stage::new(Mode::Learn);
+    stage.until(1_000);
+    stage.stored.clear();
+    let edges = |stage: &Stage| stage.stored.keys().filter(|it| it.starts_with("edge")).count();
+    let learned = Baseline::UNDECIDED + 10;
+    for port in 1..=learned {
+        stage.talk("a", "b", &format!("{port}/tcp"), "/bin/app");
+    }
+    assert_eq!(edges(&stage), 0);
+    let lost = stage.engine.status(stage.now.wall).lost;
+    assert!(lost.is_empty(), "what is learned takes no undecided one's place: {lost:?}");
+    stage.until(1_000 + Engine::LEARNED_MS);
+    assert_eq!(edges(&stage), learned);
+    // Whatever is stored before that takes it along.
+    stage.talk("a", "c", "1/tcp", "/bin/app");
+    stage.command(Command::Guard { services: Selection::All });
+    assert_eq!(edges(&stage), learned + 1);
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn a_program_that_is_not_what_it_seems_is_named_as_such() {
     let dial = |stage: &mut Stage, port: &str, process: Process| {
         let key = key(cgroup, Direction::Outbound, server, port, Outcome::Established);
         let mut flow = flow(stage.now.wall, key, None, "");
-        flow.process = Some(process);
+        flow.process = Some(process.into());
         stage.step(Input::Flow(flow));
     };
     let shell = "/usr/bin/dash:/usr/bin/python3".to_owned();

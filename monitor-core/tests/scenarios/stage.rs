@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::document::{Document, written};
@@ -378,12 +379,14 @@ pub(crate) fn key(
 }
 
 pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path: &str) -> Flow {
-    let process = (!path.is_empty()).then(|| Process {
-        executable: Some(path.to_owned()),
-        pid: 42,
-        uid: 33,
-        command: "app".to_owned(),
-        ..Process::default()
+    let process = (!path.is_empty()).then(|| {
+        Arc::new(Process {
+            executable: Some(path.to_owned()),
+            pid: 42,
+            uid: 33,
+            command: "app".to_owned(),
+            ..Process::default()
+        })
     });
     Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen, opener: None }
 }

@@ -247,7 +247,10 @@ impl Agent {
                         self.step(news)?;
                     }
                 }
-                _ = upkeep.tick() => drop(self.step(Input::Tick)?),
+                _ = upkeep.tick() => {
+                    self.step(Input::Tick)?;
+                    self.performer.rest();
+                }
                 () = tick(heartbeat.as_mut()) => supervisor::tell(NotifyState::Watchdog),
                 () = sleep_until(due) => drop(self.step(Input::Tick)?),
             }
@@ -285,9 +288,14 @@ impl Agent {
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
-        let heard = self.capture.sweep(|key| self.engine.edge_of(key).is_some());
-        let heard = heard.context("sweep the kernel's tables")?;
-        self.observe(heard)
+        let mut sweep = self.capture.begin_sweep().context("sweep the kernel's tables")?;
+        loop {
+            let heard = self.capture.sweep_on(&mut sweep, |key| self.engine.edge_of(key).is_some());
+            match heard.context("sweep the kernel's tables")? {
+                Some(part) => self.observe(part)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or
@@ -378,6 +386,8 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),
         Observation::Unpinned { path } => Input::Trouble(Trouble::Unpinned { path }),
+        Observation::Joined(joined) => Input::Trouble(Trouble::Joined(joined)),
+        Observation::Removed { cgroup } => Input::Trouble(Trouble::Removed { cgroup }),
         Observation::Canary(canary) => Input::Canary(canary),
     })
 }

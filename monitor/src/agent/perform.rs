@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::audience::Audience;
 use crate::agent::{Tell, Told, trial};
-use crate::capture::Capture;
+use crate::capture::{self, Capture};
 use crate::notify::{self, Notifier};
 use crate::serve::{Feed, Request};
 use crate::store::Store;
@@ -35,11 +35,17 @@ pub(crate) struct Performer {
     unstored: Vec<Change>,
     /// Why it did not, as last told.
     refusal: Option<String>,
+    /// Changes since [`Performer::rest`].
+    changes: usize,
+    /// There was a burst of them, or a start.
+    burst: bool,
 }
 
 impl Performer {
     /// Unstored changes beyond this are boiled down to the newest of each value.
     const UNSTORED: usize = 10_000;
+    /// So many changes between two rests are a burst.
+    const BURST: usize = 1_024;
 
     pub(crate) fn new(
         store: Store,
@@ -57,7 +63,18 @@ impl Performer {
             feed,
             unstored: Vec::new(),
             refusal: None,
+            changes: 0,
+            burst: true,
         }
+    }
+
+    /// Gives back what a burst took, once it is over. To be called every so often.
+    pub(crate) fn rest(&mut self) {
+        let goes_on = std::mem::take(&mut self.changes) >= Self::BURST;
+        if !goes_on && self.burst {
+            capture::give_back();
+        }
+        self.burst = goes_on;
     }
 
     /// Tells whoever watches, if anybody does.
@@ -111,13 +128,15 @@ impl Performer {
 
     /// Stores what waits, and `changes` after it. A refusal is told once, and its end as well.
     pub(crate) fn store(&mut self, changes: Vec<Change>) {
+        self.changes += changes.len();
         self.unstored.extend(changes);
         if self.unstored.is_empty() {
             return;
         }
         match tokio::task::block_in_place(|| self.store.commit(&self.unstored)) {
             Ok(()) => {
-                self.unstored.clear();
+                // With its room: after a burst that is as much as all edges take.
+                self.unstored = Vec::new();
                 if self.refusal.take().is_some() {
                     tracing::info!("the state is stored again; nothing was lost");
                 }

@@ -213,8 +213,9 @@ impl Scribe {
                 *self.recorded.lost.entry(loss).or_default() += count;
             }
             Observation::Detached { program } => self.recorded.detached.push(program),
-            // A recording pins nothing.
-            Observation::Unpinned { .. } => {}
+            Observation::Removed { cgroup } => self.recorded.detached.push(cgroup),
+            // A recording pins nothing, and misses nothing by who else is there.
+            Observation::Unpinned { .. } | Observation::Joined(_) => {}
             // A recording has what was seen; what was not is told by losses and detachments.
             Observation::Canary(_) => {}
         }

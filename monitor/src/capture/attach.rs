@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -14,17 +13,18 @@ use aya::programs::{Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use monitor_common::{digest, global};
+use monitor_core::flow::Influence;
 
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::clock;
 use crate::capture::config::{Budget, Config, Detail};
-use crate::capture::foreign;
 use crate::capture::makers;
 use crate::capture::nets;
 use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
 use crate::capture::shape::{Shapes, sizes};
+use crate::capture::strangers::Strangers;
 use crate::capture::tracefs;
 
 /// Where a program goes.
@@ -123,7 +123,7 @@ const CAP_CAPABLE: &str = "cap_capable";
 /// Loaded, and attached where it is wanted, see `nets`.
 pub(super) static NET: Spec = Spec {
     program: nets::NET,
-    hook: Hook::Cgroup { attach_type: 1 },
+    hook: Hook::Cgroup { attach_type: nets::EGRESS },
     optional: Some(Extra::Destinations),
 };
 
@@ -357,13 +357,24 @@ impl Attached {
 
     /// The links, and what can be looked after of them from now on. The programs are kept by their
     /// links; those whose links cannot be pinned, by the loader.
-    pub(super) fn attachments(self, set: Option<&Set>) -> (Ebpf, Links, Attachments) {
+    pub(super) fn attachments(
+        self,
+        watched: &Path,
+        set: Option<&Set>,
+    ) -> (Ebpf, Links, Attachments) {
         let pinned = set.into_iter().flat_map(|set| {
             let pinnable = |spec: &&&Spec| self.perf_links || spec.is_of_cgroup();
-            self.specs.iter().filter(pinnable).map(|spec| set.link(spec.program))
+            let links = self.specs.iter().filter(pinnable).map(|spec| set.link(spec.program));
+            links.chain(
+                set.maps().into_iter().flatten().filter_map(|it| Some(set.map(it.to_str()?))),
+            )
         });
         let pinned = pinned.collect();
-        let attachments = Attachments::new(self.root, self.attachments, pinned);
+        let own = self.attachments.iter().map(|it| it.id);
+        let watched = watched.to_owned();
+        let influence = if self.behind_others { Influence::MayHide } else { Influence::None };
+        let strangers = Strangers::new(watched.clone(), own, influence);
+        let attachments = Attachments::new(self.root, watched, self.attachments, pinned, strangers);
         (self.ebpf, self.links, attachments)
     }
 
@@ -417,21 +428,11 @@ impl Attached {
         if let Err(error) = self.load_one(&NET) {
             self.missing.push((Extra::Destinations, brief(&error)));
         }
+        self.ask_for_order();
     }
 
     pub(super) fn name_of(&self, spec: &Spec) -> &'static str {
         if spec.program == STREAM { self.stream } else { spec.program }
-    }
-
-    /// As [`refusal`], with the name of who is in the way.
-    fn refusal(&self, spec: &Spec, source: ProgramError) -> CaptureError {
-        match (refusal(spec.program, source), spec.hook) {
-            (CaptureError::Exclusive { program, by }, Hook::Cgroup { attach_type }) => {
-                let named = foreign::named_on(&self.root, attach_type);
-                CaptureError::Exclusive { program, by: named.unwrap_or(by) }
-            }
-            (other, _) => other,
-        }
     }
 
     /// What is not kept for the next agent although all else is.
@@ -456,24 +457,6 @@ impl Attached {
     }
 }
 
-/// Says what stands in the way where that can be told from the error.
-pub(super) fn refusal(program: &'static str, source: ProgramError) -> CaptureError {
-    match source {
-        ProgramError::LoadError { io_error, verifier_log } => CaptureError::Refused {
-            program,
-            source: io_error,
-            log: tail(&verifier_log.to_string()),
-        },
-        ProgramError::SyscallError(syscall)
-            if syscall.call == "bpf_link_create"
-                && syscall.io_error.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            CaptureError::Exclusive { program, by: "another program".to_owned() }
-        }
-        source => CaptureError::Attach { program, source: Box::new(source) },
-    }
-}
-
 /// An error without the verifier's log, which is long.
 fn brief(error: &ProgramError) -> String {
     match error {
@@ -481,10 +464,4 @@ fn brief(error: &ProgramError) -> String {
         ProgramError::SyscallError(syscall) => format!("{}: {}", syscall.call, syscall.io_error),
         error => error.to_string(),
     }
-}
-
-/// The end of the verifier's log is where it says why.
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.trim_end().lines().rev().take(12).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }

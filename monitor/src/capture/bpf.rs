@@ -1,5 +1,6 @@
 //! The commands of `bpf(2)` that the library lacks: links whose flags are chosen and whose programs
-//! can be swapped, pins opened by their path, an array by its bytes. Knows nothing of what they hold.
+//! can be swapped, pins opened by their path, an array by its bytes, what is new among all links and
+//! programs. Knows nothing of what they hold.
 
 use std::ffi::CString;
 use std::io;
@@ -12,9 +13,13 @@ const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_NEXT_ID: libc::c_long = 11;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_GET_FD_BY_ID: libc::c_long = 30;
+const LINK_GET_NEXT_ID: libc::c_long = 31;
 
 /// Before all programs of others, its own cgroup's children's included (`BPF_F_PREORDER`, 6.12 and
 /// some of 6.1's successors; elsewhere `InvalidInput`).
@@ -74,6 +79,62 @@ pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<Option<CgroupLink>
     let Info { kind, program_id, cgroup_id, attach_type, .. } = info;
     let link = CgroupLink { cgroup_id, attach_type, program_id };
     Ok((kind == BPF_LINK_TYPE_CGROUP).then_some(link))
+}
+
+/// The first link whose id is higher; None where there is none. The kernel gives higher and higher ones,
+/// up to 2^31. Takes CAP_SYS_ADMIN, as all of these do.
+pub(super) fn next_link(after: u32) -> io::Result<Option<u32>> {
+    next_id(LINK_GET_NEXT_ID, after)
+}
+
+pub(super) fn next_program(after: u32) -> io::Result<Option<u32>> {
+    next_id(PROG_GET_NEXT_ID, after)
+}
+
+/// Opens a link by its id: `NotFound` where it is gone, `WouldBlock` while it is made.
+pub(super) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
+    opened(LINK_GET_FD_BY_ID, [id, 0, 0])
+}
+
+/// A loaded program, as the kernel tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LoadedProgram {
+    /// `enum bpf_prog_type`
+    pub(super) kind: u32,
+    /// A digest of its instructions, the same wherever it is loaded.
+    pub(super) tag: [u8; 8],
+    /// Empty where it has none.
+    pub(super) name: String,
+}
+
+/// What a program is; `NotFound` where it is gone.
+pub(super) fn program(id: u32) -> io::Result<LoadedProgram> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        _id: u32,
+        tag: [u8; 8],
+        _until_name: [u64; 6],
+        name: [u8; 16],
+    }
+    const { assert!(size_of::<Info>() == 80) };
+    let program = opened(PROG_GET_FD_BY_ID, [id, 0, 0])?;
+    let mut info = Info::default();
+    information(program.as_fd(), &mut info)?;
+    let Info { kind, tag, name, .. } = info;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(LoadedProgram { kind, tag, name: String::from_utf8_lossy(name).into_owned() })
+}
+
+fn next_id(command: libc::c_long, after: u32) -> io::Result<Option<u32>> {
+    let (next, flags) = (0, 0);
+    let mut attr = [after, next, flags];
+    match call(command, &mut attr) {
+        Ok(_) => Ok(Some(attr[1])),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// An array of one value.

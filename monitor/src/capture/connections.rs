@@ -2,9 +2,10 @@
 //! whether their local port is listened at, with both ends where both are on this machine. Sockets of
 //! one key are one flow. Pure; what is found where is for others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
+use foldhash::{HashMap, HashMapExt as _};
 use monitor_core::flow::{Direction, FlowKey, Outcome, Protocol, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 

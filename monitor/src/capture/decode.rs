@@ -56,7 +56,7 @@ pub(super) struct Origin {
 }
 
 /// A process as the kernel knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Caller {
     pub(super) pid: u32,
     pub(super) uid: u32,

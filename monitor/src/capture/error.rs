@@ -30,6 +30,10 @@ pub enum CaptureError {
     NotInHierarchy { path: PathBuf, hierarchy: PathBuf },
     #[error("open the cgroup hierarchy {}", path.display())]
     OpenCgroup { path: PathBuf, source: io::Error },
+    #[error(
+        "attach {program}: the watched cgroup was removed meanwhile; choose another for capture.cgroup"
+    )]
+    CgroupGone { program: &'static str },
     #[error("create the kernel programs")]
     Load(#[source] Box<EbpfError>),
     #[error("the kernel refused the program {program}:\n{log}")]

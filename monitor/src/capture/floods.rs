@@ -2,12 +2,13 @@
 //! the figures are read while they grow, and the examples that it told are kept beside them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use monitor_common::SKETCH_REGISTERS;
 use monitor_core::flow::{Ended, Flood, FlowKey, Process};
-use monitor_core::ids::WallTime;
+use monitor_core::ids::{BootTime, WallTime};
 
 use crate::capture::clock::Clock;
 use crate::capture::decode::{self, BudgetBytes, FloodBytes, PayerBytes, Undecodable};
@@ -28,7 +29,7 @@ struct Known {
     /// As it was told first: the offset between the clocks is read anew each time.
     since: Option<WallTime>,
     examples: Vec<FlowKey>,
-    process: Option<Process>,
+    process: Option<Arc<Process>>,
 }
 
 impl Floods {
@@ -54,7 +55,12 @@ impl Floods {
     }
 
     /// Keeps an example. The first of a flood has its figures read at once.
-    pub(super) fn example(&mut self, payer: PayerBytes, key: FlowKey, process: Option<Process>) {
+    pub(super) fn example(
+        &mut self,
+        payer: PayerBytes,
+        key: FlowKey,
+        process: Option<Arc<Process>>,
+    ) {
         let known = self.known.entry(payer).or_insert_with(|| {
             self.next_ns = 0;
             Known::default()
@@ -115,6 +121,7 @@ impl Floods {
             cgroup,
             direction,
             since: *known.since.get_or_insert_with(|| clock.wall(flood.first_ns)),
+            began: BootTime(flood.first_ns),
             last_seen: clock.wall(flood.last_ns),
             count: flood.count,
             peers: estimate(&flood.registers),

@@ -40,13 +40,17 @@ impl Neighbour {
     /// Whether it has the name of one of our programs, as another agent's have.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        // The kernel keeps 15 bytes of a name.
-        let cut = |name: &'static str| name.get(..15).unwrap_or(name);
-        let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]);
-        let specs = specs.map(|spec| spec.program);
-        let mut ours = specs.chain([STREAM_UNASKED]);
-        self.name.as_deref().is_some_and(|name| ours.any(|program| cut(program) == name))
+        self.name.as_deref().is_some_and(is_our_name)
     }
+}
+
+/// Whether one of our programs has this name.
+pub(super) fn is_our_name(name: &str) -> bool {
+    // The kernel keeps 15 bytes of a name.
+    let cut = |name: &'static str| name.get(..15).unwrap_or(name);
+    let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]);
+    let mut ours = specs.map(|spec| spec.program).chain([STREAM_UNASKED]);
+    ours.any(|program| cut(program) == name)
 }
 
 /// Asks the kernel who is attached to `cgroup` where we would attach; to the root, where it is None.

@@ -11,9 +11,12 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError};
 use aya::sys::SyscallError;
 
-use crate::capture::attach::{Attached, Hook, Pinning, Programs, Spec};
+use crate::capture::CaptureError;
+use crate::capture::attach::{Attached, Hook, NET, Pinning, Programs, Spec};
 use crate::capture::attachments::Attachment;
 use crate::capture::bpf::{self, CgroupLink};
+use crate::capture::foreign;
+use crate::capture::nets::EGRESS;
 
 impl Attached {
     /// Loads one program and attaches it, or takes over a link that was kept.
@@ -92,6 +95,14 @@ impl Attached {
         linked.map_err(|error| failed("bpf_link_create", error))
     }
 
+    /// Asks whether programs run before those of others on this kernel: with what is no cgroup, so that
+    /// nothing is attached.
+    pub(super) fn ask_for_order(&mut self) {
+        let Some(Ok(program)) = self.ebpf.program(NET.program).map(Program::fd) else { return };
+        let asked = bpf::link(program.as_fd(), program.as_fd(), EGRESS, bpf::PREORDER);
+        self.behind_others |= asked.is_err_and(|it| it.kind() == io::ErrorKind::InvalidInput);
+    }
+
     fn attach_to_trace(&mut self, spec: &Spec) -> Result<(), ProgramError> {
         let pins = self.pins.as_ref().filter(|_| self.perf_links);
         let path = pins.map(|pins| (pins.set.link(spec.program), pins.programs));
@@ -133,6 +144,17 @@ impl Attached {
         Ok(())
     }
 
+    /// As [`refusal`], with the name of who is in the way.
+    pub(super) fn refusal(&self, spec: &Spec, source: ProgramError) -> CaptureError {
+        match (refusal(spec.program, source), spec.hook) {
+            (CaptureError::Exclusive { program, by }, Hook::Cgroup { attach_type }) => {
+                let named = foreign::named_on(&self.root, attach_type);
+                CaptureError::Exclusive { program, by: named.unwrap_or(by) }
+            }
+            (other, _) => other,
+        }
+    }
+
     fn loaded(&self, spec: &Spec) -> Result<&Program, ProgramError> {
         self.ebpf.program(self.name_of(spec)).ok_or(ProgramError::NotLoaded)
     }
@@ -154,4 +176,34 @@ fn put_in_place(
 
 fn failed(call: &'static str, io_error: io::Error) -> ProgramError {
     ProgramError::SyscallError(SyscallError { call, io_error })
+}
+
+/// Says what stands in the way where that can be told from the error.
+pub(super) fn refusal(program: &'static str, source: ProgramError) -> CaptureError {
+    match source {
+        ProgramError::LoadError { io_error, verifier_log } => CaptureError::Refused {
+            program,
+            source: io_error,
+            log: tail(&verifier_log.to_string()),
+        },
+        ProgramError::SyscallError(syscall)
+            if syscall.call == "bpf_link_create"
+                && syscall.io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            CaptureError::Exclusive { program, by: "another program".to_owned() }
+        }
+        ProgramError::SyscallError(syscall)
+            if syscall.call == "bpf_link_create"
+                && syscall.io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            CaptureError::CgroupGone { program }
+        }
+        source => CaptureError::Attach { program, source: Box::new(source) },
+    }
+}
+
+/// The end of the verifier's log is where it says why.
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.trim_end().lines().rev().take(12).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }

@@ -25,8 +25,10 @@ mod ledger;
 mod openers;
 mod pins;
 mod processes;
+mod rounds;
 mod seen;
 mod shape;
+mod strangers;
 mod unusual;
 
 mod makers;
@@ -36,6 +38,7 @@ mod tell;
 mod told_addresses;
 
 mod resuming;
+mod sweeping;
 
 mod attach;
 mod attachments;
@@ -50,9 +53,9 @@ mod older;
 mod foreign;
 mod hooked;
 mod machine;
+mod memory;
 mod trial;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -83,8 +86,9 @@ use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
+use self::rounds::Rounds;
 use self::seen::SeenMap;
-use self::tell::{Accepts, Teller};
+use self::tell::Teller;
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
@@ -93,10 +97,13 @@ pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
 pub use self::machine::{Home, Insight, Lockdown, Machine};
+pub use self::memory::give_back;
 pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
+pub use self::strangers::below;
+pub use self::sweeping::Sweep;
 pub use self::tracefs::{Tracing, prepare_mounts};
 pub use self::trial::{Ability, Trial, Tried, try_out};
 
@@ -131,15 +138,6 @@ pub struct Resumed {
 /// What is not seen where nothing can be pinned.
 const UNPINNED: &str = "what happens between the end of this agent and the next one's start";
 
-fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
-    let mut edges: HashMap<Vec<u8>, Edge> =
-        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
-    let flows = teller.resume()?.into_iter();
-    let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
-    let flows = flows.collect();
-    Ok(Resumed { surroundings: teller.take(), flows })
-}
-
 /// The running capture. Dropping it detaches every program that is not pinned.
 pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
@@ -153,8 +151,8 @@ pub struct Capture {
     attachments: Attachments,
     kernel_log: KernelLog,
     summary: Summary,
-    /// When the ring is drained next without being woken, and how many rounds brought nothing.
-    drain: Option<Drain>,
+    rounds: Rounds,
+    heard: Instant,
     resumed: Resumed,
     /// None where nothing is pinned.
     kept: Option<Kept>,
@@ -163,19 +161,10 @@ pub struct Capture {
     ebpf: Ebpf,
 }
 
-struct Drain {
-    at: Instant,
-    quiet_rounds: u32,
-}
-
 impl Capture {
-    /// The kernel wakes no more often than this while news flows.
-    const DRAIN_EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS);
-    /// So many rounds without news, and the kernel will wake again.
-    const QUIET_ROUNDS: u32 = 3;
     /// A record whose writer was held up between reading the clock and writing it may go without a
     /// wake: it is found this much later at worst.
-    const DRAIN_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+    const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
     /// News handed over at once.
     const MAX_RECORDS: usize = 4096;
 
@@ -201,6 +190,9 @@ impl Capture {
         attached.load_net();
         let mut nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
         let mut teller = begin_telling(&mut attached, config, &ground, &plan, &before)?;
+        if let Some(pinning) = &attached.pins {
+            nets.adopt(&attached.ebpf, pinning, &teller.pending);
+        }
         let adopts = plan.adopts();
         let adopted = adopts.then_some(before);
         let started =
@@ -214,10 +206,12 @@ impl Capture {
         missing.extend(plan.unpinned.as_ref().map(|why| format!("{UNPINNED}: {why}")));
         missing.extend(attached.unkept());
         let programs = attached.count();
+        // Before what an agent before this one attached may go.
+        nets.want(&attached.ebpf, teller.wanted());
         let set = plan.set(draft)?;
+        nets.kept_in(set.as_ref());
         attached.drop_others(set.as_ref())?;
-        let (mut ebpf, links, attachments) = attached.attachments(set.as_ref());
-        nets.want(&mut ebpf, teller.wanted());
+        let (ebpf, links, attachments) = attached.attachments(&watched, set.as_ref());
         let kept = plan.done(set)?;
         let pins = kept.as_ref().map(|kept| kept.dir().to_owned());
         let (kernel, cgroup) = (ground.kernel, ground.cgroup);
@@ -231,7 +225,8 @@ impl Capture {
             attachments,
             kernel_log,
             summary: Summary { kernel, cgroup, programs, missing, pins, adopted: adopts },
-            drain: None,
+            rounds: Rounds::default(),
+            heard: Instant::now(),
             resumed: started.resumed,
             kept,
             _links: links,
@@ -297,25 +292,24 @@ impl Capture {
             }
             let older = &mut self.older;
             self.teller.fly(|at, cgroup| older.expect(at, cgroup));
-            match &self.drain {
-                Some(drain) => tokio::time::sleep_until(drain.at).await,
-                None => self.sleep().await?,
-            }
-            let quiet_rounds = if self.hear()? {
-                0
+            self.sleep().await?;
+            if self.hear()? {
+                self.rounds.news(Instant::now());
             } else {
                 self.teller.judge_canary();
-                self.drain.as_ref().map_or(0, |drain| drain.quiet_rounds) + 1
-            };
-            self.drain = (quiet_rounds < Self::QUIET_ROUNDS)
-                .then(|| Drain { at: Instant::now() + Self::DRAIN_EVERY, quiet_rounds });
+                self.rounds.silence(Instant::now());
+            }
         }
     }
 
-    /// Sleeps until the kernel wakes us.
+    /// Sleeps until the kernel wakes us, or it is time for a look.
     async fn sleep(&self) -> Result<()> {
-        let next = Instant::now() + Self::DRAIN_AT_LEAST_EVERY;
-        let next = next.min(self.teller.next_canary().into());
+        let at_rest = || {
+            // Not from now on: whoever waits here may be called away again and again.
+            let next = self.heard + Self::LOOK_AT_LEAST_EVERY;
+            next.min(self.teller.next_canary().into())
+        };
+        let next = self.rounds.next().unwrap_or_else(at_rest);
         let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
         if let Ok(ready) = woken {
             // Cleared before the ring is read: a wake that comes while it is read counts.
@@ -326,6 +320,7 @@ impl Capture {
 
     /// Reads what is in the ring; false where nothing was.
     fn hear(&mut self) -> Result<bool> {
+        self.heard = Instant::now();
         let ring = self.ring.get_mut();
         self.teller.begin_batch();
         let mut records = 0;
@@ -337,31 +332,17 @@ impl Capture {
             records += 1;
         }
         self.teller.end_batch()?;
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
-        self.teller.gone(self.attachments.gone());
+        self.look_at_packets();
+        let gone = self.attachments.look(&mut self.nets);
+        self.summary.missing.extend(gone.missing());
+        self.teller.gone(gone);
         self.kernel_log.flush();
         Ok(records != 0)
     }
 
-    /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
-    /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
-    /// edge yet nobody could count it, so that it is told the next time.
-    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
-        while self.hear()? {}
-        if self.teller.sweep(counts)? == Accepts::SomeUnattributed {
-            self.older.enter_again(&mut self.teller);
-        }
-        self.older.tell_listeners(&mut self.teller);
-        if let Some(kept) = &mut self.kept {
-            kept.told(self.teller.told_losses());
-        }
-        if self.polled {
-            self.teller.unusual(Sought::Packets, &self.watched);
-        }
-        self.nets.want(&mut self.ebpf, self.teller.wanted());
+    fn look_at_packets(&mut self) {
+        self.nets.want(&self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
-        Ok(self.teller.take())
     }
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
@@ -435,7 +416,7 @@ fn begin_flows(
     older.enter(&census, teller);
     let adopts = adopted.is_some();
     let resumed = match adopted {
-        Some(before) => resume(teller, before)?,
+        Some(before) => resuming::resume(teller, before)?,
         None => {
             teller.begin_counting()?;
             Resumed::default()

@@ -3,7 +3,7 @@
 //! process is in, that is mounted somewhere or that a process holds open; one that nothing but a socket
 //! keeps alive is not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use foldhash::{HashMap, HashMapExt as _};
 use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat_raw};

@@ -3,7 +3,7 @@
 //! another is built whole in `next` before it takes that name, so that whoever is killed in between
 //! leaves something that the next start can adopt or replace.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -276,6 +276,11 @@ impl Drop for Draft<'_> {
 const MAPS: &str = "maps";
 const LINKS: &str = "links";
 const META: &str = "meta";
+const NET_OF: &str = "net-";
+
+fn cgroup_of(name: &OsStr) -> Option<u64> {
+    name.to_str()?.strip_prefix(NET_OF)?.parse().ok()
+}
 
 impl Set {
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -298,9 +303,23 @@ impl Set {
         self.dir.join(META)
     }
 
-    /// The names of the links that are pinned.
+    /// Where the link is that looks at the packets of a cgroup.
+    pub(super) fn net(&self, cgroup: u64) -> PathBuf {
+        self.link(&format!("{NET_OF}{cgroup}"))
+    }
+
+    /// The links that look at packets, by their cgroups.
+    pub(super) fn nets(&self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let links = entries(&self.dir.join(LINKS))?;
+        let nets = links.iter().filter_map(|name| cgroup_of(name));
+        Ok(nets.map(|cgroup| (cgroup, self.net(cgroup))).collect())
+    }
+
+    /// The names of the other links that are pinned.
     pub(super) fn links(&self) -> io::Result<Vec<OsString>> {
-        entries(&self.dir.join(LINKS))
+        let mut links = entries(&self.dir.join(LINKS))?;
+        links.retain(|name| cgroup_of(name).is_none());
+        Ok(links)
     }
 
     /// The names of the maps that are pinned.

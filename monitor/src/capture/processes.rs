@@ -2,6 +2,10 @@
 //! its ancestors are named although they may be gone.
 
 use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::{Execution, Lineage, end_of, is_shell};
@@ -16,9 +20,12 @@ use crate::capture::procfs::{self, Running, Stat};
 pub(super) struct Processes {
     noted: BpfHashMap<MapData, u32, LineageBytes>,
     executables: Executables,
-    /// By process and executable, for as long as [`Processes::forget`] is not called: who dials a
-    /// thousand times at once is looked up once.
+    /// By process and executable, for [`Processes::FRESH`]: who dials a thousand times at once is
+    /// looked up once.
     described: HashMap<(u32, u64), Description>,
+    /// The same, as they are told.
+    told: HashMap<Caller, Arc<Process>>,
+    looked: Instant,
 }
 
 /// What is found out of a process.
@@ -30,11 +37,23 @@ struct Description {
 }
 
 impl Processes {
+    /// How long a description holds: a process's id is not given again so soon, and that it runs
+    /// something else its executable's id tells.
+    const FRESH: Duration = Duration::from_millis(100);
+    /// Descriptions kept at most.
+    const MAX: usize = 4096;
+
     pub(super) fn new(
         noted: BpfHashMap<MapData, u32, LineageBytes>,
         executables: Executables,
     ) -> Self {
-        Self { noted, executables, described: HashMap::new() }
+        Self {
+            noted,
+            executables,
+            described: HashMap::new(),
+            told: HashMap::new(),
+            looked: Instant::now(),
+        }
     }
 
     /// Tells the kernel of the processes that are older than its programs. Only where it follows
@@ -69,13 +88,27 @@ impl Processes {
         self.noted(pid).map_or(0, |lineage| lineage.executable_id)
     }
 
-    /// Looks again from now on.
-    pub(super) fn forget(&mut self) {
-        self.described.clear();
+    /// Looks again at those that were looked at some time ago.
+    pub(super) fn refresh(&mut self) {
+        let many = self.told.len().max(self.described.len()) > Self::MAX;
+        if many || self.looked.elapsed() >= Self::FRESH {
+            self.described.clear();
+            self.told.clear();
+            self.looked = Instant::now();
+        }
     }
 
     /// What is known of a process that made itself seen at `at_ns`.
-    pub(super) fn describe(&mut self, caller: &Caller, at_ns: u64) -> Process {
+    pub(super) fn describe(&mut self, caller: &Caller, at_ns: u64) -> Arc<Process> {
+        if let Some(process) = self.told.get(caller) {
+            return Arc::clone(process);
+        }
+        let process = Arc::new(self.process(caller, at_ns));
+        self.told.insert(caller.clone(), Arc::clone(&process));
+        process
+    }
+
+    fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
         let key = (caller.pid, caller.executable_id);
         let description = match self.described.get(&key) {
             Some(description) => description.clone(),
@@ -85,14 +118,18 @@ impl Processes {
                 description
             }
         };
-        Process {
+        let mut process = Process {
             executable: description.executable,
             pid: caller.pid,
             uid: caller.uid,
             command: caller.command.clone(),
             image: description.image,
             ancestors: description.ancestors,
+        };
+        if process.command.is_empty() {
+            complete(&mut process);
         }
+        process
     }
 
     fn look(&mut self, caller: &Caller, at_ns: u64) -> Description {
@@ -159,6 +196,17 @@ impl Processes {
 
     fn noted(&self, pid: u32) -> Option<Lineage> {
         decode::lineage(&self.noted.get(&pid, 0).ok()?).ok()
+    }
+}
+
+/// A process that the kernel named by its id alone: where it listens without having bound, or is
+/// older than the kernel programs.
+fn complete(process: &mut Process) {
+    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
+        && let Some(command) = procfs::command(process.pid)
+    {
+        process.uid = metadata.uid();
+        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an agent before this one told, taken up; and what the store is to know for the next one.
 
+use std::collections::HashMap;
+
 use monitor_core::edge::Edge;
 use monitor_core::flow::{Begun, Flow, FlowKey};
 
@@ -8,7 +10,17 @@ use crate::capture::decode::{self, KeyBytes};
 use crate::capture::ledger::Row;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
-use crate::capture::{CaptureError, Result};
+use crate::capture::{Before, CaptureError, Result, Resumed};
+
+/// Takes up what was told, of which the store has kept `before`.
+pub(super) fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
+    let mut edges: HashMap<Vec<u8>, Edge> =
+        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
+    let flows = teller.resume()?.into_iter();
+    let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
+    let flows = flows.collect();
+    Ok(Resumed { surroundings: teller.take(), flows })
+}
 
 impl Teller {
     /// Of the keys that an agent before this one told: which flow each is. Before any news.

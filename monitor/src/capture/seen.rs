@@ -1,14 +1,16 @@
 //! The kernel's seen-map from this side: read whole in few system calls, and what was told of it so
 //! far, so that every change is told once.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
+use foldhash::quality::RandomState;
+use indexmap::IndexMap;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
 use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
+use monitor_core::rtt::Rtts;
 
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
@@ -160,8 +162,8 @@ impl Batch {
 
 /// What was told of each key.
 pub(super) struct Told {
-    pub(super) keys: HashMap<KeyBytes, ToldKey>,
-    round: u32,
+    pub(super) keys: IndexMap<KeyBytes, ToldKey, RandomState>,
+    round: u16,
     /// None where nothing outlives the agent.
     pub(super) ledger: Option<Ledger>,
     /// Told keys that the kernel dropped by itself, since that was last asked.
@@ -172,13 +174,12 @@ pub(super) struct Told {
 pub(super) struct ToldKey {
     first_seen_ns: u64,
     connections: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
-    /// Most keys never have one: datagrams, failures, connections that are still open.
-    rtt: Option<Box<RttHistogram>>,
-    round: u32,
+    /// Most keys never have any: datagrams, failures, connections that are still open.
+    passed: Option<Box<Passed>>,
+    rtt: Rtts,
     /// When it was told, milliseconds since boot; they wrap.
     told_ms: u32,
+    round: u16,
     /// It is to be told again although the kernel has not forgotten it.
     again: bool,
     /// It waits to be stored.
@@ -187,16 +188,32 @@ pub(super) struct ToldKey {
     pub(super) stored: bool,
 }
 
+/// Bytes of payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Passed {
+    sent: u64,
+    received: u64,
+}
+
+impl Passed {
+    fn kept(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+}
+
 impl ToldKey {
+    fn passed(&self) -> Passed {
+        self.passed.as_deref().copied().unwrap_or_default()
+    }
+
     /// Of a key that an agent before this one told.
     fn before(tallied: &Tallied) -> Self {
-        let rtt = (tallied.rtt != RttHistogram::default()).then(|| Box::new(tallied.rtt));
+        let passed = Passed { sent: tallied.bytes_sent, received: tallied.bytes_received };
         Self {
             first_seen_ns: tallied.first_seen_ns,
             connections: tallied.connections,
-            bytes_sent: tallied.bytes_sent,
-            bytes_received: tallied.bytes_received,
-            rtt,
+            passed: passed.kept(),
+            rtt: Rtts::from(&tallied.rtt),
             round: 0,
             told_ms: clock::boot_ms().wrapping_sub(Ledger::FRESH_MS),
             again: tallied.again,
@@ -206,13 +223,14 @@ impl ToldKey {
     }
 
     pub(super) fn tallied(&self, edge: Edge) -> Tallied {
+        let Passed { sent, received } = self.passed();
         Tallied {
             edge,
             first_seen_ns: self.first_seen_ns,
             connections: self.connections,
-            bytes_sent: self.bytes_sent,
-            bytes_received: self.bytes_received,
-            rtt: self.rtt.as_deref().copied().unwrap_or_default(),
+            bytes_sent: sent,
+            bytes_received: received,
+            rtt: self.rtt.whole(),
             again: self.again,
         }
     }
@@ -244,8 +262,11 @@ pub(super) enum Sighting {
 }
 
 impl Told {
+    /// So much is kept without looking whether it is needed.
+    const ROOM: usize = 1024;
+
     pub(super) fn new() -> Self {
-        Self { keys: HashMap::new(), round: 0, ledger: None, evicted: 0 }
+        Self { keys: IndexMap::default(), round: 0, ledger: None, evicted: 0 }
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
@@ -294,9 +315,8 @@ impl Told {
         let told = ToldKey {
             first_seen_ns,
             connections: 0,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rtt: None,
+            passed: None,
+            rtt: Rtts::default(),
             round: self.round,
             told_ms,
             again: false,
@@ -329,23 +349,21 @@ impl Told {
         let told = self.keys.get_mut(bytes)?;
         told.round = self.round;
         let connections = now.connections.saturating_sub(told.connections);
-        let bytes_sent = now.bytes_sent.saturating_sub(told.bytes_sent);
-        let bytes_received = now.bytes_received.saturating_sub(told.bytes_received);
+        let passed = told.passed();
+        let bytes_sent = now.bytes_sent.saturating_sub(passed.sent);
+        let bytes_received = now.bytes_received.saturating_sub(passed.received);
         let mut rtt = now.rtt;
-        if let Some(before) = &told.rtt {
-            for (now, before) in rtt.0.iter_mut().zip(before.0) {
-                *now = now.wrapping_sub(before);
-            }
+        for (now, before) in rtt.0.iter_mut().zip(told.rtt.whole().0) {
+            *now = now.wrapping_sub(before);
         }
         let closed = rtt != RttHistogram::default();
         if connections == 0 && bytes_sent == 0 && bytes_received == 0 && !closed {
             return None;
         }
         told.connections = now.connections;
-        told.bytes_sent = now.bytes_sent;
-        told.bytes_received = now.bytes_received;
+        told.passed = Passed { sent: now.bytes_sent, received: now.bytes_received }.kept();
         if closed {
-            told.rtt = Some(Box::new(now.rtt));
+            told.rtt = Rtts::from(&now.rtt);
         }
         if let Some(ledger) = &mut self.ledger {
             ledger.changed(*bytes, told);
@@ -369,7 +387,7 @@ impl Told {
     /// went with it, but that it was seen once is known.
     pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
-        for (bytes, told) in self.keys.extract_if(|_, told| told.round != round) {
+        for (bytes, told) in self.keys.extract_if(.., |_, told| told.round != round) {
             if let Some(ledger) = &mut self.ledger {
                 ledger.gone(bytes, &told);
             }
@@ -383,6 +401,10 @@ impl Told {
             out.push(Observation::Forgotten(key));
             self.evicted += 1;
         }
+        // A burst is over: its room is worth more than growing again.
+        if self.keys.capacity() > 4 * self.keys.len().max(Self::ROOM) {
+            self.keys.shrink_to(2 * self.keys.len());
+        }
         self.tidy_ledger();
     }
 
@@ -394,7 +416,7 @@ impl Told {
 
     /// Forgets a key.
     pub(super) fn remove(&mut self, bytes: &KeyBytes) {
-        if let Some(told) = self.keys.remove(bytes)
+        if let Some(told) = self.keys.swap_remove(bytes)
             && let Some(ledger) = &mut self.ledger
         {
             ledger.gone(*bytes, &told);

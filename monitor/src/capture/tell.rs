@@ -9,9 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use monitor_common as wire;
-use monitor_core::flow::{
-    Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Process, Remote,
-};
+use monitor_core::flow::{Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
@@ -25,11 +23,9 @@ use crate::capture::decode::{
 };
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
-use crate::capture::namespaces;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
-use crate::capture::procfs;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
@@ -47,24 +43,14 @@ pub(super) struct Teller {
     canary: Canary,
     openers: Openers,
     pub(super) clock: Clock,
-    sweeps: u32,
+    pub(super) sweeps: u32,
     pub(super) pending: Vec<Observation>,
     unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
 }
 
-/// Whether every connection accepted since the last sweep had an owner, and every bound port was noted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accepts {
-    AllAttributed,
-    SomeUnattributed,
-}
-
 impl Teller {
-    /// Sweeps between two looks for addresses that changed.
-    const SWEEPS_PER_SURVEY: u32 = 6;
-
     pub(super) fn new(
         seen: SeenMap,
         told: Told,
@@ -138,7 +124,7 @@ impl Teller {
     /// Begins reading records: they share one reading of the clocks.
     pub(super) fn begin_batch(&mut self) {
         self.clock = Clock::read();
-        self.processes.forget();
+        self.processes.refresh();
     }
 
     /// Tells of one record of the ring.
@@ -176,30 +162,6 @@ impl Teller {
             self.read_seen(|_| false)?;
         }
         Ok(())
-    }
-
-    /// Tells of everything that the kernel does not say by itself.
-    pub(super) fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Accepts> {
-        self.clock = Clock::read();
-        let lost = self.losses.read()?;
-        if lost.contains(&Loss::RingFull) || self.cgroups.are_looked_for() {
-            self.cgroups.walk(&mut self.pending);
-        }
-        self.sweeps = self.sweeps.wrapping_add(1);
-        if self.sweeps.is_multiple_of(Self::SWEEPS_PER_SURVEY) {
-            for namespace in namespaces::survey_addresses() {
-                self.addresses(namespace.0, namespace.1);
-            }
-        }
-        self.read_seen(counts)?;
-        self.losses.count(Loss::Evicted, self.told.take_evicted());
-        self.losses.tell(&mut self.pending);
-        let unknown = |it: &Loss| matches!(it, Loss::Unattributed | Loss::MapFull);
-        Ok(if lost.iter().any(unknown) {
-            Accepts::SomeUnattributed
-        } else {
-            Accepts::AllAttributed
-        })
     }
 
     /// Tells the addresses of a namespace where they changed.
@@ -247,13 +209,10 @@ impl Teller {
         self.losses.count(Loss::HookMissing, programs as u64);
     }
 
-    /// Tells that programs are no longer attached, or links no longer pinned.
+    /// Tells what became of what is attached and pinned.
     pub(super) fn gone(&mut self, gone: Gone) {
         self.unattached(gone.programs.len());
-        let told = gone.programs.into_iter().map(str::to_owned);
-        self.pending.extend(told.map(|program| Observation::Detached { program }));
-        let path = gone.pin.map(|path| path.display().to_string());
-        self.pending.extend(path.map(|path| Observation::Unpinned { path }));
+        self.pending.extend(gone.told());
     }
 
     /// The kernel's id of what a process runs; 0 where it has none.
@@ -338,13 +297,24 @@ impl Teller {
     pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
-        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
+        while self.read_batch(&mut batch, &counts)? {}
+        self.told.end_round(self.clock, &mut self.pending);
+        Ok(())
+    }
+
+    /// Reads on; false where all was read.
+    pub(super) fn read_batch(
+        &mut self,
+        batch: &mut Batch,
+        counts: impl Fn(&FlowKey) -> bool,
+    ) -> Result<bool> {
+        let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
+        if more {
             for (bytes, stats) in batch.entries() {
                 self.read_entry(bytes, stats, &counts);
             }
         }
-        self.told.end_round(self.clock, &mut self.pending);
-        Ok(())
+        Ok(more)
     }
 
     fn read_entry(
@@ -443,7 +413,7 @@ impl Teller {
         // What a dial beyond the budget reached here is told by its server: the process is that one's.
         let shown_by = |_: &&Caller| !matches!(key.remote, Remote::Cgroup(_));
         let process = origin.process.as_ref().filter(shown_by);
-        let process = process.map(|caller| self.process(caller, at_ns));
+        let process = process.map(|caller| self.processes.describe(caller, at_ns));
         self.floods.example(payer, key, process);
     }
 
@@ -460,7 +430,7 @@ impl Teller {
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
-        let process = origin.process.as_ref().map(|caller| self.process(caller, at_ns));
+        let process = origin.process.as_ref().map(|caller| self.processes.describe(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
             at: self.clock.wall(at_ns),
@@ -470,24 +440,5 @@ impl Teller {
             begun,
             opener,
         }));
-    }
-
-    fn process(&mut self, caller: &Caller, at_ns: u64) -> Process {
-        let mut process = self.processes.describe(caller, at_ns);
-        if process.command.is_empty() {
-            complete(&mut process);
-        }
-        process
-    }
-}
-
-/// A process that the kernel named by its id alone: where it listens without having bound, or is
-/// older than the kernel programs.
-fn complete(process: &mut Process) {
-    if let Ok(metadata) = fs::metadata(format!("/proc/{}", process.pid))
-        && let Some(command) = procfs::command(process.pid)
-    {
-        process.uid = metadata.uid();
-        process.command = String::from_utf8_lossy(&command).into_owned();
     }
 }

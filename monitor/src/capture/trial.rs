@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, NET, Settings, Spec};
 use crate::capture::config::{Budget, Config};
+use crate::capture::linking;
 use crate::capture::preflight::Ground;
 use crate::capture::{CaptureError, preflight, random_seed};
 
@@ -67,7 +68,7 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
             program: spec.program,
             hook: hook(spec),
             optional: spec.optional.map(|extra| extra.to_string()),
-            outcome: tried.map_err(|source| attach::refusal(spec.program, source)),
+            outcome: tried.map_err(|source| linking::refusal(spec.program, source)),
         }
     });
     let programs = programs.collect();

@@ -1,5 +1,7 @@
 //! The kernel: its release, what it allows, and whether it takes our programs.
 
+use monitor_core::flow::Joined;
+
 use crate::capture::{
     self, CaptureError, Config, Lockdown, Machine, Neighbours, Pinned, Privileges, Sharing, Trial,
 };
@@ -152,7 +154,30 @@ pub(super) fn hooks(config: &Config) -> Vec<Finding> {
             findings.push(Finding::warn(Check::OtherPrograms, "programs of others", told(error)));
         }
     }
+    findings.extend(capture::below(config.cgroup.as_deref()).ok().as_deref().and_then(below));
     findings
+}
+
+/// Cgroups are many, and a line is short.
+const SHOWN: usize = 8;
+
+/// Programs of others in single cgroups below the watched one.
+fn below(joined: &[Joined]) -> Option<Finding> {
+    let one = |it: &Joined| {
+        let Joined { program, hook, cgroup, more, .. } = it;
+        let more = if *more == 0 { String::new() } else { format!(" and {more} more") };
+        format!("{program} at {hook} in {cgroup}{more}")
+    };
+    let list: Vec<String> = joined.iter().map(one).collect();
+    let (first, rest) = list.split_at_checked(SHOWN).unwrap_or((&list, &[]));
+    let more = if rest.is_empty() { String::new() } else { format!("; and {} more", rest.len()) };
+    let list = first.join("; ");
+    let detail = format!(
+        "{list}{more}: they run beside ours; where BPF_F_PREORDER is missing, one that changes addresses \
+         hides the dialled one"
+    );
+    let what = "programs of others in single cgroups";
+    (!first.is_empty()).then(|| Finding::ok(Check::OtherPrograms, what, detail))
 }
 
 fn taken(program: &str) -> String {

@@ -8,6 +8,7 @@ mod summary;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use monitor_core::attribute::{SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
@@ -262,7 +263,7 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
             Direction::Inbound => SeenFrom::Server,
         },
         at: flow.at,
-        process,
+        process: process.map(Arc::new),
         workload: Some(workload(&key.edge, flow)),
         dialled: None,
         begun: Begun::Seen,

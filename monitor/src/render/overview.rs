@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use monitor_core::baseline::Phase;
 use monitor_core::delivery::Tested;
-use monitor_core::engine::{AuditEntry, CanaryView, MuteView, ServiceView, SinkView, Status};
+use monitor_core::engine::{
+    AuditEntry, CanaryView, Latency, MuteView, ServiceView, SinkView, Status,
+};
 
 use crate::render::table::{self, Cell, Column, Kind};
 use crate::render::text::date;
@@ -66,6 +68,7 @@ pub fn status(screen: Screen, status: &Status) -> String {
         },
     ));
     lines.extend(status.canary.as_ref().map(|it| figure("canary", canary(colour, it))));
+    lines.extend(status.news_us.map(|it| figure("news", news(it))));
     for (index, missing) in status.missing.iter().enumerate() {
         let name = if index == 0 { "not seen" } else { "" };
         lines.push(figure(name, colour.paint(Tone::Doubtful, &safe(missing))));
@@ -86,6 +89,13 @@ fn canary(colour: Colour, view: &CanaryView) -> String {
     }
     let took = view.latency_us.map(|it| format!(", {:.1} ms after its dial", it.last as f64 / 1e3));
     format!("seen {}{}", last.unwrap_or_default(), took.unwrap_or_default())
+}
+
+/// How soon what is new is here.
+fn news(latency: Latency) -> String {
+    let millis = |micros: u64| micros as f64 / 1e3;
+    let (half, most) = (millis(latency.p50), millis(latency.p99));
+    format!("half within {half:.1} ms of the kernel's stamp, 99 of 100 within {most:.1} ms")
 }
 
 fn muted(mute: &MuteView) -> String {

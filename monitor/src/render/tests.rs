@@ -1,5 +1,7 @@
 //! What a person reads, exactly.
 
+use std::sync::Arc;
+
 use monitor_core::engine::{
     AuditEntry, BaselineRow, Difference, EdgeView, Reply, ServiceView, Status,
 };
@@ -166,11 +168,12 @@ last seen            severity  state  times  id      what
 fn a_whole_alert_leaves_nothing_out() {
     let mut sample = sample_alert();
     sample.muted_until = Some("2026-11-21T14:00:00Z".parse().unwrap());
-    sample.findings[1].process = of(json!({
+    Arc::make_mut(&mut sample.findings[1]).process = of(json!({
               "executable": "/usr/bin/bash", "pid": 991, "uid": 33, "command": "sh\u{1b}",
               "ancestors": [{"pid": 990, "executable": "/usr/sbin/nginx"}, {"pid": 1}],
     }));
-    sample.findings[1].place = of(json!({"node": "n1", "container": "4f", "cgroup": "/docker/4f"}));
+    Arc::make_mut(&mut sample.findings[1]).place =
+        of(json!({"node": "n1", "container": "4f", "cgroup": "/docker/4f"}));
     assert_eq!(
               whole_alert(wide(80), &sample),
               "\
@@ -212,7 +215,7 @@ fn an_id_that_is_not_known_is_not_shown() {
         (json!({"executable": "/usr/bin/java", "uid": 0}), " (uid 0)"),
         (json!({"executable": "/usr/bin/java", "command": "sh"}), " (called sh)"),
     ] {
-        sample.findings[0].process = of(process);
+        Arc::make_mut(&mut sample.findings[0]).process = of(process);
         let whole = whole_alert(Screen::PLAIN, &sample);
         let line = format!("   with       /usr/bin/java{ids}\n");
         assert!(whole.contains(&line), "{whole}");

@@ -68,7 +68,11 @@ pub(crate) fn router(requests: Requests, feed: Feed, shutdown: CancellationToken
 async fn bounded(request: HttpRequest, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok());
     if length.and_then(|it| it.parse().ok()).is_some_and(|length: u64| length > BODY as u64) {
-        let error = json!({"error": format!("the body is larger than {} MiB", BODY >> 20)});
+        let error = json!({"error": format!(
+            "the body is larger than {} MiB: import a baseline of that size in several files, some of \
+             its services in each, or name it in the agent's baseline_files",
+            BODY >> 20
+        )});
         return (StatusCode::PAYLOAD_TOO_LARGE, Json(error)).into_response();
     }
     match tokio::time::timeout(REQUEST, next.run(request)).await {

@@ -27,6 +27,7 @@ ports COUNT             one connection to each of them
 addresses COUNT OF      to a server outside, at OF addresses, each a long way from the last
 udp COUNT               datagrams of an unconnected socket, each taken at once
 datagrams COUNT         the same, taken with the sender's address
+hold COUNT              so many connections to itself, each to another address, held until the end
 rr COUNT                64 bytes there and back on one connection
 raw                     makes a raw socket, and keeps it in place of the last
 dial ADDRESS:PORT       one connection, with the wall clock before it
@@ -41,7 +42,7 @@ const STRIDE: u64 = 7919;
 const AT: u16 = 7100;
 const FIRST_PORT: u16 = 20_000;
 /// Sockets held at once.
-const FILES: u64 = 10_000;
+const FILES: u64 = 20_000;
 /// One order is carried out in so many parts, each timed for itself.
 const PARTS: u64 = 5;
 /// More than any machine sends within the seconds that are asked for.
@@ -100,6 +101,7 @@ struct Load {
     receiver: OwnedFd,
     /// Kept, so that its cgroup stays one that has such a socket.
     raw: Option<OwnedFd>,
+    held: Vec<OwnedFd>,
 }
 
 impl Load {
@@ -119,6 +121,7 @@ impl Load {
             sender: net::socket(AddressFamily::INET, SocketType::DGRAM, None)?,
             receiver,
             raw: None,
+            held: Vec::new(),
         })
     }
 
@@ -145,6 +148,7 @@ impl Load {
             }
             ["udp", count] => Taken::of(count.parse()?, |_| self.datagram(Sender::Unasked)),
             ["datagrams", count] => Taken::of(count.parse()?, |_| self.datagram(Sender::Asked)),
+            ["hold", count] => self.hold(count.parse()?),
             ["rr", count] => self.round_trips(count.parse()?),
             ["raw"] => {
                 let icmp = Some(net::ipproto::ICMP);
@@ -155,6 +159,21 @@ impl Load {
             ["flood", seconds] => self.flood(Duration::from_secs(seconds.parse()?)),
             _ => bail!("usage:\n{USAGE}"),
         }
+    }
+
+    fn hold(&mut self, count: u64) -> anyhow::Result<Value> {
+        self.held.clear();
+        // Those of another load are at other addresses.
+        let first = u64::from(self.at) << 8;
+        for index in first..first + count {
+            let client = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            // What is held at the end leaves nothing lingering.
+            sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+            net::connect(&client, &SocketAddrV4::new(local(index * STRIDE)?, self.at))?;
+            let accepted = net::accept(&self.known)?;
+            self.held.extend([client, accepted]);
+        }
+        Ok(json!({ "sockets": self.held.len() }))
     }
 
     fn listen(&mut self, count: u16) -> anyhow::Result<Value> {

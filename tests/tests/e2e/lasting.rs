@@ -2,18 +2,22 @@
 //! and nothing is counted twice; and all of it can be got rid of.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use tests::agent::{Agent, SOON, SWEPT, Setup, verb};
 use tests::bpffs::Bpffs;
 use tests::eventually;
-use tests::kernel::{self, Connect4, Loaded};
+use tests::kernel::{self, Loaded};
 use tests::lab::{Lab, Wire};
+use tests::others::Connect4;
 use tests::process::finish;
-use tests::traffic::{Dialler, Protocol, Server};
+use tests::receiver::edge_of;
+use tests::traffic::{Dialler, Protocol, Server, nameless};
 
 use crate::lab;
+use crate::strangers::{entries, looked_at, soon_as};
 
 /// A client, a server and an agent that pins. The lab is dropped last.
 struct Scene {
@@ -261,7 +265,10 @@ fn pins_that_are_gone_are_missed() {
         let link = bpffs.pins().join("current/links/stream");
         fs::remove_file(link).expect("it is pinned");
     };
-    for take_away in [unmount, remove] {
+    let remove_map: fn(&Bpffs) = |bpffs| {
+        fs::remove_file(bpffs.pins().join("current/maps/SEEN")).expect("it is pinned");
+    };
+    for take_away in [unmount, remove, remove_map] {
         let scene = Scene::set();
         take_away(&scene.bpffs);
         // Five times the promise of five seconds.
@@ -301,8 +308,10 @@ fn without_a_bpffs_it_works_and_says_what_is_missing() {
     eventually(SOON, "nothing of ours in the kernel", || loaded.gone());
 }
 
+/// Where somebody attached earlier rewrites an address, and the kernel knows no order, the dialled one is
+/// gone before anybody is told it: `doctor` says so, and the real one is seen.
 #[test]
-fn what_was_dialled_is_seen_whoever_rewrites_it() {
+fn what_was_dialled_is_seen_whoever_rewrites_it_where_the_kernel_allows() {
     for earlier in [true, false] {
         let lab = lab();
         let (bpffs, wire) = (lab.bpffs(), lab.wire());
@@ -310,6 +319,7 @@ fn what_was_dialled_is_seen_whoever_rewrites_it() {
         let cgroup = format!("[capture]\ncgroup = {:?}\n", web.cgroup.display().to_string());
         let setup = Setup::mode("learn").tables(&cgroup).pinned(&bpffs.pins());
         let proxy = Connect4::rewriting("their_proxy", 9999, 8080);
+        let ordered = proxy.may_run_first(&web.cgroup);
         let before = earlier.then(|| proxy.link(&web.cgroup));
         let agent = lab.agent("agent", &setup);
         let after = (!earlier).then(|| proxy.link(&web.cgroup));
@@ -318,23 +328,163 @@ fn what_was_dialled_is_seen_whoever_rewrites_it() {
         let _api = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
         let to = std::net::SocketAddr::new(wire.server.v4, 9999);
         lab.dialler(&web, &wire.client).dials(&format!("tcp {to}"), "established");
-        let edge = format!("{} -> ip:{} 9999/tcp", web.name, to.ip());
+        let seen = if ordered || !earlier { to } else { at };
+        let edge = format!("{} -> ip:{} {}/tcp", web.name, seen.ip(), seen.port());
         agent.shows(&edge, SOON, |view| view["outcome"] == "established");
+        if earlier {
+            let config = agent.config.display().to_string();
+            let report = agent.json(&["doctor", "--config", &config]);
+            let named = |it: &&Value| it.to_string().contains("BPF_F_PREORDER");
+            let findings = report["findings"].as_array().into_iter().flatten();
+            let said: Vec<&Value> = findings.filter(named).collect();
+            let verdicts: Vec<&Value> = said.iter().map(|it| &it["verdict"]).collect();
+            assert_eq!(verdicts, [if ordered { "ok" } else { "warn" }], "{said:#?}");
+        }
         drop((before, after));
     }
 }
 
 #[test]
-fn who_is_attached_alone_is_named_and_not_fought() {
+fn where_packets_are_looked_at_they_are_while_it_is_down() {
+    let mut scene = Scene::set();
+    let [mut still, mut brief] = ["still", "brief"]
+        .map(|name| scene.lab.dialler(&scene.lab.service(name), &scene.wire.client));
+    for peer in [&mut still, &mut brief] {
+        peer.does("odd open raw-icmp", "open");
+        looked_at(&peer.service.cgroup, 1);
+    }
+    let loaded = scene.loaded();
+    scene.agent.kill();
+    looked_at(&still.service.cgroup, 1);
+    let to = std::net::SocketAddr::new(scene.wire.server.v4, 0);
+    still.does(&format!("odd send {to}"), "sent");
+    brief.end();
+    eventually(SOON, "an empty cgroup", || {
+        fs::remove_dir(&brief.service.cgroup).map_err(|error| error.to_string())
+    });
+    scene.agent.start();
+    assert_eq!(loaded.remaining().links.len(), loaded.links.len() - 1, "one went with its cgroup");
+    looked_at(&still.service.cgroup, 1);
+    scene.agent.sees(&format!("{} -> {} 8/icmp", still.service.name, nameless(to.ip())));
+    // With other programs, and with maps that do not fit, it is looked at as well, and once.
+    for (from, now) in
+        [("[capture]\n", "[capture]\ndetail = \"full\"\n"), ("full\"\n", "full\"\nseen = 32768\n")]
+    {
+        scene.agent.kill();
+        reconfigured(&scene.agent, from, now);
+        scene.agent.start();
+        looked_at(&still.service.cgroup, 1);
+        let nets = entries(&scene.bpffs.pins().join("current/links"));
+        let nets: Vec<_> =
+            nets.iter().filter(|it| it.to_string_lossy().contains("/net-")).collect();
+        assert_eq!(nets.len(), 1, "{nets:?}");
+    }
+    scene.agent.kill();
+    let config = scene.agent.config.display().to_string();
+    finish(&mut verb(&["doctor", "--clean", "--config", &config])).done();
+    looked_at(&still.service.cgroup, 0);
+}
+
+#[test]
+fn a_flood_that_goes_on_over_a_restart_is_counted_once() {
+    const PORTS: u64 = 2_000;
     let lab = lab();
     let bpffs = lab.bpffs();
-    let setup = Setup::mode("learn").within(&lab, "").pinned(&bpffs.pins());
-    let alone = Connect4::rewriting("their_proxy", 9999, 8080);
-    alone.attach_alone(lab.slice());
-    let mut agent = lab.prepared_agent("agent", &setup);
-    agent.launch();
-    assert_eq!(agent.ended().code(), Some(1), "{}", agent.said());
-    assert!(agent.said().contains("their_proxy (program "), "{}", agent.said());
-    let left: Vec<_> = fs::read_dir(bpffs.pins()).expect("it was made").flatten().collect();
-    assert!(left.is_empty(), "what was attached before it is gone again: {left:?}");
+    let budget = "[detect]\nbudget = 16\n";
+    let setup = Setup::mode("learn").within(&lab, "").tables(budget).pinned(&bpffs.pins());
+    let mut agent = lab.agent("agent", &setup);
+    let here = lab.alone();
+    let mut crawler = lab.dialler(&lab.service("crawler"), &here);
+    let mut made = 0;
+    for first in [20_000, 30_000, 40_000] {
+        crawler.dials(&format!("datagram {}:{first} --ports {PORTS}", here.v4), "sent");
+        made += PORTS;
+        // Each is an edge of the map or one of the flood, and none is both.
+        eventually(SWEPT, "an account of all of it", || {
+            let map = agent.json(&["map"]);
+            let client = format!("{} -> ", crawler.service.name);
+            let edges = map.as_array().into_iter().flatten();
+            let told = edges.filter(|it| edge_of(it).starts_with(&client)).count() as u64;
+            let alerts = agent.json(&["alerts"]);
+            let floods = alerts.as_array().into_iter().flatten();
+            let mut floods = floods.filter(|it| it["findings"][0]["kind"] == "fan-out");
+            let beyond = floods.next().and_then(|it| it["count"].as_u64()).unwrap_or(0);
+            assert!(floods.next().is_none(), "one flood, one incident: {alerts:#}");
+            assert!(told + beyond <= made, "{told} and {beyond} of {made}");
+            if told + beyond == made { Ok(()) } else { Err(format!("{told}, {beyond} of {made}")) }
+        });
+        agent.kill();
+        agent.start();
+    }
+}
+
+#[test]
+fn killed_at_any_moment_of_a_first_start_it_leaves_nothing_half() {
+    let mut scene = Scene::set();
+    scene.agent.kill();
+    let config = scene.agent.config.display().to_string();
+    finish(&mut verb(&["doctor", "--clean", "--config", &config])).done();
+    let pins = scene.bpffs.pins();
+    let at_least = |directory: &'static str, count: usize| {
+        let directory = pins.join(directory);
+        move || entries(&directory).len() >= count
+    };
+    let moments: [(&str, Box<dyn Fn() -> bool>); 6] = [
+        ("the directory", Box::new(|| pins.exists())),
+        ("the signature", Box::new(at_least("next", 1))),
+        ("half of the maps", Box::new(at_least("next/maps", 10))),
+        ("a link", Box::new(at_least("next/links", 1))),
+        ("most links", Box::new(at_least("next/links", 12))),
+        ("a whole set", Box::new(at_least("current/links", 1))),
+    ];
+    for (moment, has_come) in moments {
+        scene.agent.launch();
+        soon_as(moment, has_come);
+        scene.agent.kill();
+    }
+    scene.agent.start();
+    assert_eq!(entries(&pins), [pins.join("current")], "one set, and a whole one");
+    for hook in [2, 3, 10, 11, 12, 13, 14, 15, 19, 20] {
+        assert_eq!(kernel::attached(scene.lab.slice(), hook).ok(), Some(1), "hook {hook}");
+    }
+    scene.dials(3);
+    scene.counts(3);
+}
+
+#[test]
+fn killed_at_any_moment_of_a_later_start_it_counts_nothing_twice() {
+    let mut scene = Scene::set();
+    scene.dials(3);
+    scene.counts(3);
+    let loaded = scene.loaded();
+    scene.agent.kill();
+    let mut made = 3;
+    // The sweep over all that a start does: nothing is awaited with these pauses.
+    for step in 0..8 {
+        scene.agent.launch();
+        std::thread::sleep(Duration::from_millis(40 * step));
+        scene.dials(2);
+        made += 2;
+        scene.agent.kill();
+    }
+    scene.agent.start();
+    assert_eq!(loaded.remaining().links, loaded.links, "it is the same set");
+    scene.counts(made);
+    scene.dials(1);
+    scene.counts(made + 1);
+}
+
+#[test]
+fn what_has_the_name_of_ours_and_is_not_is_replaced() {
+    let mut scene = Scene::set();
+    scene.agent.kill();
+    let map = scene.bpffs.pins().join("current/maps/SEEN");
+    fs::remove_file(&map).expect("it is pinned");
+    kernel::pin_cell(&map, &[1; 8]).expect("a bpffs takes it");
+    scene.agent.start();
+    let said = scene.agent.said();
+    assert!(said.contains("of another shape: the map SEEN"), "{said}");
+    kernel::read_cell(&map).expect_err("theirs is gone");
+    scene.dials(2);
+    scene.counts(2);
 }

@@ -28,6 +28,7 @@ mod opened;
 mod record;
 mod restart;
 mod state;
+mod strangers;
 mod tools;
 mod watch;
 mod ways;

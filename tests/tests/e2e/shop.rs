@@ -146,7 +146,9 @@ impl Shop {
         });
         let lost = |alert: &Value| {
             findings(alert).all(|it| {
-                it["reasons"][0]["name"].as_str().is_some_and(|name| name.starts_with("lost-"))
+                it["reasons"][0]["name"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with("lost-") || name.starts_with("joined-"))
             })
         };
         let told = self.receiver.alerts().into_iter();

@@ -134,7 +134,9 @@ fn measure(
             Scenario::News => news::measure(&sides, &mut loads, report)?,
             Scenario::Flood => flood::measure(&sides, &mut loads, report)?,
             Scenario::Alert => latency::measure(&edgewatch, house, interrupt, report)?,
-            Scenario::Scale => scale::measure(&sides, &mut loads, report)?,
+            Scenario::Scale => {
+                scale::measure(&sides, &mut loads, report, &release.join("load"))?;
+            }
             Scenario::Core => core::measure(workspace, interrupt, report)?,
             Scenario::Growth => {
                 let load = release.join("load");

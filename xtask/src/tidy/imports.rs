@@ -67,6 +67,7 @@ const CORE: &[&str] = &[
     "pattern",
     "socket",
     "flow",
+    "rtt",
     "edge",
     "executables",
     "attribute",

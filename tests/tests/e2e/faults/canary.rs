@@ -1,6 +1,10 @@
 //! The connection that the agent makes itself: it comes back and is nowhere to be seen; what it says
 //! when it does not come back, and where it cannot be made.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use aya::maps::{HashMap, Map};
 use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
 use tests::kernel::Loaded;
@@ -89,4 +93,40 @@ fn where_no_canary_can_fly_that_is_said_and_is_no_alert() {
         let alerts = agent.json(&["alerts"]).to_string();
         assert!(!alerts.contains("canary"), "{alerts}");
     }
+}
+
+#[test]
+fn a_canary_that_is_back_ends_its_alert() {
+    let lab = lab();
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, OFTEN));
+    returned(&agent, 1);
+    // What its own cgroup shows is beyond its budget for ever: nobody is told of it.
+    let map = Loaded::by(agent.pid()).map("BUDGETS").map(Map::LruHashMap).expect("it is loaded");
+    let mut budgets: HashMap<_, [u64; 2], [u64; 2]> = map.try_into().expect("of this shape");
+    let cgroup = fs::metadata(&agent.service.cgroup).expect("it is there").ino();
+    let payers = [1, 2].map(|direction| [cgroup, direction]);
+    for payer in payers {
+        budgets.insert(payer, [u64::MAX / 2, 0], 0).expect("there is room");
+    }
+    is_in_state(&agent, &["firing", "updated"]);
+    assert!(agent.text(&["status"]).contains("MISSING"));
+    let before = agent.json(&["status"])["canary"]["returned"].as_u64().unwrap_or(0);
+    for payer in payers {
+        budgets.remove(&payer).expect("it is there");
+    }
+    returned(&agent, before + 1);
+    is_in_state(&agent, &["resolved"]);
+    assert!(!agent.text(&["status"]).contains("MISSING"));
+}
+
+/// Waits until the incident that speaks of the canary alone is in one of these states.
+#[track_caller]
+fn is_in_state(agent: &Agent, states: &[&str]) {
+    eventually(SWEPT, "the incident", || {
+        let alerts = agent.json(&["alerts"]);
+        let about = |it: &&serde_json::Value| it["findings"][0]["reasons"][0]["name"] == "canary";
+        let found = alerts.as_array().into_iter().flatten().find(about);
+        let state = found.and_then(|it| it["state"].as_str());
+        if state.is_some_and(|it| states.contains(&it)) { Ok(()) } else { Err(alerts.to_string()) }
+    });
 }

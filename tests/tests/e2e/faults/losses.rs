@@ -239,7 +239,7 @@ fn seen_map(agent: &Agent) -> HashMap<MapData, Key, Value> {
 #[track_caller]
 fn followed(agent: &Agent) -> u64 {
     eventually(SOON, "the followed sockets", || {
-        let map = Map::Array(opened(agent, "SOCKETS")?);
+        let map = Map::Array(Loaded::by(agent.pid()).map("SOCKETS")?);
         let slots: Array<MapData, [u64; 14]> =
             map.try_into().map_err(|error: MapError| error.to_string())?;
         Ok(slots.iter().flatten().filter(|slot| slot[0] != 0).count() as u64)
@@ -247,12 +247,5 @@ fn followed(agent: &Agent) -> u64 {
 }
 
 fn map_of(agent: &Agent, name: &str) -> Result<Map, String> {
-    opened(agent, name).map(Map::LruHashMap)
-}
-
-fn opened(agent: &Agent, name: &str) -> Result<MapData, String> {
-    let maps = Loaded::by(agent.pid()).maps;
-    let mut opened = maps.into_iter().filter_map(|id| MapData::from_id(id).ok());
-    let named = |it: &MapData| it.info().is_ok_and(|it| it.name() == name.as_bytes());
-    opened.find(named).ok_or_else(|| "none".to_owned())
+    Loaded::by(agent.pid()).map(name).map(Map::LruHashMap)
 }
