@@ -92,7 +92,7 @@ pub(crate) fn sent(
     let origin = Words::of(origin(ctx, &caller, None, opener));
     let sighted = seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
     if at != UNBOUND && sighted == Sighted::OverBudget {
-        note(at, &remote, port, Direction::Outbound, RemoteKind::Address as u8);
+        note(at, &remote, port, Direction::Outbound, RemoteKind::Address as u64);
     }
 }
 
@@ -116,7 +116,7 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         {
             return;
         }
-        kind = owner::kind_of(remote) as u8;
+        kind = owner::kind_of(remote) as u64;
         note(at, &remote, port, Direction::Inbound, kind);
     }
     let key = Words::of(inbound(cgroup_id, remote, kind, bound));
@@ -143,23 +143,23 @@ fn place(cgroup_id: u64, bound: &Bound) -> u64 {
 /// Notes that datagrams are exchanged with that far end, begun as `began` says, and what kind of far end
 /// it is: what the networks say of it is dear to ask.
 #[inline(always)]
-fn note(at: u64, remote: &Address, port: u16, began: Direction, kind: u8) {
+fn note(at: u64, remote: &Address, port: u16, began: Direction, kind: u64) {
     let note = Words::of(note_of(at, remote, port, began));
-    if ASKED.insert(&*note, &kind, 0).is_err() {
+    if ASKED.insert(&*note, &*Words::of(kind), 0).is_err() {
         emit::lost(Loss::MapFull);
     }
 }
 
 /// The kind of a far end where that is noted, else [`NOBODY`].
 #[inline(always)]
-fn noted(at: u64, remote: &Address, port: u16, began: Direction) -> u8 {
+fn noted(at: u64, remote: &Address, port: u16, began: Direction) -> u64 {
     let note = Words::of(note_of(at, remote, port, began));
     // SAFETY: the value is copied at once; a recycled entry may hold another far end's kind.
     unsafe { ASKED.get(&*note) }.copied().unwrap_or(NOBODY)
 }
 
 /// No kind of far end.
-const NOBODY: u8 = 0;
+const NOBODY: u64 = 0;
 
 #[inline(always)]
 fn note_of(at: u64, remote: &Address, port: u16, began: Direction) -> u64 {
@@ -195,8 +195,8 @@ fn bound<'a>(ctx: *mut bpf_sock_addr) -> Option<&'a Bound> {
 
 /// Inbound flows are keyed by the caller: the reader is the server, whoever bound the socket.
 #[inline(always)]
-fn inbound(cgroup_id: u64, remote: Address, kind: u8, bound: &Bound) -> FlowKey {
-    let (remote_kind, remote) = if kind == RemoteKind::World as u8 {
+fn inbound(cgroup_id: u64, remote: Address, kind: u64, bound: &Bound) -> FlowKey {
+    let (remote_kind, remote) = if kind == RemoteKind::World as u64 {
         (RemoteKind::World, Address::ZERO)
     } else {
         (RemoteKind::Address, remote)

@@ -84,7 +84,7 @@ pub(crate) static DIALS: Array<Dials> = Array::with_max_entries(32, 0);
 /// request beyond a budget, whose answer is nothing new. With what kind of far end it is. Written and read
 /// by `datagram`. Full: the longest unused is forgotten, and an answer passes for a beginning.
 #[map]
-pub(crate) static ASKED: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
+pub(crate) static ASKED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// In which cgroup sockets were opened, by socket cookie. Written when made, in full detail, and read when
 /// they dial or send what is new. Full: whoever stood there is forgotten, and asked for by the agent.

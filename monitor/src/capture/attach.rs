@@ -97,7 +97,8 @@ impl fmt::Display for Extra {
                 "executables of processes that are gone, and the shells that processes came from"
             }
             Self::OpenedSockets => {
-                "packet sockets as they are made (they are looked for every 10 s), and vsock sockets"
+                "packet sockets as they are made (they are looked for every 10 s), and vsock sockets, which \
+                 detail = \"full\" shows"
             }
             Self::Destinations => "where sockets that are neither TCP's nor UDP's send",
         })

@@ -185,7 +185,8 @@ impl Capability {
                 "what other processes run, and their sockets older than edgewatch".to_owned()
             }
             Self::SysAdmin => {
-                "addresses, and sockets older than edgewatch, in other network namespaces"
+                "addresses, and sockets older than edgewatch, in other network namespaces; among many \
+                 cgroups, programs that others attach beside its own are noticed late"
                     .to_owned()
             }
         }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ struct Place {
     cgroup: u64,
 }
 
-/// When all cgroups were asked last, and how long that took.
+/// When all cgroups were asked last, and what that took of a processor.
 struct Walk {
     ended: Instant,
     took: Duration,
@@ -61,8 +61,9 @@ struct Walk {
 impl Walk {
     /// With the time between two looks and a walk's own it stays within the promised 5 s.
     const EVERY: Duration = Duration::from_secs(2);
-    /// At most this part of the time is spent on walks: in ten thousand cgroups, a thirtieth.
-    const SHARE: u32 = 30;
+    /// At most this part of the time is spent on walks. In ten thousand cgroups one takes a tenth of a
+    /// second; there is none unless somebody has loaded what he has not attached.
+    const SHARE: u32 = 12;
     /// Where nobody says what is new, walks go on for ever, and must not be felt.
     const SHARE_UNTOLD: u32 = 1_000;
 
@@ -87,6 +88,10 @@ enum Sought {
 /// Programs by the kinds that our hooks take, `enum bpf_prog_type`: `CGROUP_SOCK`, `SOCK_OPS`,
 /// `CGROUP_SOCK_ADDR`.
 const KINDS: [u32; 3] = [9, 13, 18];
+
+/// Hooks of the same kinds that are not ours, on which nobody is in our way: `bind`, `getpeername`,
+/// `getsockname`, the release of a socket.
+const OTHER_HOOKS: [u32; 7] = [8, 9, 29, 30, 31, 32, 34];
 
 impl Strangers {
     /// More are not remembered: then they are told again.
@@ -134,7 +139,7 @@ impl Strangers {
         let sought = found.iter().map(|it| it.cgroup).filter(|id| !paths.contains_key(id));
         let sought: BTreeSet<u64> = sought.collect();
         if !sought.is_empty() {
-            let note = |path: &Path, id: u64| {
+            let note = |path: &Path, _: &File, id: u64| {
                 if sought.contains(&id) {
                     paths.insert(id, path.to_owned());
                 }
@@ -191,7 +196,7 @@ impl Strangers {
         found: &mut BTreeSet<Place>,
         paths: &mut BTreeMap<u64, PathBuf>,
     ) {
-        let started = Instant::now();
+        let before = busy();
         let hooks: Vec<u32> = specs()
             .filter(|(_, attach_type)| {
                 sought == Sought::Anybody
@@ -200,11 +205,9 @@ impl Strangers {
             .map(|(_, attach_type)| attach_type)
             .collect();
         let mut ours: BTreeSet<u32> = BTreeSet::new();
-        each_cgroup(&self.watched, |path, cgroup| {
-            // Gone meanwhile.
-            let Ok(directory) = File::open(path) else { return };
+        each_cgroup(&self.watched, |path, directory, cgroup| {
             for &attach_type in &hooks {
-                let Ok(on) = hooked::on(&directory, attach_type) else { continue };
+                let Ok(on) = hooked::on(directory, attach_type) else { continue };
                 for program in on.ids {
                     let is_own = || bpf::program(program).is_ok_and(|it| self.is_ours(&it));
                     if ours.contains(&program) || is_own() {
@@ -216,7 +219,15 @@ impl Strangers {
                 }
             }
         });
-        self.walked = Some(Walk { ended: Instant::now(), took: started.elapsed() });
+        let elsewhere = File::open(&self.watched).into_iter().flat_map(|directory| {
+            let on = OTHER_HOOKS.iter().map(move |at| hooked::on(&directory, *at));
+            on.flatten().flat_map(|on| on.ids)
+        });
+        // Where these are is known now.
+        for program in found.iter().map(|it| it.program).chain(elsewhere) {
+            self.loose.remove(&program);
+        }
+        self.walked = Some(Walk { ended: Instant::now(), took: busy().saturating_sub(before) });
     }
 
     /// One line for each program on each hook, however many cgroups it came to. What leads elsewhere than
@@ -300,15 +311,29 @@ fn shown(path: &Path) -> String {
 }
 
 /// Hands over the cgroup at `top` and all below it, with their ids.
-fn each_cgroup(top: &Path, mut hand_over: impl FnMut(&Path, u64)) {
-    let Ok(metadata) = fs::metadata(top) else { return };
-    let mut left = vec![(top.to_owned(), metadata.ino())];
-    while let Some((path, id)) = left.pop() {
-        hand_over(&path, id);
-        let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-        let below = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
-        left.extend(below.map(|it| (it.path(), it.ino())));
+fn each_cgroup(top: &Path, mut hand_over: impl FnMut(&Path, &File, u64)) {
+    let mut left = vec![top.to_owned()];
+    while let Some(path) = left.pop() {
+        // Gone meanwhile: then so is what was below.
+        let Ok(directory) = File::open(&path) else { continue };
+        let Ok(metadata) = directory.metadata() else { continue };
+        hand_over(&path, &directory, metadata.ino());
+        // Most have none below, and many files.
+        if metadata.nlink() != CHILDLESS {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            let below = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
+            left.extend(below.map(|it| it.path()));
+        }
     }
+}
+
+/// The links to a directory without others in it: its name, and its own.
+const CHILDLESS: u64 = 2;
+
+/// What this thread has had of a processor: what a walk costs, however busy the machine is.
+fn busy() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

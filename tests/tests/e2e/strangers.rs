@@ -62,11 +62,8 @@ fn who_joins_us_in_a_child_is_told_and_ours_see_as_before() {
     for ((name, attach), port) in ways.into_iter().zip(9_000..) {
         let job = lab.service(name);
         let program = Connect4::rewriting(name, 9_999, 8_080);
-        let began = Instant::now();
         held.push(attach(&program, &job.cgroup));
         is_told(&agent, &format!("the program {name} ("));
-        let took = began.elapsed();
-        eprintln!("{name}: {took:?}");
         let to = SocketAddr::new(here.v4, port);
         lab.dialler(&job, &here).is_refused(to);
         agent.sees(&edge(&job, &nameless(to.ip()), port, Protocol::Tcp));
@@ -101,10 +98,15 @@ fn who_was_there_before_is_no_news() {
 fn what_looks_at_packets_is_missed_and_what_traces_cannot_be_detached() {
     let lab = lab();
     let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, ""));
+    let before = Loaded::by(agent.pid()).links.len();
     let mut peer = lab.dialler(&lab.service("raw"), &lab.alone());
     peer.does("odd open raw-icmp", "open");
     looked_at(&peer.service.cgroup, 1);
-    let loaded = Loaded::by(agent.pid());
+    // Attached a moment before it is held.
+    let loaded = eventually(SOON, "its link", || {
+        let loaded = Loaded::by(agent.pid());
+        if loaded.links.len() > before { Ok(loaded) } else { Err(format!("{loaded:?}")) }
+    });
     loaded.detach("net");
     is_told(&agent, "the kernel program net is attached no longer");
     assert_eq!(agent.lost("hook-missing"), 1);

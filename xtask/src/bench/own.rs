@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use crate::bench::beside::Loads;
 use crate::bench::figure::Figure;
 use crate::bench::report::Report;
@@ -16,8 +18,9 @@ const NEW: &str = "ports 6000";
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How long it is looked at before and after.
 const REST: Duration = Duration::from_secs(3);
-/// The least that a small machine needs.
-const SMALL: &str = "seen = 4096\nconnections = 2048\nlisteners = 1024\nbound = 1024\nprocesses = 4096\nring = \"256KiB\"\n";
+/// The documentation of the configuration, and what stands before the sizes for a small machine in it.
+const DOCUMENTED: &str = include_str!("../../../docs/configuration.md");
+const SMALL: &str = "within 3 MiB:\n\n```toml\n[capture]\n";
 
 /// What an agent took during an order and a while after it, beyond the same time at rest.
 struct Extra {
@@ -52,7 +55,7 @@ pub(crate) fn measure(
         figures.push(Figure::of(&name("wake-ups a connection on a known edge"), "", wakes));
     }
     loads.plain.answers("listen 0")?;
-    let mut agent = sides.agent("normal", SMALL)?;
+    let mut agent = sides.agent("normal", small()?)?;
     let maps = Held::by(agent.id()?)?.maps;
     agent.end()?;
     figures.push(Figure::once("kernel maps of a small profile", "MiB", maps).aim(3.0));
@@ -60,6 +63,13 @@ pub(crate) fn measure(
         "Processor time and wake-ups of the agent, beyond what it takes at rest in the same time.";
     report.figures("The agent itself", about, &figures);
     Ok(())
+}
+
+/// The sizes that are documented for a small machine.
+fn small() -> anyhow::Result<&'static str> {
+    let (_, sizes) = DOCUMENTED.split_once(SMALL).context("no sizes for a small machine")?;
+    let (sizes, _) = sizes.split_once("```").context("their end")?;
+    Ok(sizes)
 }
 
 fn extra(agent: u32, loads: &mut Loads, order: &str) -> anyhow::Result<Extra> {
