@@ -308,7 +308,7 @@ impl Origin {
     };
 
     /// The client's own port, 0 where it is not known, and above it the cgroup that the socket was opened
-    /// in, where that is known to be another than the caller's, else 0. In one word, and ids of cgroups
+    /// in, 0 where that is not known. In one word, and ids of cgroups
     /// are counted up from 1: the upper bits are free.
     #[inline(always)]
     #[must_use]

@@ -70,7 +70,9 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let mut flags = 0;
     if !seen::is_known(&key) {
-        let opener = follow::opener(cookie, caller.cgroup_id);
+        let Some(opener) = follow::opener(cookie) else {
+            return;
+        };
         caller.process = owner::process(caller.process.pid);
         let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
         let sighted = seen::observe::<SKETCHED>(&attempted, seen::now_ns(), || Origin {

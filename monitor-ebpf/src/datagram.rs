@@ -85,8 +85,11 @@ pub(crate) fn sent(
     if at != UNBOUND && noted(at, &remote, port, Direction::Inbound) != NOBODY {
         return;
     }
+    let Some(opener) = follow::opener(cookie(ctx)) else {
+        return;
+    };
     caller.process = owner::process(caller.process.pid);
-    let origin = Words::of(origin(ctx, &caller, None));
+    let origin = Words::of(origin(ctx, &caller, None, opener));
     let sighted = seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
     if at != UNBOUND && sighted == Sighted::OverBudget {
         note(at, &remote, port, Direction::Outbound, RemoteKind::Address as u64);
@@ -120,7 +123,10 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
     if seen::count(&key, seen::about_now_ns()) {
         return;
     }
-    let origin = Words::of(origin(ctx, &owner::caller(), Some((remote, port))));
+    let Some(opener) = follow::opener(cookie(ctx)) else {
+        return;
+    };
+    let origin = Words::of(origin(ctx, &owner::caller(), Some((remote, port)), opener));
     seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
 }
 
@@ -210,9 +216,13 @@ fn inbound(cgroup_id: u64, remote: Address, kind: u64, bound: &Bound) -> FlowKey
 }
 
 #[inline(always)]
-fn origin(ctx: *mut bpf_sock_addr, caller: &Owner, client: Option<(Address, u16)>) -> Origin {
+fn origin(
+    ctx: *mut bpf_sock_addr,
+    caller: &Owner,
+    client: Option<(Address, u16)>,
+    opener: u64,
+) -> Origin {
     let (client, client_port) = client.unwrap_or((Address::ZERO, 0));
-    let opener = follow::opener(cookie(ctx), caller.cgroup_id);
     Origin {
         netns_cookie: netns_cookie(ctx),
         executable_id: caller.executable_id,

@@ -51,7 +51,7 @@ pub(super) struct Origin {
     pub(super) client: Option<SocketAddr>,
     /// None where no process is known.
     pub(super) process: Option<Caller>,
-    /// Who opened the socket, where the kernel knows that to be another cgroup than the caller's.
+    /// Where the socket was opened, if the kernel knows.
     pub(super) opener: Option<CgroupId>,
 }
 

@@ -426,6 +426,7 @@ impl Teller {
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
         let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
+        let opener = opener.filter(|opener| *opener != key.cgroup);
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
         }
