@@ -199,9 +199,16 @@ impl Running {
     }
 
     /// Waits until it has said `word`. Looks often: how long it takes may be a figure.
-    pub(crate) fn says(&self, word: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
+    pub(crate) fn says(&mut self, word: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
         let what = format!("{word:?} in {}", self.log.display());
-        let said = || Ok(std::fs::read_to_string(&self.log).is_ok_and(|it| it.contains(word)));
+        let said = || {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let ended = self.child.as_mut().map_or(Ok(None), Child::try_wait);
+            match ended.context("look after it")? {
+                Some(status) => bail!("it ended ({status}): {}", log.trim_end()),
+                None => Ok(log.contains(word)),
+            }
+        };
         interrupt.until(&what, Duration::from_secs(60), Duration::from_millis(2), said)
     }
 

@@ -20,7 +20,7 @@ impl Rounds {
     /// The kernel wakes nobody within [`monitor_common::WAKE_INTERVAL_NS`] of the last wake: what came
     /// in that time is found by a round. Less than that, for the runtime's clock goes by whole
     /// milliseconds, and is late by up to one.
-    const EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS - 1_000_000);
+    const EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS - 2_000_000);
     const FIRST: Duration = Duration::from_millis(1);
     /// So many without news, and the kernel will wake again: together they take longer than the time in
     /// which it does not.

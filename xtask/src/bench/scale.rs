@@ -107,7 +107,8 @@ fn older(sides: &Sides<'_>, load: &Path, figures: &mut Vec<Figure>) -> anyhow::R
     let (mut millis, mut resident) = (Vec::new(), Vec::new());
     for _ in 0..STARTS {
         sides.interrupt.check()?;
-        let mut agent = Agent::new(sides.edgewatch, sides.house, "older", ROOM)?;
+        let lines = format!("mode = \"learn\"\n[capture]\n{ROOM}");
+        let mut agent = Agent::new(sides.edgewatch, sides.house, "older", &lines)?;
         millis.push(agent.start(sides.interrupt)?.as_secs_f64() * 1e3);
         std::thread::sleep(SETTLE);
         resident.push(usage::resident(agent.id()?)?);
