@@ -49,6 +49,8 @@ struct Visit {
     /// Beside nothing: processor time, and the call's median and 99th percentile.
     beside: BTreeMap<Traffic, [f64; 3]>,
     alone: Taken,
+    /// Microseconds of a connection on a known edge beyond one beside nothing.
+    beyond: f64,
     /// Microseconds inside of programs for a connection; absent where it has none.
     inside: Option<f64>,
     programs: Vec<Run>,
@@ -160,7 +162,17 @@ fn with(
     let beside = BTreeMap::new();
     Ok(With {
         traffics,
-        visit: Visit { beside, alone, inside, programs, busy, resident, maps, seen },
+        visit: Visit {
+            beside,
+            alone,
+            beyond: f64::NAN,
+            inside,
+            programs,
+            busy,
+            resident,
+            maps,
+            seen,
+        },
     })
 }
 
@@ -205,6 +217,7 @@ impl With {
         };
         let ratios = self.traffics.iter().map(|(traffic, with)| (*traffic, ratio(traffic, with)));
         self.visit.beside = ratios.collect();
+        self.visit.beyond = self.traffics[&Traffic::Known].cpu - nothing[&Traffic::Known].cpu;
         if self.visit.inside.is_none() {
             self.visit.alone = nothing[&Traffic::Known];
         }
@@ -378,16 +391,21 @@ fn aims(normal: &Column, full: &Column) -> Vec<Figure> {
     kernel.into_iter().chain(aims).collect()
 }
 
-/// A connection with ours attached, to one with the cheapest of the others that tells of each.
+/// What a connection costs with ours attached, to what it costs with the cheapest of the others that
+/// tells of each: beyond what it takes alone, and with what the program itself takes to tell of it.
 fn cheapest(columns: &[Column], normal: &Column, full: &Column) -> Vec<Figure> {
-    let ratio = |column: &Column| Spread::of(column.ratios(Traffic::Known, 0)).median;
+    let costs = |column: &Column| column.spread(|it| it.beyond + it.busy).median;
     let tells = |side: Side| matches!(side, Side::Peer(peer) if peer.tells_each());
     let peers = columns.iter().filter(|it| tells(it.side));
-    let Some(peer) = peers.min_by(|a, b| ratio(a).total_cmp(&ratio(b))) else { return Vec::new() };
+    let Some(peer) = peers.min_by(|a, b| costs(a).total_cmp(&costs(b))) else { return Vec::new() };
     let figure = |what: &str, column: &Column| {
-        let beside = format!("to one with {}, the cheapest that tells of each", peer.side.name());
-        let name = format!("a connection with {what} attached, {beside}");
-        Figure::once(&name, "ratio", ratio(column) / ratio(peer)).aim(1.0)
+        let name = format!(
+            "what a connection costs more with {what}, the program's own time included, to the same \
+             with {}, the cheapest that tells of each ({} µs)",
+            peer.side.name(),
+            written(costs(peer))
+        );
+        Figure::once(&name, "ratio", costs(column) / costs(peer)).aim(1.0)
     };
     vec![figure("edgewatch", normal), figure("edgewatch in full", full)]
 }

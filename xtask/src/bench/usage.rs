@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use serde_json::Value;
 
-/// Seconds of processor time of all its threads that live.
+/// Seconds of processor time of all its threads, those that ended included (`clock_getcpuclockid(3)`).
 pub(crate) fn busy(process: u32) -> anyhow::Result<f64> {
-    let mut nanos = 0.0;
-    for thread in threads(process)? {
-        let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-        nanos += text.split(' ').next().and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0);
-    }
-    Ok(nanos / 1e9)
+    let process = Pid::from_raw(i32::try_from(process).context("a process id")?);
+    let clock = clock_getcpuclockid(process).context("find its processor clock")?;
+    let time = Duration::from(clock.now().context("read its processor clock")?);
+    Ok(time.as_secs_f64())
 }
 
 /// How often its threads went to sleep by themselves: each wake begins with one.
