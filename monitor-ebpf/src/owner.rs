@@ -45,11 +45,27 @@ pub(crate) fn current() -> Owner {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     Owner {
         cgroup_id: cgroup_id(),
-        // SAFETY: the value is copied at once; a recycled entry gives another executable's id,
-        // which makes for news too many.
-        executable_id: unsafe { PROCESSES.get(pid) }.map_or(0, |it| it.executable_id),
+        executable_id: executable_id(pid),
         process: Process { pid, ..Process::UNKNOWN },
     }
+}
+
+/// What a process runs; 0 where that is not known.
+#[inline(always)]
+fn executable_id(pid: u32) -> u64 {
+    let key = Words::of(Pid { pid, _reserved: 0 });
+    // SAFETY: it begins with the id. Of the value a part is copied at once; a recycled entry gives
+    // another executable's id, which makes for news too many.
+    let lineage = unsafe { PROCESSES.get(&*(&raw const *key).cast::<u32>()) };
+    lineage.map_or(0, |it| it.executable_id)
+}
+
+/// A process id in a whole word.
+#[derive(Immutable, IntoBytes, Clone, Copy)]
+#[repr(C, align(8))]
+struct Pid {
+    pid: u32,
+    _reserved: u32,
 }
 
 /// The cgroup of the task that makes the call.

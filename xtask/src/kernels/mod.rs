@@ -62,6 +62,7 @@ pub(crate) struct Built {
     pub(crate) program: PathBuf,
     /// The program that makes the tests' traffic.
     peer: PathBuf,
+    flood: PathBuf,
     tests: PathBuf,
     /// The paths of all tests.
     names: BTreeSet<String>,
@@ -85,13 +86,15 @@ impl Built {
         }
         let built = String::from_utf8_lossy(&output.stdout);
         let (tests, peer) = (executable(&built, "e2e")?, executable(&built, "peer")?);
+        let flood = executable(&built, "flood")?;
         let listed = Command::new(&tests).args(["--list", "--format", "terse"]).output();
         let listed = listed.with_context(|| format!("start {}", tests.display()))?;
         let listed = String::from_utf8_lossy(&listed.stdout);
         let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
         let names = names.map(str::to_owned).collect();
         matrix::check_names(&names)?;
-        Ok(Self { program: workspace.target().join("debug/edgewatch"), peer, tests, names, depth })
+        let program = workspace.target().join("debug/edgewatch");
+        Ok(Self { program, peer, flood, tests, names, depth })
     }
 
     /// The tests that have to pass on a ground.
@@ -196,6 +199,7 @@ fn pack_base(built: &Built, busybox: &Path, path: &Path) -> anyhow::Result<()> {
     archive.copy(busybox, "bin/busybox")?;
     archive.program(&built.program)?;
     archive.program(&built.peer)?;
+    archive.program(&built.flood)?;
     archive.program(&built.tests)?;
     for tool in TOOLS {
         let found =
@@ -284,6 +288,7 @@ mod tests {
         Built {
             program: path.clone(),
             peer: path.clone(),
+            flood: path.clone(),
             tests: path,
             names: names.into(),
             depth: Depth::Whole,
