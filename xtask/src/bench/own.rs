@@ -34,7 +34,6 @@ pub(crate) fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut figures = Vec::new();
-    loads.plain.answers("listen 6000")?;
     for detail in ["normal", "full"] {
         let (mut known, mut new, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -46,7 +45,11 @@ pub(crate) fn measure(
             let extra = extra(id, loads, KNOWN)?;
             known.push(extra.micros);
             wakes.push(extra.wakes);
+            // Only now: to look after so many listeners is more than rest.
+            loads.plain.answers("listen 6000")?;
+            std::thread::sleep(SETTLE);
             new.push(self::extra(id, loads, NEW)?.micros);
+            loads.plain.answers("listen 0")?;
             agent.end()?;
         }
         let name = |what: &str| format!("{what}, `detail = {detail:?}`");
@@ -54,7 +57,6 @@ pub(crate) fn measure(
         figures.push(Figure::of(&name("a connection on a new edge"), "µs", new).aim(5.0));
         figures.push(Figure::of(&name("wake-ups a connection on a known edge"), "", wakes));
     }
-    loads.plain.answers("listen 0")?;
     let mut agent = sides.agent("normal", small()?)?;
     let maps = Held::by(agent.id()?)?.maps;
     agent.end()?;
