@@ -143,6 +143,14 @@ pub struct FlowKey {
     pub executable_id: u64,
 }
 
+impl FlowKey {
+    /// The key without its outcome: the same for all that is told of one dial.
+    #[must_use]
+    pub const fn dial(&self) -> Self {
+        Self { outcome: Outcome::Attempted, ..*self }
+    }
+}
+
 /// The process that dialled (outbound) or that listens (inbound).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Process {

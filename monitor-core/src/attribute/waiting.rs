@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
-use crate::flow::{Direction, Flow, FlowKey, Outcome, Protocol, Remote};
+use crate::flow::{Direction, Flow, FlowKey, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId};
 
 /// A dial that may still learn its outcome or its other end, an inbound datagram, or what was accepted
@@ -36,11 +36,6 @@ pub(crate) struct WaitingRoom {
     unsettled: HashMap<(CgroupId, u16), usize, FixedState>,
     /// How many each cgroup has here.
     by_cgroup: HashMap<CgroupId, usize, FixedState>,
-}
-
-/// A key without its outcome: the same for all that is told of one dial.
-const fn dial_of(key: &FlowKey) -> FlowKey {
-    FlowKey { outcome: Outcome::Attempted, ..*key }
 }
 
 /// Who dials which port, where a TCP dial does not know its own end yet.
@@ -74,7 +69,7 @@ impl WaitingRoom {
     pub(crate) fn push(&mut self, waiting: Waiting) {
         *self.by_cgroup.entry(waiting.flow.key.cgroup).or_default() += 1;
         let number = self.first + self.places.len() as u64;
-        self.by_dial.insert(dial_of(&waiting.flow.key), number);
+        self.by_dial.insert(waiting.flow.key.dial(), number);
         if let Some(dial) = unsettled(&waiting.flow) {
             *self.unsettled.entry(dial).or_default() += 1;
         }
@@ -93,7 +88,7 @@ impl WaitingRoom {
 
     /// The one that waits for the same dial as `key` tells of, and its number.
     pub(crate) fn of_dial(&mut self, key: &FlowKey) -> Option<(u64, &mut Waiting)> {
-        let number = *self.by_dial.get(&dial_of(key))?;
+        let number = *self.by_dial.get(&key.dial())?;
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.places.get_mut(index)?.as_mut().map(|waiting| (number, waiting))
     }
@@ -161,7 +156,7 @@ impl WaitingRoom {
                 self.by_cgroup.remove(&waiting.flow.key.cgroup);
             }
         }
-        let dial = dial_of(&waiting.flow.key);
+        let dial = waiting.flow.key.dial();
         if self.by_dial.get(&dial) == Some(&number) {
             self.by_dial.remove(&dial);
         }

@@ -21,11 +21,6 @@ pub(crate) struct Keys {
 
 type Outcomes = SmallVec<[(Outcome, Place); 2]>;
 
-/// All keys that differ in their outcome alone.
-const fn dial_of(key: &FlowKey) -> FlowKey {
-    FlowKey { outcome: Outcome::Attempted, ..*key }
-}
-
 impl Keys {
     /// `seed` keys the tables: they hold what strangers choose.
     pub(crate) fn new(seed: u64) -> Self {
@@ -50,7 +45,7 @@ impl Keys {
     }
 
     fn keep(&mut self, key: &FlowKey, place: Place) {
-        let outcomes = self.kept.entry(dial_of(key)).or_default();
+        let outcomes = self.kept.entry(key.dial()).or_default();
         match outcomes.iter_mut().find(|(outcome, _)| *outcome == key.outcome) {
             Some((_, kept)) => *kept = place,
             None => outcomes.push((key.outcome, place)),
@@ -58,7 +53,7 @@ impl Keys {
     }
 
     fn leave(&mut self, key: &FlowKey) {
-        let dial = dial_of(key);
+        let dial = key.dial();
         let Some(outcomes) = self.kept.get_mut(&dial) else { return };
         outcomes.retain(|(outcome, _)| *outcome != key.outcome);
         if outcomes.is_empty() {
@@ -67,7 +62,7 @@ impl Keys {
     }
 
     fn kept_at(&self, key: &FlowKey) -> Option<Place> {
-        let outcomes = self.kept.get(&dial_of(key))?;
+        let outcomes = self.kept.get(&key.dial())?;
         outcomes.iter().find(|(outcome, _)| *outcome == key.outcome).map(|(_, place)| *place)
     }
 
