@@ -291,10 +291,10 @@ pub struct Origin {
 const _: () = assert!(size_of::<Origin>() == 64);
 
 impl Origin {
-    /// Of a process that listens: there is no client.
+    /// Of a process alone: it listens, or who its client is is not known yet.
     #[inline(always)]
     #[must_use]
-    pub const fn listening(owner: &Owner, netns_cookie: u64) -> Self {
+    pub const fn without_client(owner: &Owner, netns_cookie: u64) -> Self {
         let (executable_id, process) = (owner.executable_id, owner.process);
         Self { netns_cookie, executable_id, process, ..Self::NONE }
     }

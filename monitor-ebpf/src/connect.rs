@@ -76,11 +76,8 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         caller.process = owner::process(caller.process.pid);
         let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
         let sighted = seen::observe::<SKETCHED>(&attempted, seen::now_ns(), || Origin {
-            netns_cookie,
-            executable_id: caller.executable_id,
-            client: Address::ZERO,
-            process: caller.process,
             ends: Origin::ends(0, opener),
+            ..Origin::without_client(&caller, netns_cookie)
         });
         // A flood takes no place from connections that are told.
         let untold = sighted == Sighted::OverBudget;

@@ -50,13 +50,8 @@ fn try_send(skb: *mut __sk_buff) -> Option<()> {
 
 #[inline(always)]
 fn tell(key: &FlowKey, odd: &Odd) {
-    seen::observe::<SKETCHED>(key, seen::now_ns(), || Origin {
-        netns_cookie: odd.netns_cookie,
-        executable_id: odd.owner.executable_id,
-        client: Address::ZERO,
-        process: odd.owner.process,
-        ends: 0,
-    });
+    let origin = || Origin::without_client(&odd.owner, odd.netns_cookie);
+    seen::observe::<SKETCHED>(key, seen::now_ns(), origin);
 }
 
 /// The socket that a packet comes from, and its protocol, where it is an unusual one.

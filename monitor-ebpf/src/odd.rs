@@ -4,13 +4,10 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_stack};
-use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
-    bpf_get_socket_cookie,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext};
-use monitor_common::{Address, FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
+use monitor_common::{FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::budget::SKETCHED;
 use crate::emit;
@@ -54,10 +51,9 @@ fn sock_create(ctx: SockContext) -> i32 {
     if is_odd(kind, protocol) {
         try_create(ctx.sock, kind, protocol);
     } else if FULL.load() != 0 {
-        // SAFETY: this hook's context, and a helper without arguments.
-        let (cookie, cgroup_id) =
-            unsafe { (bpf_get_socket_cookie(ctx.sock.cast()), bpf_get_current_cgroup_id()) };
-        follow::opens(cookie, cgroup_id);
+        // SAFETY: this hook's context.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
+        follow::opens(cookie, owner::cgroup_id());
     }
     ALLOW
 }
@@ -86,13 +82,8 @@ fn try_create(sock: *mut bpf_sock, kind: u32, protocol: u32) {
 #[inline(always)]
 fn told(owner: &Owner, kind: SocketKind, protocol: u8, netns_cookie: u64) {
     let key = Words::of(FlowKey::opening(owner, kind, protocol));
-    seen::observe::<SKETCHED>(&key, seen::now_ns(), || Origin {
-        netns_cookie,
-        executable_id: owner.executable_id,
-        client: Address::ZERO,
-        process: owner.process,
-        ends: 0,
-    });
+    let origin = || Origin::without_client(owner, netns_cookie);
+    seen::observe::<SKETCHED>(&key, seen::now_ns(), origin);
 }
 
 /// Capabilities as the kernel numbers them.

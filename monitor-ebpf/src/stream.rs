@@ -290,7 +290,7 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
     } else {
         emit::lost(Loss::MapFull);
     }
-    let origin = || Origin::listening(&owner, key.netns_cookie);
+    let origin = || Origin::without_client(&owner, key.netns_cookie);
     let flow = Words::of(FlowKey::listening(&owner, &key));
     seen::observe::<SKETCH>(&flow, seen::now_ns(), origin);
     // Not there: it was never bound.

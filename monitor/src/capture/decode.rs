@@ -331,7 +331,7 @@ pub(super) fn listening(
 ) -> Result<(KeyBytes, StatsBytes, Origin), Undecodable> {
     let key: wire::ListenKey = read(key)?;
     let listener: wire::Listener = read(listener)?;
-    let wire_origin = wire::Origin::listening(&listener.owner, key.netns_cookie);
+    let wire_origin = wire::Origin::without_client(&listener.owner, key.netns_cookie);
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
@@ -350,7 +350,7 @@ pub(super) fn opening(
     now_ns: u64,
 ) -> (KeyBytes, StatsBytes, Origin) {
     let owner = owner.wire();
-    let wire_origin = wire::Origin::listening(&owner, 0);
+    let wire_origin = wire::Origin::without_client(&owner, 0);
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
