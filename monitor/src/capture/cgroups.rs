@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
-use crate::capture::hierarchy::Hierarchy;
+use crate::capture::hierarchy::{Hierarchy, children};
 
 /// How cgroups that come and go are learned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,18 +154,10 @@ impl Cgroups {
         self.come_by(root, "/".to_owned(), out);
         let mut left = vec![String::new()];
         while let Some(parent) = left.pop() {
-            // Gone meanwhile: then so are its children.
-            let Ok(entries) =
-                fs::read_dir(self.hierarchy.path().join(parent.trim_start_matches('/')))
-            else {
-                continue;
-            };
-            for entry in entries.flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    let path = format!("{parent}/{}", entry.file_name().to_string_lossy());
-                    self.come_by(CgroupId(entry.ino()), path.clone(), out);
-                    left.push(path);
-                }
+            for child in children(&self.hierarchy.path().join(parent.trim_start_matches('/'))) {
+                let path = format!("{parent}/{}", child.file_name().to_string_lossy());
+                self.come_by(CgroupId(child.ino()), path.clone(), out);
+                left.push(path);
             }
         }
         let walks = self.walks;

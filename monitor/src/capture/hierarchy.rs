@@ -1,7 +1,7 @@
 //! Where in the mounted version-2 hierarchy a process is. `/proc` tells it from our cgroup namespace,
 //! which may be anywhere below what is mounted, as in a pod; a path told there leads up first.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ impl Hierarchy {
             if is_it(&path) {
                 return Some(path);
             }
-            left.extend(children(&path).map(|child| path.join(child)));
+            left.extend(children(&path).map(|child| child.path()));
         }
         None
     }
@@ -89,7 +89,8 @@ fn home(hierarchy: &Path, height: usize, own: &str) -> Option<Vec<String>> {
     while let Some(steps) = left.pop() {
         let directory = hierarchy.join(steps.join("/"));
         if steps.len() < height {
-            left.extend(children(&directory).map(|child| [&steps[..], &[child]].concat()));
+            let names = children(&directory).filter_map(|it| it.file_name().into_string().ok());
+            left.extend(names.map(|name| [&steps[..], &[name]].concat()));
         } else if is_in(&directory.join(below_home.join("/")), &pid) {
             return Some(steps);
         }
@@ -97,10 +98,10 @@ fn home(hierarchy: &Path, height: usize, own: &str) -> Option<Vec<String>> {
     None
 }
 
-fn children(directory: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.filter_map(|entry| entry.file_name().into_string().ok())
+/// The cgroups right below one; none where it is gone meanwhile.
+pub(super) fn children(cgroup: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 fn is_in(cgroup: &Path, pid: &str) -> bool {

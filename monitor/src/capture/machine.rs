@@ -10,6 +10,7 @@ use monitor_core::ids::WallTime;
 use rustix::process::{Resource, getrlimit};
 
 use crate::capture::clock::Clock;
+use crate::capture::hierarchy::children;
 use crate::capture::mountinfo::mounts;
 use crate::capture::netlink::{self, Wanted};
 use crate::capture::preflight;
@@ -185,9 +186,7 @@ fn is_marked(cgroup: &Path, left: &mut usize) -> bool {
     if set("net_cls.classid", 0) || set("net_prio.ifpriomap", 1) {
         return true;
     }
-    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    let mut below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    below.any(|entry| is_marked(&entry.path(), left))
+    children(cgroup).any(|child| is_marked(&child.path(), left))
 }
 
 fn text(path: &str) -> Option<String> {

@@ -18,6 +18,7 @@ use monitor_core::ids::{CgroupId, NetnsCookie};
 use crate::capture::config::Network;
 use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
+use crate::capture::hierarchy::children;
 use crate::capture::namespaces::{self, Census, OldConnections, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
@@ -186,12 +187,9 @@ fn cgroups_of(part: &Path) -> HashSet<CgroupId> {
         fs::metadata(part).into_iter().map(|it| CgroupId(it.ino())).collect();
     let mut left = vec![part.to_owned()];
     while let Some(directory) = left.pop() {
-        // Gone meanwhile: then so are those below.
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                found.insert(CgroupId(entry.ino()));
-                left.push(entry.path());
-            }
+        for child in children(&directory) {
+            found.insert(CgroupId(child.ino()));
+            left.push(child.path());
         }
     }
     found

@@ -19,7 +19,7 @@ pub(super) struct Rounds {
 impl Rounds {
     /// The kernel wakes nobody within [`monitor_common::WAKE_INTERVAL_NS`] of the last wake: what came
     /// in that time is found by a round. Less than that, for the runtime's clock goes by whole
-    /// milliseconds, and is late by up to one.
+    /// milliseconds, and is late by up to one: what waits for a round is to be here within that time.
     const EVERY: Duration = Duration::from_nanos(monitor_common::WAKE_INTERVAL_NS - 2_000_000);
     const FIRST: Duration = Duration::from_millis(1);
     /// So many without news, and the kernel will wake again: together they take longer than the time in

@@ -7,7 +7,7 @@
 //! program of which nobody knows where it is, all cgroups are asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +19,7 @@ use monitor_core::flow::{Influence, Joined};
 use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS, Spec};
 use crate::capture::bpf::{self, CgroupLink, LoadedProgram};
 use crate::capture::foreign;
+use crate::capture::hierarchy::children;
 use crate::capture::hooked;
 use crate::capture::{Result, cgroup_root};
 
@@ -333,9 +334,7 @@ fn each_cgroup(top: &Path, mut hand_over: impl FnMut(&Path, &File, u64)) {
         hand_over(&path, &directory, metadata.ino());
         // Most have none below, and many files.
         if metadata.nlink() != CHILDLESS {
-            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            let below = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
-            left.extend(below.map(|it| it.path()));
+            left.extend(children(&path).map(|child| child.path()));
         }
     }
 }
