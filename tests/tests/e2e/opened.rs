@@ -45,8 +45,9 @@ fn in_full_detail_it_is_told_although_the_socket_is_gone() {
     let wire = lab.wire();
     let (web, job, api) = (lab.service("web"), lab.service("job"), lab.service("api"));
     let at = |port| SocketAddr::new(wire.server.v4, port);
-    let stream = lab.serve(&api, &wire.server, Protocol::Tcp, at(81));
     let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, "detail = \"full\"\n"));
+    // Newer than the agent, which may not look for older ones wherever this runs.
+    let stream = lab.serve(&api, &wire.server, Protocol::Tcp, at(81));
     let mut opener = lab.dialler(&web, &wire.client);
     let place = job.cgroup.display();
     // Nobody can ask about a socket that is closed before the agent hears of it.
