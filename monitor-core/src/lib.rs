@@ -10,6 +10,7 @@ pub mod flow;
 pub mod rtt;
 pub mod edge;
 pub mod executables;
+pub mod directory;
 pub mod attribute;
 pub mod graph;
 pub mod baseline;

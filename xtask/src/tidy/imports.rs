@@ -70,6 +70,7 @@ const CORE: &[&str] = &[
     "rtt",
     "edge",
     "executables",
+    "directory",
     "attribute",
     "graph",
     "baseline",

@@ -1,0 +1,145 @@
+//! Whose an address was when. Addresses are given to others within seconds: who held one is asked of
+//! a moment, and what ended is remembered for as long as its last flows may be on their way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use crate::ids::WallTime;
+
+/// Who held which address, bounded in number and age.
+#[derive(Debug)]
+pub(crate) struct Tenancies<T> {
+    /// The latest last.
+    of: BTreeMap<IpAddr, Vec<Tenancy<T>>>,
+    /// What has ended, in that order.
+    ended: VecDeque<(WallTime, IpAddr)>,
+}
+
+#[derive(Debug)]
+struct Tenancy<T> {
+    tenant: T,
+    from: WallTime,
+    until: Option<WallTime>,
+}
+
+impl<T> Default for Tenancies<T> {
+    fn default() -> Self {
+        Self { of: BTreeMap::new(), ended: VecDeque::new() }
+    }
+}
+
+impl<T: PartialEq + Clone> Tenancies<T> {
+    /// Addresses that were left are remembered this long, seconds.
+    const REMEMBERED_S: i64 = 600;
+    /// No more of them than this.
+    const ENDED: usize = 16_384;
+    /// An address that changes hands more often than it is forgotten.
+    const OF_ONE: usize = 8;
+
+    /// From `from` on `address` is `tenant`'s: whoever held it does no more.
+    pub(crate) fn begin(&mut self, address: IpAddr, tenant: T, from: WallTime) {
+        let held = self.of.entry(address).or_default();
+        if let Some(last) = held.last_mut() {
+            if last.tenant == tenant && last.until.is_none() {
+                return;
+            }
+            if last.until.is_none_or(|until| until > from) {
+                // What ended before it began was never there.
+                last.until = Some(from.max(last.from));
+                self.ended.push_back((from, address));
+            }
+        }
+        if held.len() >= Self::OF_ONE {
+            held.remove(0);
+        }
+        held.push(Tenancy { tenant, from, until: None });
+    }
+
+    /// `tenant` holds `address` no more, if it still did.
+    pub(crate) fn end(&mut self, address: IpAddr, tenant: &T, at: WallTime) {
+        let Some(held) = self.of.get_mut(&address) else { return };
+        if let Some(last) = held.iter_mut().find(|it| it.tenant == *tenant && it.until.is_none()) {
+            last.until = Some(at.max(last.from));
+            self.ended.push_back((at, address));
+        }
+        self.forget(at);
+    }
+
+    /// Who held it at that moment.
+    pub(crate) fn at(&self, address: IpAddr, moment: WallTime) -> Option<&T> {
+        let held = self.of.get(&address)?;
+        let holds = |it: &&Tenancy<T>| it.from <= moment && it.until.is_none_or(|end| moment < end);
+        held.iter().rev().find(holds).map(|it| &it.tenant)
+    }
+
+    /// Forgets what ended long ago.
+    fn forget(&mut self, now: WallTime) {
+        let old = now.plus_seconds(-Self::REMEMBERED_S);
+        while let Some(&(at, address)) = self.ended.front()
+            && (at < old || self.ended.len() > Self::ENDED)
+        {
+            self.ended.pop_front();
+            let Some(held) = self.of.get_mut(&address) else { continue };
+            if let Some(first) = held.iter().position(|it| it.until.is_some()) {
+                held.remove(first);
+            }
+            if held.is_empty() {
+                self.of.remove(&address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const fn second(second: i64) -> WallTime {
+        WallTime(second * 1_000_000)
+    }
+
+    const fn address(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+
+    #[test]
+    fn an_address_is_whose_it_was_at_that_moment() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", second(10));
+        held.end(address(1), &"a", second(20));
+        held.begin(address(1), "b", second(21));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!(
+            [9, 10, 19, 20, 21, 99].map(at),
+            [None, Some("a"), Some("a"), None, Some("b"), Some("b")]
+        );
+    }
+
+    #[test]
+    fn who_takes_an_address_up_ends_whoever_held_it_and_is_not_ended_by_them() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", second(10));
+        held.begin(address(1), "b", second(20));
+        // Told late.
+        held.end(address(1), &"a", second(25));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!([15, 20, 30].map(at), [Some("a"), Some("b"), Some("b")]);
+    }
+
+    #[test]
+    fn what_was_left_is_forgotten_by_age_and_number() {
+        let mut held = Tenancies::default();
+        for round in 0..40_000_i64 {
+            let last = u8::try_from(round % 200).unwrap();
+            held.begin(address(last), round, second(round));
+            held.end(address(last), &round, second(round));
+        }
+        assert!(held.ended.len() <= Tenancies::<i64>::ENDED);
+        assert!(held.of.values().all(|it| it.len() <= Tenancies::<i64>::OF_ONE));
+        held.begin(address(201), 1, second(50_000));
+        held.end(address(201), &1, second(50_001));
+        assert_eq!(held.of.len(), 1);
+    }
+}
