@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("picture", &["wording"]),
     ("policy", &["wording"]),
     ("serve", &["lock"]),
+    ("sources", &["client"]),
     ("store", &["lock"]),
     ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
     (

@@ -1,0 +1,184 @@
+//! Whoever can name a container or a pod: container runtimes and the cluster. Each is asked by a task
+//! of its own, which never gives up and never blocks anybody: it tells facts, in order, and where its
+//! source is away it says so and tries again, ever less often. What the facts mean is the core's.
+
+mod docker;
+mod setting;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use monitor_core::directory::{Fact, Source};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use self::setting::Setting;
+
+/// `[identity]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub docker: Setting,
+    pub podman: Setting,
+}
+
+/// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
+const WAITING: usize = 4096;
+
+/// All sources, under way. Dropped, they end.
+#[derive(Debug)]
+pub struct Sources {
+    facts: mpsc::Receiver<Fact>,
+    asking: JoinSet<()>,
+}
+
+impl Sources {
+    /// Begins to ask every source that is configured. Needs a runtime.
+    #[must_use]
+    pub fn start(config: &Config) -> Self {
+        let (tell, facts) = mpsc::channel(WAITING);
+        let mut asking = JoinSet::new();
+        for (source, setting) in
+            [(Source::Docker, &config.docker), (Source::Podman, &config.podman)]
+        {
+            if let Some(place) = Place::of(source, setting) {
+                asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
+            }
+        }
+        Self { facts, asking }
+    }
+
+    /// What was told since the last time: at least one fact. Pending for ever where nobody tells
+    /// anything.
+    pub async fn next(&mut self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if self.facts.recv_many(&mut facts, WAITING).await == 0 {
+            std::future::pending::<()>().await;
+        }
+        facts
+    }
+
+    /// How many sources are asked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.asking.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.asking.is_empty()
+    }
+}
+
+/// Where a source is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    sockets: Vec<PathBuf>,
+    /// It may be that there is none, which nobody need know.
+    optional: bool,
+}
+
+impl Place {
+    /// None where it is not to be asked.
+    fn of(source: Source, setting: &Setting) -> Option<Self> {
+        let usual = || usual_sockets(source).iter().map(PathBuf::from).collect();
+        match setting {
+            Setting::Off => None,
+            Setting::Auto => Some(Self { sockets: usual(), optional: true }),
+            Setting::Required => Some(Self { sockets: usual(), optional: false }),
+            Setting::At(path) => Some(Self { sockets: vec![path.clone()], optional: false }),
+        }
+    }
+
+    /// The socket that is there; else, where one must be, the first.
+    fn socket(&self) -> Option<&Path> {
+        let there = self.sockets.iter().find(|it| it.exists());
+        there.or_else(|| self.sockets.first().filter(|_| !self.optional)).map(PathBuf::as_path)
+    }
+}
+
+const fn usual_sockets(source: Source) -> &'static [&'static str] {
+    match source {
+        Source::Docker => &["/run/docker.sock", "/var/run/docker.sock"],
+        Source::Podman => &["/run/podman/podman.sock"],
+        Source::Cri => &[
+            "/run/containerd/containerd.sock",
+            "/run/k3s/containerd/containerd.sock",
+            "/run/crio/crio.sock",
+        ],
+        Source::Kubernetes => &[],
+    }
+}
+
+/// One source's voice.
+#[derive(Debug, Clone)]
+struct Telling {
+    source: Source,
+    tell: mpsc::Sender<Fact>,
+}
+
+/// The agent has ended: nobody listens any more.
+#[derive(Debug)]
+struct Unheard;
+
+impl Telling {
+    async fn tell(&self, fact: Fact) -> Result<(), Unheard> {
+        self.tell.send(fact).await.map_err(|_closed| Unheard)
+    }
+}
+
+/// How long to wait until a source that went away is asked again: twice as long each time, up to a
+/// minute, by a random part less, so that the nodes of a cluster do not come back as one.
+#[derive(Debug)]
+struct Patience {
+    next: Duration,
+}
+
+impl Patience {
+    const FIRST: Duration = Duration::from_millis(500);
+    const MOST: Duration = Duration::from_secs(60);
+
+    const fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// It answered.
+    const fn reset(&mut self) {
+        self.next = Self::FIRST;
+    }
+
+    fn take(&mut self, random: u32) -> Duration {
+        let next = self.next;
+        self.next = (next * 2).min(Self::MOST);
+        next.mul_f64(1.0 - f64::from(random) / f64::from(u32::MAX) / 4.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_to_a_minute_and_starts_anew() {
+        let mut patience = Patience::new();
+        let waits: Vec<u128> = (0..9).map(|_| patience.take(0).as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        patience.reset();
+        assert_eq!(patience.take(u32::MAX).as_millis(), 375);
+    }
+
+    #[test]
+    fn a_source_is_asked_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().join("here");
+        std::fs::write(&here, "").unwrap();
+        let place =
+            |optional| Place { sockets: vec![dir.path().join("not"), here.clone()], optional };
+        assert_eq!(place(true).socket(), Some(&*here));
+        std::fs::remove_file(&here).unwrap();
+        assert_eq!(place(true).socket(), None);
+        assert_eq!(place(false).socket(), Some(&*dir.path().join("not")));
+        assert_eq!(Place::of(Source::Docker, &Setting::Off), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! Whether and where a source is asked, as people write it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+/// A source's setting.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Setting {
+    /// Where its socket is, if there is one.
+    #[default]
+    Auto,
+    Off,
+    /// Where its socket usually is: it is told when it cannot be asked.
+    Required,
+    /// There, and as if required.
+    At(PathBuf),
+}
+
+/// What a text was refused for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is none of \"auto\", \"off\", \"required\" and a place like \"unix:///run/docker.sock\""
+)]
+pub struct SettingError(String);
+
+impl FromStr for Setting {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "required" => Ok(Self::Required),
+            _ => match text.strip_prefix("unix://") {
+                Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self::At(path.into())),
+                _ => Err(SettingError(text.to_owned())),
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_read_as_they_are_written() {
+        assert_eq!("auto".parse(), Ok(Setting::Auto));
+        assert_eq!("off".parse(), Ok(Setting::Off));
+        assert_eq!("required".parse(), Ok(Setting::Required));
+        assert_eq!("unix:///run/x.sock".parse(), Ok(Setting::At("/run/x.sock".into())));
+        for text in ["", "on", "/run/x.sock", "unix://", "unix://run/x", "unix:///", "tcp://a:1"] {
+            assert!(text.parse::<Setting>().is_err(), "{text}");
+        }
+    }
+}
