@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use monitor_core::attribute::Workload;
+use monitor_core::attribute::{Places, Workload};
 use monitor_core::baseline::{LearnRule, Mode, Promote};
 use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot};
 use monitor_core::flow::{
@@ -73,6 +73,7 @@ impl Stage {
     /// A guarded node with so many edges, and as many services that have none.
     fn with(edges: u64) -> Self {
         let settings = Settings {
+            places: Places::default(),
             node: "bench".to_owned(),
             mode: Mode::Auto,
             learn: LearnRule { promote: Promote::Ask, quiet_s: 3_600, observations: 100 },
@@ -102,8 +103,15 @@ impl Stage {
     fn service(&mut self, id: u64) {
         let service = ServiceName::new("systemd", &format!("service-{id}.service"));
         let cgroup = format!("/system.slice/service-{id}.service");
-        let workload =
-            Workload { service, container: None, pod: None, cgroup, image: None, node: None };
+        let workload = Workload {
+            service,
+            container: None,
+            container_name: None,
+            pod: None,
+            cgroup,
+            image: None,
+            node: None,
+        };
         self.step(Input::Workload { cgroup: CgroupId(id), workload });
     }
 

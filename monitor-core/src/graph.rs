@@ -48,6 +48,15 @@ pub struct Tally {
     pub to_client: u64,
 }
 
+impl Tally {
+    const fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.failures += other.failures;
+        self.to_server += other.to_server;
+        self.to_client += other.to_client;
+    }
+}
+
 /// What one end of an edge counted since it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Count {
@@ -148,6 +157,29 @@ impl Evidence {
         if measures && count.rtt != RttHistogram::default() {
             self.rtt.add(&count.rtt);
         }
+    }
+
+    /// Takes in what was known of the same edge under another name.
+    pub fn join(&mut self, other: Self) {
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.outcome = self.outcome.max(other.outcome);
+        self.seen_from = self.seen_from.and(other.seen_from);
+        self.from_client.add(&other.from_client);
+        if let Some(theirs) = other.from_server {
+            self.from_server.get_or_insert_default().add(&theirs);
+        }
+        self.rtt.add(&other.rtt.whole());
+        for executable in other.executables.iter() {
+            if self.executables.len() < Self::EXECUTABLES && !self.executables.contains(executable)
+            {
+                self.executables.insert(executable.into());
+            }
+        }
+        if self.dialled.is_empty() {
+            self.dialled = other.dialled;
+        }
+        self.opened_by = self.opened_by.take().or(other.opened_by);
     }
 
     #[must_use]

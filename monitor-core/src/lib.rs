@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod pattern;
+pub mod network;
 pub mod socket;
 pub mod flow;
 pub mod rtt;

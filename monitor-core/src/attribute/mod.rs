@@ -3,105 +3,43 @@
 //! bounded in time and number; nothing here judges.
 
 mod history;
+mod naming;
 mod pairing;
 mod shares;
+mod sighting;
 mod waiting;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
-
+use crate::directory::Directory;
 use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
-    Ancestor, Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
+    Ancestor, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
 };
-use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName};
 use crate::socket::Socket;
 
 use self::history::History;
+use self::naming::Holding;
 use self::pairing::{Listening, Namespaces};
 use self::waiting::{Waiting, WaitingRoom};
+use self::workloads::Workloads;
 
-/// What runs in a cgroup: the stable name, and where this instance of it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workload {
-    pub service: ServiceName,
-    /// The container's full id as its runtime knows it. Under a `user:` service it is that user's
-    /// word: look an id up only where `service` is provisional. Under `cgroup:id/` no runtime is
-    /// known to own the place: believe only one that names this cgroup itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<String>,
-    /// The uid of the Kubernetes pod, with dashes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pod: Option<String>,
-    /// The digest or name of the container's image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// The path below the root of the version-2 hierarchy, as safe text; empty where it is not known.
-    pub cgroup: String,
-    /// The machine it runs on, where that is not this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-}
+pub use self::naming::{Learned, Places};
+pub use self::sighting::{KeyIds, SeenFrom, Sighting, Workload};
+pub use self::workloads::Renamed;
 
-/// Which end of an edge a sighting comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SeenFrom {
-    Client,
-    Server,
-    /// Corroborated: the two ends of one connection were seen.
-    Both,
-}
-
-impl SeenFrom {
-    /// What is known once `other` has been seen too.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        if self == other { self } else { Self::Both }
-    }
-}
-
-/// One attributed observation: an edge happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sighting {
-    pub edge: Edge,
-    pub outcome: Outcome,
-    pub seen_from: SeenFrom,
-    pub at: WallTime,
-    /// The dialling (or listening) process; None where only the far end was seen.
-    pub process: Option<Arc<Process>>,
-    /// Where the edge's owner runs.
-    pub workload: Option<Workload>,
-    /// What the client dialled to reach a server on this machine.
-    pub dialled: Option<SocketAddr>,
-    pub begun: Begun,
-    /// Who opened the socket that the edge's owner uses, where that is somebody else.
-    pub opened_by: Option<ServiceName>,
-    /// The kernel's keys that stand for this edge from now on; none out of a recording.
-    pub keys: KeyIds,
-}
-
-/// A dial has two most often, and its other end one.
-pub type KeyIds = SmallVec<[KeyId; 4]>;
-
-impl Sighting {
-    #[must_use]
-    pub fn executable(&self) -> Option<&str> {
-        self.process.as_ref()?.executable.as_deref()
-    }
-}
-
-/// The state of attribution. Bounded: workloads by [`Attribution::WORKLOADS`], waiting flows by
+/// The state of attribution. Bounded: waiting flows by
 /// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
 #[derive(Debug)]
 pub struct Attribution {
-    workloads: BTreeMap<CgroupId, Workload>,
-    /// Vanished cgroups in the order in which they went: the first to be forgotten.
-    vanished: std::collections::VecDeque<CgroupId>,
+    workloads: Workloads,
+    directory: Directory,
+    places: Places,
+    holding: Holding,
     waiting: WaitingRoom,
     namespaces: Namespaces,
     history: History,
@@ -112,8 +50,6 @@ pub struct Attribution {
 impl Attribution {
     /// How long a flow waits for its outcome and its other end, milliseconds.
     pub const PATIENCE_MS: u64 = 300;
-    /// Workloads remembered; vanished ones beyond this are forgotten, oldest first.
-    pub const WORKLOADS: usize = 65_536;
     /// Flows that may wait at once; beyond it the oldest is released as it stands.
     pub const WAITING: usize = 8_192;
     /// Flows of one cgroup that may wait at once; a further one is told as it stands, so that others
@@ -122,11 +58,13 @@ impl Attribution {
 
     /// `seed` keys the hash table: its keys hold what strangers choose.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, places: Places, directory: Directory) -> Self {
         let hasher = foldhash::quality::FixedState::with_seed(seed);
         Self {
-            workloads: BTreeMap::new(),
-            vanished: std::collections::VecDeque::new(),
+            workloads: Workloads::default(),
+            directory,
+            places,
+            holding: Holding::default(),
             waiting: WaitingRoom::new(hasher),
             namespaces: Namespaces::default(),
             history: History::default(),
@@ -135,23 +73,13 @@ impl Attribution {
     }
 
     pub fn workload_appeared(&mut self, cgroup: CgroupId, workload: Workload) {
-        self.workloads.insert(cgroup, workload);
-        while self.workloads.len() > Self::WORKLOADS
-            && let Some(oldest) = self.vanished.pop_front()
-        {
-            self.workloads.remove(&oldest);
-        }
+        self.workloads.appeared(cgroup, workload, &self.directory);
     }
 
     /// The cgroup is gone; it keeps its name for the flows that are still on their way.
     pub fn workload_vanished(&mut self, cgroup: CgroupId) {
-        self.vanished.push_back(cgroup);
+        self.workloads.vanished(cgroup);
         self.namespaces.forget_cgroup(cgroup);
-        if self.vanished.len() > Self::WORKLOADS
-            && let Some(oldest) = self.vanished.pop_front()
-        {
-            self.workloads.remove(&oldest);
-        }
     }
 
     pub fn namespace(&mut self, netns: NetnsCookie, addresses: &[IpAddr]) {
@@ -165,6 +93,11 @@ impl Attribution {
 
     /// Takes a flow in; returns what it makes certain at once.
     pub fn flow(&mut self, now: Now, flow: Flow) -> Vec<Sighting> {
+        let ready = self.joined(now, flow);
+        self.named(now, ready)
+    }
+
+    fn joined(&mut self, now: Now, flow: Flow) -> Vec<Sighting> {
         let mut ready = Vec::new();
         match (flow.key.direction, flow.key.remote) {
             (_, Remote::Socket(socket)) => ready.push(self.opens(&flow, socket)),
@@ -203,13 +136,15 @@ impl Attribution {
         while let Some(waiting) = self.waiting.take_due(now.boot) {
             ready.extend(self.release(waiting));
         }
+        let mut ready = self.named(now, ready);
+        ready.extend(self.nameless(now.boot));
         ready
     }
 
     /// When [`Attribution::due`] has something to do next.
     #[must_use]
     pub fn next_due(&self) -> Option<BootTime> {
-        self.waiting.next_due()
+        self.waiting.next_due().into_iter().chain(self.next_nameless()).min()
     }
 
     /// Keeps what a key did whose edge is not known, for as long as the key waits for it.
@@ -233,13 +168,19 @@ impl Attribution {
         if let Some((_, waiting)) = self.waiting.of_dial(key) {
             waiting.keys.retain(|it| *it != id);
         }
+        self.holding.forgotten(id);
         // Its number may be another's next.
         self.counted.remove(&id);
     }
 
     #[must_use]
-    pub fn workloads(&self) -> &BTreeMap<CgroupId, Workload> {
-        &self.workloads
+    pub fn workload(&self, cgroup: CgroupId) -> Option<&Workload> {
+        self.workloads.get(cgroup)
+    }
+
+    #[must_use]
+    pub const fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// A dial: joins what already waits for the same peer, else waits itself.
@@ -320,7 +261,7 @@ impl Attribution {
             self.history.remember(&edge, dialled);
         }
         Sighting {
-            workload: self.workloads.get(&client).cloned(),
+            workload: self.workloads.get(client).cloned(),
             edge,
             outcome: flow.key.outcome,
             seen_from: SeenFrom::Both,
@@ -352,7 +293,7 @@ impl Attribution {
     fn opens(&mut self, flow: &Flow, socket: Socket) -> Sighting {
         let edge = Edge::opening(self.peer_of(flow.key.cgroup), socket);
         Sighting {
-            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            workload: self.workloads.get(flow.key.cgroup).cloned(),
             edge,
             outcome: flow.key.outcome,
             seen_from: SeenFrom::Client,
@@ -372,7 +313,7 @@ impl Attribution {
             port: Port { number: flow.key.port, protocol: flow.key.protocol },
         };
         Sighting {
-            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            workload: self.workloads.get(flow.key.cgroup).cloned(),
             edge,
             outcome: flow.key.outcome,
             seen_from: SeenFrom::Server,
@@ -409,7 +350,7 @@ impl Attribution {
             self.history.remember(&edge, dialled);
         }
         Some(Sighting {
-            workload: self.workloads.get(&flow.key.cgroup).cloned(),
+            workload: self.workloads.get(flow.key.cgroup).cloned(),
             edge,
             outcome: match (seen_from, flow.key.protocol) {
                 // What a connected socket sends is not seen; that it came in is.
@@ -458,7 +399,7 @@ impl Attribution {
     /// The service that runs in a cgroup; a provisional name where it is not known.
     #[must_use]
     pub fn service_of(&self, cgroup: CgroupId) -> ServiceName {
-        match self.workloads.get(&cgroup) {
+        match self.workloads.get(cgroup) {
             Some(workload) => workload.service.clone(),
             None => ServiceName::new("cgroup", &format!("id/{}", cgroup.0)),
         }

@@ -5,6 +5,7 @@ pub mod document;
 mod known;
 mod pending;
 mod record;
+mod rename;
 mod stated;
 mod table;
 mod undecided;
@@ -23,6 +24,7 @@ use self::known::Known;
 pub use self::known::{Circle, Listed};
 pub use self::pending::{Class, Pending, Told};
 pub use self::record::{Allowances, EdgeRecord, ServiceRecord};
+pub use self::rename::Moved;
 pub use self::stated::Stated;
 pub use self::table::{Place, Table};
 pub use self::undecided::Room;
@@ -176,6 +178,8 @@ pub struct Baseline {
     /// As `known`: how many of `edges` are undecided.
     undecided: Undecided,
     names: Names,
+    /// Services that have another name now, and are to be stored no more.
+    renamed: Vec<ServiceName>,
     seed: u64,
 }
 
@@ -192,7 +196,7 @@ pub struct Counted {
 #[derive(Debug, Default)]
 pub struct Dirty {
     pub edges: Vec<(Edge, Option<EdgeRecord>)>,
-    pub services: Vec<(ServiceName, ServiceRecord)>,
+    pub services: Vec<(ServiceName, Option<ServiceRecord>)>,
 }
 
 /// The content of the baseline files, joined.
@@ -224,6 +228,7 @@ impl Baseline {
             known_by_files: Known::new(seed),
             undecided: Undecided::new(seed),
             names: Names::new(seed),
+            renamed: Vec::new(),
             seed,
         };
         for service in services {
@@ -437,11 +442,14 @@ impl Baseline {
                 self.edges.remove(place);
             }
         }
+        // First: one of them may be there again.
+        dirty.services.extend(self.renamed.drain(..).map(|service| (service, None)));
         for place in self.services.take_touched() {
             if let Some((service, record)) = self.services.at(place) {
-                dirty.services.push((service.clone(), record.clone()));
+                dirty.services.push((service.clone(), Some(record.clone())));
             }
         }
+
         dirty
     }
 }

@@ -76,6 +76,13 @@ pub struct ServiceRecord {
     pub about: Option<String>,
 }
 
+/// Of a place that was left.
+impl Default for ServiceRecord {
+    fn default() -> Self {
+        Self::new(WallTime::default())
+    }
+}
+
 impl ServiceRecord {
     #[must_use]
     pub const fn new(at: WallTime) -> Self {

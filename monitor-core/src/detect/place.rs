@@ -7,6 +7,7 @@ use crate::attribute::Sighting;
 use crate::detect::Kind;
 use crate::edge::{Peer, Port};
 use crate::flow::Protocol;
+use crate::network;
 
 /// What is told of a sighting although nobody's baseline is asked.
 pub(crate) fn hard_rule(sighting: &Sighting) -> Option<Kind> {
@@ -30,14 +31,9 @@ pub(crate) fn asks_metadata(sighting: &Sighting) -> bool {
     is_metadata(&sighting.edge.server) || dialled.as_ref().is_some_and(is_metadata)
 }
 
-/// The instance metadata services of AWS, Azure and GCP, AWS's over IPv6 and for ECS tasks, and
-/// Alibaba's.
 fn is_metadata(server: &Peer) -> bool {
     match server {
-        Peer::Address(IpAddr::V4(v4)) => {
-            matches!(v4.octets(), [169, 254, 169, 254] | [169, 254, 170, 2] | [100, 100, 100, 200])
-        }
-        Peer::Address(IpAddr::V6(v6)) => v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],
+        Peer::Address(address) => network::is_metadata(*address),
         Peer::Name(name) => matches!(&**name, "metadata.google.internal" | "instance-data"),
         Peer::Service(_) | Peer::Network(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => false,
     }

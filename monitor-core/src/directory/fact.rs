@@ -90,8 +90,11 @@ pub struct ClusterService {
 }
 
 /// A port of a [`ClusterService`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
+    /// By which its endpoints have it; empty where it is the only one.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: u16,
     /// The same on every node's own addresses.
@@ -108,8 +111,18 @@ pub struct Endpoints {
     pub service: ServiceName,
     /// With the uid of the pod behind each, where it is one.
     pub addresses: Vec<(IpAddr, Option<Arc<str>>)>,
-    /// Numbers on those addresses; empty for all.
-    pub ports: Vec<(Protocol, u16)>,
+    /// On those addresses; none for all.
+    pub ports: Vec<EndpointPort>,
+}
+
+/// A port of [`Endpoints`]: the one that a workload listens at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointPort {
+    /// As the Service has it.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
 }
 
 /// A machine of the cluster.

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::edge::Port;
 use crate::flow::Protocol;
 use crate::ids::{ServiceName, WallTime};
 
 pub use self::fact::{
-    ClusterService, Container, Endpoints, Fact, Key, Kind, Node, Pod, ServicePort, Source, Subject,
+    ClusterService, Container, EndpointPort, Endpoints, Fact, Key, Kind, Node, Pod, ServicePort,
+    Source, Subject,
 };
 use self::tenancy::Tenancies;
 
@@ -75,6 +77,13 @@ pub struct Identity {
     /// What the container is called within its pod, or by its runtime.
     pub container: Option<Arc<str>>,
     pub image: Option<Arc<str>>,
+}
+
+/// Who is meant by an address and a port: published ports lead to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    pub service: ServiceName,
+    pub port: Port,
 }
 
 impl Directory {
@@ -144,9 +153,21 @@ impl Directory {
         self.refused
     }
 
-    /// Whether anybody may still say who is at an address, or what a container is called.
+    /// Whether a source may still tell the lasting name of what has a provisional one.
     #[must_use]
-    pub fn may_learn(&self) -> bool {
+    pub fn may_name(&self, provisional: &ServiceName) -> bool {
+        let asks = |source| self.sources.contains_key(&source);
+        match provisional.scheme() {
+            "docker" => asks(Source::Docker),
+            "podman" => asks(Source::Podman),
+            "k8s" => asks(Source::Kubernetes),
+            _ => false,
+        }
+    }
+
+    /// Whether a source may still tell whose an address of the inside is.
+    #[must_use]
+    pub fn may_tell_addresses(&self) -> bool {
         !self.sources.is_empty()
     }
 
@@ -177,44 +198,52 @@ impl Directory {
         identity
     }
 
-    /// Who was meant by dialling, or came from, `address` at that moment.
+    /// Who was meant by dialling `address` at that port at that moment.
     #[must_use]
-    pub fn holder(
-        &self,
-        address: IpAddr,
-        port: Option<(Protocol, u16)>,
-        moment: WallTime,
-    ) -> Option<ServiceName> {
+    pub fn server(&self, address: IpAddr, port: Port, moment: WallTime) -> Option<Holder> {
+        let own = |service| Holder { service, port };
+        if let Some(pod) = self.pods.at(address, moment).and_then(|uid| self.pod(uid)) {
+            return Some(own(pod.service.clone()));
+        }
+        if let Some(behind) = self.endpoint(address, port) {
+            return Some(own(behind));
+        }
+        if let Some(service) = self.service_at(address, port) {
+            return Some(self.behind_service(service, |it| it.port == port.number, port));
+        }
+        if let Some(service) = self.container_at(address, moment) {
+            return Some(own(service));
+        }
+        let node = self.nodes.get(&address)?;
+        if let Some(service) = self.node_ports.get(&(port.protocol, port.number)) {
+            let is_it = |it: &ServicePort| it.node_port == Some(port.number);
+            return Some(self.behind_service(service, is_it, port));
+        }
+        Some(own(ServiceName::new("host", node)))
+    }
+
+    /// Who came from `address` at that moment.
+    #[must_use]
+    pub fn client(&self, address: IpAddr, moment: WallTime) -> Option<ServiceName> {
         if let Some(pod) = self.pods.at(address, moment).and_then(|uid| self.pod(uid)) {
             return Some(pod.service.clone());
         }
-        if let Some(behind) = port.and_then(|port| self.endpoint(address, port)) {
-            return Some(behind);
-        }
-        if let Some(service) = self.service_at(address, port) {
-            return Some(self.workload_of(service));
-        }
-        if let Some(id) = self.hosts.at(address, moment) {
-            let identity = self.identity(Some(id), None);
-            if identity.service.is_some() {
-                return identity.service;
-            }
-        }
-        let node = self.nodes.get(&address)?;
-        if let Some(service) = port.and_then(|port| self.node_ports.get(&port)) {
-            return Some(self.workload_of(service));
-        }
-        Some(ServiceName::new("host", node))
+        let container = self.container_at(address, moment);
+        container.or_else(|| Some(ServiceName::new("host", self.nodes.get(&address)?)))
     }
 
-    /// The Service that is reached by `address`, where more than one workload, or none that is known,
-    /// answers for it: then it is the name of what is dialled, whoever answers.
+    /// The Service that was dialled, where more than one workload answers for it: then that is who is
+    /// meant, whoever answers.
     #[must_use]
-    pub fn shared_service(&self, address: IpAddr, port: (Protocol, u16)) -> Option<ServiceName> {
-        let at_node = || self.nodes.get(&address).and_then(|_| self.node_ports.get(&port));
-        let service = self.service_at(address, Some(port)).or_else(at_node)?;
-        let name = self.workload_of(service);
-        (name.as_str() == &**service).then_some(name)
+    pub fn shared(&self, address: IpAddr, port: Port) -> Option<ServiceName> {
+        let key = (port.protocol, port.number);
+        let at_node = || self.nodes.get(&address).and_then(|_| self.node_ports.get(&key));
+        let service = self.service_at(address, port).or_else(at_node)?;
+        self.workload_of(service).is_none().then(|| self.name_of(service))
+    }
+
+    fn container_at(&self, address: IpAddr, moment: WallTime) -> Option<ServiceName> {
+        self.identity(Some(self.hosts.at(address, moment)?), None).service
     }
 
     fn get(&self, source: Source, kind: Kind, id: &str) -> Option<&Subject> {
@@ -244,20 +273,21 @@ impl Directory {
     }
 
     /// The Service of this address; one that serves this port, if any does.
-    fn service_at(&self, address: IpAddr, port: Option<(Protocol, u16)>) -> Option<&Arc<str>> {
+    fn service_at(&self, address: IpAddr, port: Port) -> Option<&Arc<str>> {
         let services = self.services.get(&address)?;
         let serves = |name: &&Arc<str>| {
             let service = self.service(name);
             let mut ports = service.into_iter().flat_map(|it| &it.ports);
-            ports.any(|it| port == Some((it.protocol, it.port)))
+            ports.any(|it| (it.protocol, it.port) == (port.protocol, port.number))
         };
         services.iter().find(serves).or_else(|| services.first())
     }
 
     /// Who is behind an address as an endpoint of a Service at that port.
-    fn endpoint(&self, address: IpAddr, port: (Protocol, u16)) -> Option<ServiceName> {
+    fn endpoint(&self, address: IpAddr, port: Port) -> Option<ServiceName> {
         let slices = self.behind.get(&address)?.iter().filter_map(|slice| self.slice(slice));
-        let serving = slices.filter(|it| it.ports.is_empty() || it.ports.contains(&port));
+        let is_it = |it: &EndpointPort| (it.protocol, it.port) == (port.protocol, port.number);
+        let serving = slices.filter(|it| it.ports.is_empty() || it.ports.iter().any(is_it));
         let named = serving.flat_map(|slice| {
             let here = slice.addresses.iter().filter(move |(it, _)| *it == address);
             here.map(move |(_, uid)| {
@@ -268,19 +298,48 @@ impl Directory {
         named.min()
     }
 
-    /// The one workload that answers for a Service, else the Service itself.
-    fn workload_of(&self, service: &Arc<str>) -> ServiceName {
+    /// Who is meant by a Service: its one workload at its own port, else the Service itself.
+    fn behind_service(
+        &self,
+        service: &Arc<str>,
+        is_dialled: impl Fn(&ServicePort) -> bool,
+        port: Port,
+    ) -> Holder {
+        let known = self.service(service);
+        let mut ports = known.into_iter().flat_map(|it| &it.ports);
+        let dialled = ports.find(|it| it.protocol == port.protocol && is_dialled(it));
+        let Some(workload) = self.workload_of(service) else {
+            let number = dialled.map_or(port.number, |it| it.port);
+            return Holder { service: self.name_of(service), port: Port { number, ..port } };
+        };
+        let mut targets = self.slices_of(service).flat_map(|it| &it.ports);
+        let target = dialled.and_then(|dialled| {
+            let is_it =
+                |it: &&EndpointPort| it.protocol == port.protocol && it.name == dialled.name;
+            targets.find(is_it)
+        });
+        let number = target.map_or(port.number, |it| it.port);
+        Holder { service: workload, port: Port { number, ..port } }
+    }
+
+    fn slices_of(&self, service: &str) -> impl Iterator<Item = &Endpoints> {
         let slices = self.slices.get(service).into_iter().flatten();
-        let endpoints = slices.filter_map(|slice| self.slice(slice)).flat_map(|it| &it.addresses);
-        let workloads: BTreeSet<Option<&ServiceName>> = endpoints
-            .map(|(_, uid)| uid.as_deref().and_then(|uid| self.pod(uid)).map(|pod| &pod.service))
-            .collect();
-        match (workloads.len(), workloads.first()) {
-            (1, Some(Some(only))) => (*only).clone(),
-            _ => match self.service(service) {
-                Some(known) => known.service.clone(),
-                None => ServiceName::new("k8s", service.strip_prefix("k8s:").unwrap_or(service)),
-            },
+        slices.filter_map(|slice| self.slice(slice))
+    }
+
+    /// The workload that alone answers for a Service.
+    fn workload_of(&self, service: &str) -> Option<ServiceName> {
+        let endpoints = self.slices_of(service).flat_map(|it| &it.addresses);
+        let mut workloads = endpoints
+            .map(|(_, uid)| uid.as_deref().and_then(|uid| self.pod(uid)).map(|pod| &pod.service));
+        let first = workloads.next()??;
+        workloads.all(|it| it == Some(first)).then(|| first.clone())
+    }
+
+    fn name_of(&self, service: &str) -> ServiceName {
+        match self.service(service) {
+            Some(known) => known.service.clone(),
+            None => ServiceName::new("k8s", service.strip_prefix("k8s:").unwrap_or(service)),
         }
     }
 

@@ -29,7 +29,7 @@ fn service(name: &str, address: Option<IpAddr>, node_port: Option<u16>) -> Subje
     Subject::Service(ClusterService {
         service: k8s(name),
         addresses: address.into_iter().collect(),
-        ports: vec![ServicePort { protocol: Protocol::Tcp, port: 80, node_port }],
+        ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port }],
     })
 }
 
@@ -38,7 +38,7 @@ fn endpoints(slice: &str, service: &str, addresses: &[(IpAddr, Option<&str>)]) -
         slice: slice.into(),
         service: k8s(service),
         addresses: addresses.iter().map(|(ip, uid)| (*ip, uid.map(Arc::from))).collect(),
-        ports: vec![(Protocol::Tcp, 8080)],
+        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
     })
 }
 
@@ -66,10 +66,15 @@ fn cluster(subjects: impl IntoIterator<Item = Subject>) -> Directory {
     told(0, Source::Kubernetes, subjects)
 }
 
+const fn tcp(number: u16) -> Port {
+    Port { number, protocol: Protocol::Tcp }
+}
+
 #[track_caller]
 fn means(directory: &Directory, address: IpAddr, port: u16, name: &str) {
-    let holder = directory.holder(address, Some((Protocol::Tcp, port)), second(1));
-    assert_eq!(holder.as_ref().map_or("nobody", ServiceName::as_str), name);
+    let holder = directory.server(address, tcp(port), second(1));
+    let holder = holder.map(|it| format!("{} {}", it.service, it.port.number));
+    assert_eq!(holder.as_deref().unwrap_or("nobody"), name);
 }
 
 #[test]
@@ -101,9 +106,9 @@ fn a_service_is_its_one_workload_and_itself_where_there_are_more() {
         endpoints("shop/api-1", "shop/Service/api", &[(ip(0, 1), Some("u1"))]),
         pod("u1", "shop/Deployment/api", ip(0, 1)),
     ]);
-    means(&directory, ip(96, 1), 80, "k8s:shop/Deployment/api");
-    means(&directory, ip(0, 1), 8080, "k8s:shop/Deployment/api");
-    assert_eq!(directory.shared_service(ip(96, 1), (Protocol::Tcp, 80)), None);
+    means(&directory, ip(96, 1), 80, "k8s:shop/Deployment/api 8080");
+    means(&directory, ip(0, 1), 8080, "k8s:shop/Deployment/api 8080");
+    assert_eq!(directory.shared(ip(96, 1), tcp(80)), None);
 
     let canary = [
         pod("u2", "shop/Deployment/api-canary", ip(0, 2)),
@@ -113,10 +118,10 @@ fn a_service_is_its_one_workload_and_itself_where_there_are_more() {
         let changed = directory.take(second(0), Fact::Is(Source::Kubernetes, Box::new(subject)));
         assert!(changed.addresses.contains(&ip(0, 2)));
     }
-    means(&directory, ip(96, 1), 80, "k8s:shop/Service/api");
-    let shared = directory.shared_service(ip(96, 1), (Protocol::Tcp, 80));
+    means(&directory, ip(96, 1), 80, "k8s:shop/Service/api 80");
+    let shared = directory.shared(ip(96, 1), tcp(80));
     assert_eq!(shared, Some(k8s("shop/Service/api")));
-    means(&directory, ip(0, 2), 8080, "k8s:shop/Deployment/api-canary");
+    means(&directory, ip(0, 2), 8080, "k8s:shop/Deployment/api-canary 8080");
 }
 
 #[test]
@@ -128,10 +133,10 @@ fn what_no_pod_answers_for_is_the_service() {
         service("shop/Service/legacy", None, None),
         endpoints("shop/legacy", "shop/Service/legacy", &[(ip(7, 7), None)]),
     ]);
-    means(&directory, ip(96, 9), 80, "k8s:default/Service/kubernetes");
-    means(&directory, ip(1, 1), 8080, "k8s:default/Service/kubernetes");
-    means(&directory, ip(1, 1), 22, "host:n1");
-    means(&directory, ip(7, 7), 8080, "k8s:shop/Service/legacy");
+    means(&directory, ip(96, 9), 80, "k8s:default/Service/kubernetes 80");
+    means(&directory, ip(1, 1), 8080, "k8s:default/Service/kubernetes 8080");
+    means(&directory, ip(1, 1), 22, "host:n1 22");
+    means(&directory, ip(7, 7), 8080, "k8s:shop/Service/legacy 8080");
     means(&directory, ip(7, 7), 22, "nobody");
 }
 
@@ -143,8 +148,8 @@ fn a_port_of_every_node_is_its_service_s() {
         endpoints("shop/web", "shop/Service/web", &[(ip(0, 1), Some("u1"))]),
         pod("u1", "shop/Deployment/web", ip(0, 1)),
     ]);
-    means(&directory, ip(1, 1), 30_080, "k8s:shop/Deployment/web");
-    means(&directory, ip(1, 1), 30_081, "host:n1");
+    means(&directory, ip(1, 1), 30_080, "k8s:shop/Deployment/web 8080");
+    means(&directory, ip(1, 1), 30_081, "host:n1 30081");
     means(&directory, ip(1, 2), 30_080, "nobody");
 }
 
@@ -159,8 +164,8 @@ fn a_pod_that_uses_its_node_s_address_is_found_by_its_port() {
         Subject::Pod(exporter),
         endpoints("mon/exporter", "mon/Service/exporter", &[(ip(1, 1), Some("u1"))]),
     ]);
-    means(&directory, ip(1, 1), 8080, "k8s:mon/DaemonSet/exporter");
-    means(&directory, ip(1, 1), 22, "host:n1");
+    means(&directory, ip(1, 1), 8080, "k8s:mon/DaemonSet/exporter 8080");
+    means(&directory, ip(1, 1), 22, "host:n1 22");
 }
 
 #[test]
@@ -173,7 +178,7 @@ fn an_address_taken_up_by_another_is_another() {
     let next = Fact::Is(Source::Kubernetes, Box::new(Subject::Pod(next)));
     let changed = directory.take(second(14), next);
     assert!(changed.addresses.contains(&ip(0, 1)));
-    let at = |moment| directory.holder(ip(0, 1), None, second(moment));
+    let at = |moment| directory.client(ip(0, 1), second(moment));
     assert_eq!(at(9), Some(k8s("shop/Deployment/a")));
     assert_eq!(at(11), None);
     assert_eq!(at(13), Some(k8s("shop/Deployment/b")));
@@ -228,6 +233,6 @@ fn a_subject_that_changed_leaves_nothing_of_what_it_was() {
     for (address, port) in [(ip(96, 1), 80), (ip(0, 1), 8080), (ip(1, 1), 30_080)] {
         means(&directory, address, port, "nobody");
     }
-    means(&directory, ip(96, 2), 80, "k8s:shop/Service/web");
-    means(&directory, ip(1, 2), 22, "host:n1");
+    means(&directory, ip(96, 2), 80, "k8s:shop/Service/web 80");
+    means(&directory, ip(1, 2), 22, "host:n1 22");
 }

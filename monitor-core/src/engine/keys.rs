@@ -35,6 +35,13 @@ impl Keys {
         }
     }
 
+    /// What stood at a place stands at another.
+    pub(crate) fn moved(&mut self, from: Place, to: Place) {
+        for kept in self.kept.iter_mut().filter(|it| **it == Some(from)) {
+            *kept = Some(to);
+        }
+    }
+
     fn kept_at(&self, key: KeyId) -> Option<Place> {
         self.kept.get(key.index()).copied().flatten()
     }

@@ -7,18 +7,21 @@ mod flooding;
 mod judging;
 mod keys;
 mod latency;
+mod naming;
 mod quiet;
 mod record;
 mod trouble;
 mod upkeep;
 mod view;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::attribute::{Attribution, Sighting, Workload};
+use crate::attribute::{Attribution, Places, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
+use crate::directory::{Directory, Fact};
 use crate::edge::Edge;
 use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, KeyId, Loss, Traffic};
 use crate::graph::Count;
@@ -51,6 +54,7 @@ pub struct Settings {
     pub learn: LearnRule,
     /// Services to judge; empty means all.
     pub only: Vec<Pattern>,
+    pub places: Places,
     pub sinks: Vec<Sink>,
     /// Keys the hash tables and draws the jitter: fresh at every start, given in tests.
     pub seed: u64,
@@ -70,6 +74,8 @@ pub enum Input {
         netns: NetnsCookie,
         addresses: Vec<IpAddr>,
     },
+    /// What a source says of who is who.
+    Fact(Fact),
     Flow(Flow),
     /// A flow that was taken in by an agent before this one, as this edge: nothing new.
     Resumed {
@@ -121,6 +127,10 @@ pub enum Effect {
     Store(Vec<Change>),
     /// The kernel is to forget these keys: seen again, they are news again.
     Rearm(Vec<KeyId>),
+    /// These addresses are others' now: the kernel is to forget what was dialled there.
+    Unknow(BTreeSet<IpAddr>),
+    /// Something else runs in this cgroup than it was called: the kernel is to forget what it did.
+    Leave(CgroupId),
     Deliver(Box<Delivery>),
     /// An edge that is new to the map, or a port that was opened.
     Appeared(Box<EdgeView>),
@@ -184,7 +194,9 @@ impl Engine {
             incidents.restore(incident);
         }
         let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
-        let mut attribution = Attribution::new(settings.seed);
+        let mut directory = Directory::default();
+        directory.restore(snapshot.alive.unwrap_or_default(), snapshot.known);
+        let mut attribution = Attribution::new(settings.seed, settings.places.clone(), directory);
         for (edge, record) in baseline.edges.iter() {
             for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
                 attribution.remember(edge, *dialled);
@@ -228,6 +240,7 @@ impl Engine {
             Input::Addresses { netns, addresses } => {
                 self.attribution.namespace(netns, &addresses);
             }
+            Input::Fact(fact) => self.fact(now, fact, &mut effects),
             Input::Flow(flow) => {
                 if flow.begun == Begun::Seen {
                     let took_us = now.wall.0.saturating_sub(flow.at.0);

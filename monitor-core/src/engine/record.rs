@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::baseline::{Dirty, EdgeRecord, ServiceRecord};
 use crate::delivery::{Delivery, DeliveryId, Held, Kept};
+use crate::directory::{Key, Source, Subject};
 use crate::edge::Edge;
 use crate::engine::Actor;
 use crate::flow::RttHistogram;
@@ -15,7 +16,7 @@ use crate::mute::Mute;
 /// One value to be stored under its key; None removes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    Service(ServiceName, Box<ServiceRecord>),
+    Service(ServiceName, Option<Box<ServiceRecord>>),
     Edge(Edge, Option<Box<EdgeRecord>>),
     Incident(String, Option<Box<Incident>>),
     Delivery(DeliveryId, Option<Box<Delivery>>),
@@ -24,6 +25,8 @@ pub enum Change {
     /// A mute, by its pattern.
     Mute(String, Option<Box<Mute>>),
     Audit(u64, AuditEntry),
+    /// What a source said last.
+    Known(Key, Option<Box<Subject>>),
     /// Somebody looked until then.
     Alive(WallTime),
     /// The kernel's tables are these from now on: what was tallied of others is void.
@@ -71,6 +74,8 @@ pub struct Snapshot {
     pub deliveries: Vec<Delivery>,
     pub held: Vec<(String, Held)>,
     pub mutes: Vec<Mute>,
+    /// What the sources said last.
+    pub known: Vec<(Source, Subject)>,
     /// The number of the next audit entry.
     pub next_audit: u64,
     /// Until when somebody looked; None in a store that was never used.
@@ -93,7 +98,7 @@ pub(crate) fn changes(baseline: Dirty, incidents: Vec<(String, Option<Incident>)
     let edges =
         baseline.edges.into_iter().map(|(edge, record)| Change::Edge(edge, record.map(Box::new)));
     let services =
-        baseline.services.into_iter().map(|(name, record)| Change::Service(name, Box::new(record)));
+        baseline.services.into_iter().map(|(name, it)| Change::Service(name, it.map(Box::new)));
     let incidents =
         incidents.into_iter().map(|(id, incident)| Change::Incident(id, incident.map(Box::new)));
     services.chain(edges).chain(incidents).collect()

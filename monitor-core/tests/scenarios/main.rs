@@ -14,6 +14,7 @@ mod clock;
 mod ends;
 mod flood;
 mod full;
+mod names;
 mod oddities;
 mod properties;
 mod queue;

@@ -1,12 +1,12 @@
 //! A story's stage: an engine, its clock, and what it has said. The single place that touches the
 //! engine's API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use monitor_core::attribute::Workload;
+use monitor_core::attribute::{Places, Workload};
 use monitor_core::baseline::document::{Document, written};
 use monitor_core::baseline::{Grounds, LearnRule, Mode, Promote, Provenance, Written};
 use monitor_core::delivery::{Message, Outcome as DeliveryOutcome, Rate, Sink};
@@ -20,6 +20,7 @@ use monitor_core::flow::{
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use monitor_core::incident::State;
+use monitor_core::network::{Named, Network};
 
 pub(crate) fn settings(mode: Mode) -> Settings {
     Settings {
@@ -27,6 +28,10 @@ pub(crate) fn settings(mode: Mode) -> Settings {
         mode,
         learn: LearnRule { promote: Promote::Ask, quiet_s: 3600, observations: 3 },
         only: Vec::new(),
+        places: Places {
+            internal: Network::INTERNAL.to_vec(),
+            named: Named::new(vec![("192.88.99.0/24".parse().unwrap(), "office".into())]),
+        },
         sinks: vec![Sink {
             name: "hook".to_owned(),
             min_severity: Severity::Low,
@@ -51,6 +56,7 @@ pub(crate) struct Stage {
     pub(crate) stored: BTreeMap<String, Change>,
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
+    pub(crate) unknown: BTreeSet<IpAddr>,
     pub(crate) answers: Vec<Result<(), String>>,
     /// What the receiver accepted, and when.
     pub(crate) sent: Vec<Message>,
@@ -71,6 +77,7 @@ impl Stage {
             stored: BTreeMap::new(),
             said: String::new(),
             rearmed: Vec::new(),
+            unknown: BTreeSet::new(),
             answers: Vec::new(),
             sent: Vec::new(),
             sent_at: Vec::new(),
@@ -159,7 +166,8 @@ impl Stage {
                 Effect::Reply(result) => {
                     self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
                 }
-                Effect::Appeared(_) => {}
+                Effect::Unknow(addresses) => self.unknown.extend(addresses),
+                Effect::Appeared(_) | Effect::Leave(_) => {}
             }
         }
     }
@@ -199,6 +207,7 @@ impl Stage {
         let workload = Workload {
             service: ServiceName::new("systemd", &format!("{name}.service")),
             container: None,
+            container_name: None,
             pod: None,
             image: None,
             cgroup: format!("/system.slice/{name}.service"),
@@ -206,6 +215,11 @@ impl Stage {
         };
         self.step(Input::Workload { cgroup: id, workload });
         id
+    }
+
+    pub(crate) fn guard(&mut self, service: &str) {
+        let services = Selection::Matching(vec![service.parse().unwrap()]);
+        self.command(Command::Guard { services });
     }
 
     pub(crate) fn event(&mut self, line: &str) {
@@ -314,7 +328,8 @@ impl Stage {
         let mut snapshot = Snapshot::default();
         for change in self.stored.values().cloned() {
             match change {
-                Change::Service(name, record) => snapshot.services.push((name, *record)),
+                Change::Service(name, Some(record)) => snapshot.services.push((name, *record)),
+                Change::Known(key, Some(it)) => snapshot.known.push((key.source, *it)),
                 Change::Edge(edge, Some(record)) => snapshot.edges.push((edge, *record)),
                 Change::Incident(_, Some(incident)) => snapshot.incidents.push(*incident),
                 Change::Delivery(_, Some(delivery)) => snapshot.deliveries.push(*delivery),
@@ -322,7 +337,9 @@ impl Stage {
                 Change::Held(sink, held) => snapshot.held.push((sink, *held)),
                 Change::Mute(_, Some(mute)) => snapshot.mutes.push(*mute),
                 Change::Alive(until) => snapshot.alive = Some(until),
-                Change::Edge(_, None)
+                Change::Service(_, None)
+                | Change::Known(_, None)
+                | Change::Edge(_, None)
                 | Change::Incident(_, None)
                 | Change::Delivery(_, None)
                 | Change::Mute(_, None)
@@ -348,6 +365,7 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Audit(number, _) => format!("audit {number:08}"),
         Change::Held(sink, _) => format!("held {sink}"),
         Change::Mute(pattern, _) => format!("mute {pattern}"),
+        Change::Known(key, _) => format!("known {key:?}"),
         Change::Alive(_) => "alive".to_owned(),
         Change::Tables(_) => "tables".to_owned(),
         Change::Tallied(key, _) => format!("tallied {key:?}"),

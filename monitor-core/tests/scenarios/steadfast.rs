@@ -146,6 +146,7 @@ fn a_restarted_server_and_the_nightly_job() {
     let workload = Workload {
         service: "systemd:b.service".parse().unwrap(),
         container: None,
+        container_name: None,
         pod: None,
         image: None,
         cgroup: "/system.slice/b.service".to_owned(),

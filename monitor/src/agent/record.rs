@@ -274,7 +274,7 @@ impl Scribe {
         if !edge.is_exchange() {
             return;
         }
-        let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
+        let source = self.attribution.workload(traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
         line.at = traffic.last_seen;

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use foldhash::{HashMap, HashMapExt as _};
 use monitor_core::flow::{Direction, FlowKey, Outcome, Protocol, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::network::Network;
 
-use crate::capture::config::Network;
 use crate::capture::namespaces::OldConnections;
 use crate::capture::netlink::{OldSocket, Stage};
 

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use monitor_common::digest;
 use monitor_core::engine::Tallied;
+use monitor_core::network::Network;
 
 use crate::capture::attach::{self, Pinning, Programs, Settings};
-use crate::capture::config::{Budget, Config, Network};
+use crate::capture::config::{Budget, Config};
 use crate::capture::pins::{Draft, Found, Meta, Pins, Set, unpinnable};
 use crate::capture::preflight::Ground;
 use crate::capture::seen::Told;

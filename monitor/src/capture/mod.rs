@@ -69,6 +69,7 @@ use monitor_common::map;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
 use monitor_core::flow::{Direction, Flow, FlowKey, Observation};
+use monitor_core::network::Network;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -93,7 +94,7 @@ use self::tell::Teller;
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, Network, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, RingSize};
 pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};

@@ -14,8 +14,8 @@ use aya::maps::{HashMap as BpfHashMap, MapData};
 use monitor_common::map;
 use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::network::Network;
 
-use crate::capture::config::Network;
 use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
 use crate::capture::hierarchy::children;

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use monitor_core::baseline::{LearnRule, Mode, Promote};
 use monitor_core::ids::percent_encode_into;
+use monitor_core::network::Network;
 use monitor_core::pattern::Pattern;
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use crate::capture::{self, Network};
+use crate::capture;
 use crate::notify::SinkConfig;
 use crate::serve;
 

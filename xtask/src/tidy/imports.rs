@@ -66,6 +66,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const CORE: &[&str] = &[
     "ids",
     "pattern",
+    "network",
     "socket",
     "flow",
     "rtt",

@@ -1,0 +1,272 @@
+//! What the ends of an edge are called that no cgroup of this machine is: by the directory, by the
+//! names of networks, and where nobody can tell (yet) by the address. What may still be told better is
+//! held for a moment, bounded in time and number, each owner by itself.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::attribute::workloads::Renamed;
+use crate::attribute::{Attribution, Sighting};
+use crate::directory::{Fact, Key, Subject};
+use crate::edge::{Peer, Port};
+use crate::flow::KeyId;
+use crate::ids::{BootTime, Now, ServiceName};
+use crate::network::{Named, Network, is_metadata};
+
+/// What the configuration says of addresses.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Networks that are not the Internet.
+    pub internal: Vec<Network>,
+    pub named: Named,
+}
+
+impl Places {
+    fn is_internal(&self, address: IpAddr) -> bool {
+        self.internal.iter().any(|network| network.contains(address))
+    }
+}
+
+/// What followed from a [`Fact`] for edges.
+#[derive(Debug, Default)]
+pub struct Learned {
+    /// Those of which edges may be known under the name that they had.
+    pub renamed: Vec<Renamed>,
+    /// Held sightings whose ends have their names now.
+    pub ready: Vec<Sighting>,
+    /// Addresses that mean somebody else from now on: what the kernel knows of them is old.
+    pub addresses: BTreeSet<IpAddr>,
+    pub stored: Vec<(Key, Option<Subject>)>,
+}
+
+/// Sightings that wait for a name.
+#[derive(Debug, Default)]
+pub(crate) struct Holding {
+    held: VecDeque<(BootTime, Sighting)>,
+    /// How many each owner has here.
+    by_owner: BTreeMap<ServiceName, usize>,
+    /// That stand for one of them.
+    keys: BTreeSet<KeyId>,
+}
+
+impl Holding {
+    const BOUND: usize = 8_192;
+    /// Of one owner; a further one is told as it stands, so that others keep their time.
+    const OF_ONE: usize = Self::BOUND / 4;
+
+    /// Gives a sighting back that finds no room, or the one that it takes the place of.
+    fn push(&mut self, until: BootTime, sighting: Sighting) -> Option<Sighting> {
+        let owner = sighting.edge.owner();
+        let count = owner.and_then(|it| self.by_owner.get(it)).copied().unwrap_or(0);
+        if count >= Self::OF_ONE {
+            return Some(sighting);
+        }
+        let oldest = (self.held.len() >= Self::BOUND).then(|| self.held.pop_front()).flatten();
+        let oldest = oldest.map(|(_, oldest)| oldest);
+        if let Some(oldest) = &oldest {
+            self.count_off(oldest);
+        }
+        if let Some(owner) = owner {
+            *self.by_owner.entry(owner.clone()).or_default() += 1;
+        }
+        self.keys.extend(&sighting.keys);
+        self.held.push_back((until, sighting));
+        oldest
+    }
+
+    fn count_off(&mut self, sighting: &Sighting) {
+        for key in &sighting.keys {
+            self.keys.remove(key);
+        }
+        let Some(owner) = sighting.edge.owner() else { return };
+        if let Some(count) = self.by_owner.get_mut(owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_owner.remove(owner);
+            }
+        }
+    }
+
+    /// Takes out those that are due.
+    fn due(&mut self, boot: BootTime) -> Vec<Sighting> {
+        let mut due = Vec::new();
+        while self.held.front().is_some_and(|(until, _)| *until <= boot)
+            && let Some((_, sighting)) = self.held.pop_front()
+        {
+            self.count_off(&sighting);
+            due.push(sighting);
+        }
+        due
+    }
+
+    fn take_all(&mut self) -> VecDeque<(BootTime, Sighting)> {
+        self.by_owner.clear();
+        self.keys.clear();
+        std::mem::take(&mut self.held)
+    }
+
+    fn next_due(&self) -> Option<BootTime> {
+        self.held.front().map(|(until, _)| *until)
+    }
+
+    pub(crate) fn forgotten(&mut self, key: KeyId) {
+        if !self.keys.remove(&key) {
+            return;
+        }
+        for (_, sighting) in &mut self.held {
+            sighting.keys.retain(|it| *it != key);
+        }
+    }
+}
+
+impl Attribution {
+    /// How long an edge waits for the names of its ends, milliseconds.
+    pub const NAMELESS_MS: u64 = 10_000;
+
+    /// Takes in what a source says.
+    pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
+        let changed = self.directory.take(now.wall, fact);
+        let renamed = self.workloads.learn(&changed.workloads, &self.directory);
+        let news = !renamed.is_empty() || !changed.addresses.is_empty();
+        let ready = if news { self.name_held(&renamed) } else { Vec::new() };
+        Learned { renamed, ready, addresses: changed.addresses, stored: changed.stored }
+    }
+
+    /// The sightings whose ends have their names; the others are held until they do.
+    pub(crate) fn named(&mut self, now: Now, mut sightings: Vec<Sighting>) -> Vec<Sighting> {
+        let until = now.boot.plus_millis(Self::NAMELESS_MS);
+        let mut unsure = Vec::new();
+        for sighting in sightings.extract_if(.., |it| self.name_ends(it) == Certainty::Unsure) {
+            unsure.push(sighting);
+        }
+        let released = unsure.into_iter().filter_map(|it| self.holding.push(until, it));
+        sightings.extend(released.collect::<Vec<_>>());
+        sightings
+    }
+
+    /// Those that have waited long enough, as they stand.
+    pub(crate) fn nameless(&mut self, boot: BootTime) -> Vec<Sighting> {
+        self.holding.due(boot)
+    }
+
+    pub(crate) fn next_nameless(&self) -> Option<BootTime> {
+        self.holding.next_due()
+    }
+
+    /// Names those that are held anew; tells which have their names now.
+    fn name_held(&mut self, renamed: &[Renamed]) -> Vec<Sighting> {
+        let mut ready = Vec::new();
+        for (until, mut sighting) in self.holding.take_all() {
+            for Renamed { cgroup, from, to } in renamed {
+                rename(&mut sighting, from, to);
+                if let Some(own) = sighting.workload.as_mut().filter(|it| it.service == *from)
+                    && let Some(named) = self.workloads.get(*cgroup)
+                {
+                    own.clone_from(named);
+                }
+            }
+            match self.name_ends(&mut sighting) {
+                Certainty::Final => ready.push(sighting),
+                Certainty::Unsure => ready.extend(self.holding.push(until, sighting)),
+            }
+        }
+        ready
+    }
+
+    fn name_ends(&self, sighting: &mut Sighting) -> Certainty {
+        let port = sighting.edge.port;
+        let mut certainty = Certainty::Final;
+        if let Peer::Address(address) = sighting.edge.client {
+            let holder = self.directory.client(address, sighting.at);
+            certainty = self.certainty(holder.is_some(), address);
+            sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
+        }
+        if let Peer::Address(address) = sighting.edge.server
+            && !is_metadata(address)
+        {
+            let holder = self.directory.server(address, port, sighting.at);
+            certainty = certainty.and(self.certainty(holder.is_some(), address));
+            let named = match holder {
+                Some(holder) => {
+                    sighting.edge.port = holder.port;
+                    Peer::Service(holder.service)
+                }
+                None => self.outside(address),
+            };
+            if !matches!(named, Peer::Address(_)) {
+                sighting.dialled.get_or_insert(SocketAddr::new(address, port.number));
+            }
+            sighting.edge.server = named;
+        } else if let Some(dialled) = sighting.dialled
+            && let Some(service) =
+                self.directory.shared(dialled.ip(), Port { number: dialled.port(), ..port })
+        {
+            // Whoever of them answered here, another does elsewhere.
+            sighting.edge.server = Peer::Service(service);
+            sighting.edge.port.number = dialled.port();
+        }
+        let may_be_named = |it: &ServiceName| it.is_provisional() && self.directory.may_name(it);
+        if sighting.edge.services().any(may_be_named) {
+            certainty = Certainty::Unsure;
+        }
+        certainty
+    }
+
+    /// Whether an address that is (not) `known` may still be told better.
+    fn certainty(&self, known: bool, address: IpAddr) -> Certainty {
+        let may_be = !known
+            && self.directory.may_tell_addresses()
+            && self.places.is_internal(address)
+            && !address.is_loopback()
+            && !address.is_multicast();
+        if may_be { Certainty::Unsure } else { Certainty::Final }
+    }
+
+    /// What is called by no service's name: the network's, else the address, one for all that mean the
+    /// same.
+    fn outside(&self, address: IpAddr) -> Peer {
+        if let Some(name) = self.places.named.of(address) {
+            return Peer::Network(Arc::clone(name));
+        }
+        if address.is_multicast() {
+            return Peer::Network(Arc::from("multicast"));
+        }
+        if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Peer::Network(Arc::from("broadcast"));
+        }
+        if address.is_loopback() {
+            return Peer::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        Peer::Address(address)
+    }
+}
+
+/// Whether the names of a sighting may still become better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    Final,
+    Unsure,
+}
+
+impl Certainty {
+    const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Final, Self::Final) => Self::Final,
+            _ => Self::Unsure,
+        }
+    }
+}
+
+/// Calls a service by its new name.
+pub(crate) fn rename(sighting: &mut Sighting, from: &ServiceName, to: &ServiceName) {
+    let edge = &mut sighting.edge;
+    for peer in [&mut edge.client, &mut edge.server] {
+        if peer.service() == Some(from) {
+            *peer = Peer::Service(to.clone());
+        }
+    }
+    if sighting.opened_by.as_ref() == Some(from) {
+        sighting.opened_by = Some(to.clone());
+    }
+}

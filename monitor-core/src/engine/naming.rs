@@ -1,0 +1,49 @@
+//! Names that become known: what was seen under a provisional one goes on under the lasting one, with
+//! its evidence, and is judged there as if it had had that name from the beginning.
+
+use crate::attribute::Renamed;
+use crate::baseline::Moved;
+use crate::directory::Fact;
+use crate::engine::{Change, Effect, Engine};
+use crate::ids::Now;
+
+impl Engine {
+    /// Takes in what a source says of who is who.
+    pub(crate) fn fact(&mut self, now: Now, fact: Fact, effects: &mut Vec<Effect>) {
+        let learned = self.attribution.learn(now, fact);
+        for renamed in &learned.renamed {
+            self.renamed(now, renamed, effects);
+        }
+        for sighting in learned.ready {
+            self.sighted(now, &sighting, effects);
+        }
+        if !learned.addresses.is_empty() {
+            effects.push(Effect::Unknow(learned.addresses));
+        }
+        if !learned.stored.is_empty() {
+            let known = learned.stored.into_iter();
+            let known = known.map(|(key, it)| Change::Known(key, it.map(Box::new)));
+            effects.push(Effect::Store(known.collect()));
+        }
+    }
+
+    /// Only what was provisional was ever another name of the same: a service that is called otherwise
+    /// from now on is another.
+    fn renamed(&mut self, now: Now, renamed: &Renamed, effects: &mut Vec<Effect>) {
+        let Renamed { from, to, cgroup } = renamed;
+        if !from.is_provisional() {
+            effects.push(Effect::Leave(*cgroup));
+            return;
+        }
+        let moved = self.baseline.rename(from, to, now.wall);
+        for Moved { from, to, .. } in &moved {
+            self.keys.moved(*from, *to);
+        }
+        effects.push(Effect::Store(self.save()));
+        let workload = self.attribution.workload(*cgroup).cloned();
+        for mut sighting in moved.into_iter().flat_map(|it| it.sightings) {
+            sighting.workload.clone_from(&workload);
+            self.sighted(now, &sighting, effects);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Names that become known while or after something is seen, and addresses that change hands.
+
+use std::net::SocketAddr;
+
+use monitor_core::attribute::Workload;
+use monitor_core::baseline::Mode;
+use monitor_core::directory::{Container, Fact, Key, Kind, Pod, Source, Subject};
+use monitor_core::engine::Input;
+use monitor_core::flow::{Direction, Outcome};
+use monitor_core::ids::{CgroupId, ServiceName};
+
+use crate::stage::{Stage, flow, ip, key};
+
+const ID: &str = "0123456789abcdef";
+
+/// A container's cgroup appears; its path says no more than its id.
+fn container(stage: &mut Stage, cgroup: u64) -> CgroupId {
+    let workload = Workload {
+        service: ServiceName::new("docker", &format!("id/{ID}")),
+        container: Some(ID.to_owned()),
+        container_name: None,
+        pod: None,
+        image: None,
+        cgroup: format!("/docker/{ID}"),
+        node: None,
+    };
+    stage.step(Input::Workload { cgroup: CgroupId(cgroup), workload });
+    CgroupId(cgroup)
+}
+
+fn fact(stage: &mut Stage, source: Source, subject: Subject) {
+    stage.step(Input::Fact(Fact::Is(source, Box::new(subject))));
+}
+
+/// Docker says that it is `compose:shop/web`.
+fn named(stage: &mut Stage) {
+    let container = Container {
+        id: ID.into(),
+        service: Some(ServiceName::new("compose", "shop/web")),
+        pod: None,
+        name: Some("shop_web_1".into()),
+        image: Some("sha256:1".into()),
+        addresses: Vec::new(),
+        since: None,
+    };
+    fact(stage, Source::Docker, Subject::Container(container));
+}
+
+fn pod(uid: &str, owner: &str, address: &str) -> Subject {
+    Subject::Pod(Pod {
+        uid: uid.into(),
+        service: ServiceName::new("k8s", owner),
+        node: "n2".into(),
+        addresses: vec![address.parse().unwrap()],
+        since: None,
+        containers: Vec::new(),
+    })
+}
+
+fn dials(stage: &mut Stage, cgroup: CgroupId, to: &str) {
+    let key = key(cgroup, Direction::Outbound, ip(to), "443/tcp", Outcome::Established);
+    let client = Some(SocketAddr::from(([10, 0, 0, 1], 50_000)));
+    stage.step(Input::Flow(flow(stage.now.wall, key, client, "/bin/web")));
+}
+
+fn map(stage: &Stage) -> Vec<String> {
+    stage
+        .engine
+        .map(stage.now.wall)
+        .iter()
+        .map(|it| monitor_core::edge::Edge::from(&it.edge).to_string())
+        .collect()
+}
+
+#[test]
+fn a_container_s_edges_wait_for_its_name_ten_seconds_at_most() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Away(Source::Docker, "not asked yet".to_owned())));
+    let cgroup = container(&mut stage, 1);
+    dials(&mut stage, cgroup, "192.0.2.1");
+    stage.until(5_000);
+    assert_eq!(map(&stage), [""; 0]);
+    named(&mut stage);
+    assert_eq!(map(&stage), ["compose:shop/web -> ip:192.0.2.1 443/tcp"]);
+
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Away(Source::Docker, "not asked yet".to_owned())));
+    let cgroup = container(&mut stage, 1);
+    dials(&mut stage, cgroup, "192.0.2.1");
+    stage.until(11_000);
+    assert_eq!(map(&stage), [format!("docker:id/{ID} -> ip:192.0.2.1 443/tcp")]);
+}
+
+#[test]
+fn a_provisional_name_becomes_a_lasting_one_with_all_that_is_known() {
+    let mut stage = Stage::new(Mode::Auto);
+    let cgroup = container(&mut stage, 1);
+    dials(&mut stage, cgroup, "192.0.2.1");
+    stage.until(1_000);
+    let provisional = format!("docker:id/{ID} -> ip:192.0.2.1 443/tcp");
+    assert_eq!(map(&stage), [provisional.as_str()]);
+    let before = stage.engine.map(stage.now.wall);
+    named(&mut stage);
+    assert_eq!(map(&stage), ["compose:shop/web -> ip:192.0.2.1 443/tcp"]);
+    let after = stage.engine.map(stage.now.wall);
+    assert_eq!(before[0].evidence, after[0].evidence);
+    stage.until(40_000);
+    stage.restart(Mode::Auto);
+    assert_eq!(map(&stage), ["compose:shop/web -> ip:192.0.2.1 443/tcp"]);
+    assert_eq!(stage.said, "");
+    // What was said is known after a restart, without asking anybody.
+    let cgroup = container(&mut stage, 2);
+    dials(&mut stage, cgroup, "192.0.2.2");
+    stage.until(41_000);
+    assert_eq!(map(&stage).len(), 2);
+    assert!(map(&stage).iter().all(|it| it.starts_with("compose:shop/web ")));
+}
+
+#[test]
+fn what_a_guarded_service_did_before_its_name_was_known_is_judged() {
+    let mut stage = Stage::new(Mode::Auto);
+    let cgroup = container(&mut stage, 1);
+    named(&mut stage);
+    dials(&mut stage, cgroup, "192.0.2.1");
+    stage.until(1_000);
+    stage.guard("compose:shop/web");
+    // Another container of the same service, of which nobody tells for a while.
+    stage.step(Input::Fact(Fact::Gone(Key {
+        source: Source::Docker,
+        kind: Kind::Container,
+        id: ID.into(),
+    })));
+    stage.until(120_000);
+    stage.step(Input::Fact(Fact::Present(Source::Docker)));
+    let next = container(&mut stage, 2);
+    for to in ["192.0.2.1", "203.0.113.9"] {
+        dials(&mut stage, next, to);
+    }
+    stage.until(140_000);
+    assert_eq!(stage.said, "");
+    named(&mut stage);
+    stage.until(141_000);
+    assert_eq!(
+        stage.said,
+        "firing high: new-peer compose:shop/web -> ip:203.0.113.9 443/tcp established with /bin/web;\n"
+    );
+}
+
+#[test]
+fn an_unknown_address_of_the_inside_waits_and_one_of_the_outside_does_not() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Present(Source::Kubernetes)));
+    let a = stage.cgroup("a");
+    for to in ["10.1.0.1", "10.1.0.2", "203.0.113.9", "192.88.99.7", "169.254.169.254"] {
+        dials(&mut stage, a, to);
+    }
+    stage.until(1_000);
+    let outside =
+        ["systemd:a.service -> net:office 443/tcp", "systemd:a.service -> ip:203.0.113.9 443/tcp"];
+    let seen = map(&stage);
+    assert!(outside.iter().all(|it| seen.contains(&(*it).to_owned())), "{seen:?}");
+    // Whoever asks for the keys of the machine is told at once.
+    assert_eq!(seen.len(), 3);
+    fact(&mut stage, Source::Kubernetes, pod("u1", "shop/Deployment/api", "10.1.0.1"));
+    let api = "systemd:a.service -> k8s:shop/Deployment/api 443/tcp".to_owned();
+    assert!(map(&stage).contains(&api));
+    stage.until(11_000);
+    let seen = map(&stage);
+    assert!(seen.contains(&"systemd:a.service -> ip:10.1.0.2 443/tcp".to_owned()), "{seen:?}");
+    assert_eq!(seen.len(), 5);
+}
+
+#[test]
+fn an_address_that_changes_hands_is_another_peer() {
+    let mut stage = Stage::new(Mode::Auto);
+    fact(&mut stage, Source::Kubernetes, pod("u1", "shop/Deployment/api", "10.1.0.1"));
+    let a = stage.cgroup("a");
+    dials(&mut stage, a, "10.1.0.1");
+    stage.until(1_000);
+    stage.unknown.clear();
+    stage.step(Input::Fact(Fact::Gone(Key {
+        source: Source::Kubernetes,
+        kind: Kind::Pod,
+        id: "u1".into(),
+    })));
+    fact(&mut stage, Source::Kubernetes, pod("u2", "evil/Deployment/other", "10.1.0.1"));
+    assert!(stage.unknown.contains(&"10.1.0.1".parse().unwrap()), "the kernel is to tell it again");
+    dials(&mut stage, a, "10.1.0.1");
+    stage.until(2_000);
+    assert!(
+        map(&stage).contains(&"systemd:a.service -> k8s:evil/Deployment/other 443/tcp".to_owned())
+    );
+}
+
+#[test]
+fn loopback_aliases_multicast_and_broadcast_are_one_peer_each() {
+    let mut stage = Stage::new(Mode::Auto);
+    let a = stage.cgroup("a");
+    for to in ["127.0.0.1", "127.0.0.53", "::1", "224.0.0.251", "ff02::fb", "255.255.255.255"] {
+        dials(&mut stage, a, to);
+    }
+    stage.until(1_000);
+    assert_eq!(map(&stage).len(), 3, "{:?}", map(&stage));
+}
