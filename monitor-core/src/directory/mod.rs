@@ -382,7 +382,7 @@ impl Directory {
                 self.containers.entry(Arc::clone(id)).or_default().insert(source);
                 changed.workloads.insert(Arc::clone(id));
                 for address in &container.addresses {
-                    self.hosts.begin(*address, Arc::clone(id), container.since.unwrap_or(at));
+                    self.hosts.begin(*address, Arc::clone(id), container.since, at);
                     changed.addresses.insert(*address);
                 }
             }
@@ -390,7 +390,7 @@ impl Directory {
                 changed.workloads.insert(Arc::clone(&pod.uid));
                 changed.workloads.extend(pod.containers.iter().map(|it| Arc::clone(&it.id)));
                 for address in &pod.addresses {
-                    self.pods.begin(*address, Arc::clone(&pod.uid), pod.since.unwrap_or(at));
+                    self.pods.begin(*address, Arc::clone(&pod.uid), pod.since, at);
                     changed.addresses.insert(*address);
                 }
             }

@@ -31,22 +31,35 @@ impl<T> Default for Tenancies<T> {
 impl<T: PartialEq + Clone> Tenancies<T> {
     /// Addresses that were left are remembered this long, seconds.
     const REMEMBERED_S: i64 = 600;
+    /// How long after it began it may be told who holds an address, seconds.
+    const UNTOLD_S: i64 = 10;
     /// No more of them than this.
     const ENDED: usize = 16_384;
     /// An address that changes hands more often than it is forgotten.
     const OF_ONE: usize = 8;
 
-    /// From `from` on `address` is `tenant`'s: whoever held it does no more.
-    pub(crate) fn begin(&mut self, address: IpAddr, tenant: T, from: WallTime) {
+    /// At `told` it is known that `address` is `tenant`'s, `since` then; where that was not said, since
+    /// whoever held it before left, or a little while. Whoever still held it does no more.
+    pub(crate) fn begin(
+        &mut self,
+        address: IpAddr,
+        tenant: T,
+        since: Option<WallTime>,
+        told: WallTime,
+    ) {
         let held = self.of.entry(address).or_default();
+        let mut from = since.unwrap_or_else(|| told.plus_seconds(-Self::UNTOLD_S));
         if let Some(last) = held.last_mut() {
             if last.tenant == tenant && last.until.is_none() {
                 return;
             }
-            if last.until.is_none_or(|until| until > from) {
-                // What ended before it began was never there.
-                last.until = Some(from.max(last.from));
-                self.ended.push_back((from, address));
+            match last.until {
+                Some(until) => from = from.max(until),
+                None => {
+                    from = since.unwrap_or(told).max(last.from);
+                    last.until = Some(from);
+                    self.ended.push_back((told, address));
+                }
             }
         }
         if held.len() >= Self::OF_ONE {
@@ -107,9 +120,9 @@ mod tests {
     #[test]
     fn an_address_is_whose_it_was_at_that_moment() {
         let mut held = Tenancies::default();
-        held.begin(address(1), "a", second(10));
+        held.begin(address(1), "a", Some(second(10)), second(10));
         held.end(address(1), &"a", second(20));
-        held.begin(address(1), "b", second(21));
+        held.begin(address(1), "b", Some(second(21)), second(22));
         let at = |moment| held.at(address(1), second(moment)).copied();
         assert_eq!(
             [9, 10, 19, 20, 21, 99].map(at),
@@ -120,8 +133,8 @@ mod tests {
     #[test]
     fn who_takes_an_address_up_ends_whoever_held_it_and_is_not_ended_by_them() {
         let mut held = Tenancies::default();
-        held.begin(address(1), "a", second(10));
-        held.begin(address(1), "b", second(20));
+        held.begin(address(1), "a", Some(second(10)), second(10));
+        held.begin(address(1), "b", None, second(20));
         // Told late.
         held.end(address(1), &"a", second(25));
         let at = |moment| held.at(address(1), second(moment)).copied();
@@ -129,16 +142,26 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_late_held_it_since_whoever_did_before_left() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", None, second(100));
+        held.end(address(1), &"a", second(120));
+        held.begin(address(1), "b", None, second(123));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!([89, 90, 119, 120].map(at), [None, Some("a"), Some("a"), Some("b")]);
+    }
+
+    #[test]
     fn what_was_left_is_forgotten_by_age_and_number() {
         let mut held = Tenancies::default();
         for round in 0..40_000_i64 {
             let last = u8::try_from(round % 200).unwrap();
-            held.begin(address(last), round, second(round));
+            held.begin(address(last), round, None, second(round));
             held.end(address(last), &round, second(round));
         }
         assert!(held.ended.len() <= Tenancies::<i64>::ENDED);
         assert!(held.of.values().all(|it| it.len() <= Tenancies::<i64>::OF_ONE));
-        held.begin(address(201), 1, second(50_000));
+        held.begin(address(201), 1, None, second(50_000));
         held.end(address(201), &1, second(50_001));
         assert_eq!(held.of.len(), 1);
     }
