@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
+use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
     Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
 };
@@ -78,8 +78,8 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
-    /// Who opened the socket that the edge's owner uses, where that is somebody else.
-    pub opened_by: Option<ServiceName>,
+    /// Who opened the socket that one of its ends uses, where that is somebody else.
+    pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
     pub keys: Vec<FlowKey>,
 }
@@ -305,6 +305,7 @@ impl Attribution {
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
+        let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             keys.extend(dial.keys);
@@ -444,9 +445,9 @@ impl Attribution {
     }
 
     /// The same service in another cgroup of its own is nobody else.
-    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
-        let opener = self.service_of(flow.opener?);
-        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    fn opener_of(&self, flow: &Flow) -> Option<Handover> {
+        let (opener, user) = (self.service_of(flow.opener?), self.service_of(flow.key.cgroup));
+        (opener != user).then_some(Handover { opener, user })
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.

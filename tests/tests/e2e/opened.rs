@@ -1,11 +1,15 @@
 //! Sockets that one opened and another uses: both are told.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use rustix::process::Signal;
-use tests::agent::{SOON, Setup};
+use tests::agent::{SOON, SWEPT, Setup};
 use tests::eventually;
-use tests::traffic::{Protocol, edge, nameless};
+use tests::lab::Service;
+use tests::receiver::edge_of;
+use tests::traffic::{Dialler, Protocol, edge, nameless};
 
 use crate::lab;
 
@@ -64,4 +68,48 @@ fn in_full_detail_it_is_told_although_the_socket_is_gone() {
     // Who uses a socket of its own is no stranger to it.
     let view = agent.sees(&stream.edge_from(&web));
     assert!(view["evidence"]["opened_by"].is_null(), "{view}");
+}
+
+#[test]
+fn what_a_manager_listens_for_is_told_with_who_serves_there() {
+    let lab = lab();
+    let here = lab.alone();
+    let (manager, web) = (lab.service("manager"), lab.service("web"));
+    let at = SocketAddr::new(here.v4, 80);
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, ""));
+    let mut opener = lab.dialler(&manager, &here);
+    let mut dialler = lab.dialler(&web, &here);
+    opener.does(&format!("manager listen {at}"), "listens");
+    // What it is started for is accepted before it is there: by nobody else than the manager.
+    dialler.begins(&format!("tcp {at}"));
+    let view = agent.sees(&edge(&web, &manager.name, 80, Protocol::Tcp));
+    assert!(view["evidence"]["opened_by"].is_null(), "{view}");
+    agent.guards(&[&web]);
+    let start = |cgroup: &Path| format!("manager start {}", cgroup.display());
+    let api = lab.service("api");
+    opener.does(&start(&api.cgroup), "started");
+    dialler.ends("established");
+    let serves = |dialler: &mut Dialler, server: &Service| {
+        let used = edge(&web, &server.name, 80, Protocol::Tcp);
+        let text =
+            format!("the socket was opened by {} and is used by {}", manager.name, server.name);
+        eventually(SWEPT, &used, || {
+            dialler.dials(&format!("tcp {at}"), "established");
+            let map = agent.json(&["map"]);
+            let view = map.as_array().into_iter().flatten().find(|it| edge_of(it) == used);
+            let view = view.ok_or_else(|| map.to_string())?;
+            assert_eq!(view["evidence"]["opened_by"], manager.name.as_str(), "{view}");
+            let alerts = agent.json(&["alerts"]).to_string();
+            if alerts.contains(&text) { Ok(()) } else { Err(alerts) }
+        });
+    };
+    serves(&mut dialler, &api);
+    // The next one is another.
+    opener.does("manager end", "ended");
+    eventually(SOON, "its cgroup is empty", || {
+        fs::remove_dir(&api.cgroup).map_err(|error| error.to_string())
+    });
+    let next = lab.service("next");
+    opener.does(&start(&next.cgroup), "started");
+    serves(&mut dialler, &next);
 }
