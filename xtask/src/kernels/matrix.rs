@@ -70,6 +70,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("older::a_connection_older_than_the_agent_is_an_edge_with_both_ends", Need::Processes),
     ("older::a_namespace_that_is_only_mounted_is_looked_into", Need::Processes),
     ("older::what_was_dialled_while_nobody_looked_is_told_as_such", Need::Processes),
+    ("opened::a_server_that_moves_once_it_listens_is_told_where_it_is", Need::Processes),
     ("opened::a_socket_that_changed_hands_is_told_with_who_opened_it", Need::Processes),
     ("opened::what_a_manager_listens_for_is_told_with_who_serves_there", Need::Processes),
     ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
