@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::directory::Directory;
-use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
+use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
     Ancestor, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
 };
@@ -252,6 +252,7 @@ impl Attribution {
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
+        let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             keys.extend(dial.keys);
@@ -391,9 +392,9 @@ impl Attribution {
     }
 
     /// The same service in another cgroup of its own is nobody else.
-    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
-        let opener = self.service_of(flow.opener?);
-        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    fn opener_of(&self, flow: &Flow) -> Option<Handover> {
+        let (opener, user) = (self.service_of(flow.opener?), self.service_of(flow.key.cgroup));
+        (opener != user).then_some(Handover { opener, user })
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.

@@ -266,7 +266,11 @@ pub(crate) fn rename(sighting: &mut Sighting, from: &ServiceName, to: &ServiceNa
             *peer = Peer::Service(to.clone());
         }
     }
-    if sighting.opened_by.as_ref() == Some(from) {
-        sighting.opened_by = Some(to.clone());
+    if let Some(handover) = &mut sighting.opened_by {
+        for end in [&mut handover.opener, &mut handover.user] {
+            if end == from {
+                *end = to.clone();
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::edge::Edge;
+use crate::edge::{Edge, Handover};
 use crate::flow::{Begun, KeyId, Outcome, Process};
 use crate::ids::{ServiceName, WallTime};
 
@@ -67,8 +67,8 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
-    /// Who opened the socket that the edge's owner uses, where that is somebody else.
-    pub opened_by: Option<ServiceName>,
+    /// Who opened the socket that one of its ends uses, where that is somebody else.
+    pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
     pub keys: KeyIds,
 }

@@ -93,7 +93,8 @@ fn seen(edge: &Edge, evidence: &Evidence) -> Vec<Sighting> {
         workload: None,
         dialled: evidence.dialled.last().copied(),
         begun: Begun::Seen,
-        opened_by: evidence.opened_by.as_deref().cloned(),
+        // Told already, under the name that it had.
+        opened_by: None,
         keys: crate::attribute::KeyIds::new(),
     };
     let with = |executable: &str| {
