@@ -347,6 +347,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
         mode: config.mode,
         learn: config.learn.rule(),
         only: config.detect.only.clone(),
+        places: config.places(),
         sinks: config.notify.iter().map(crate::notify::SinkConfig::sink).collect(),
         seed: seed()?,
     })

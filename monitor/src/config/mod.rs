@@ -5,11 +5,14 @@
 mod mistake;
 mod units;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use monitor_core::attribute::Places;
 use monitor_core::baseline::{LearnRule, Mode, Promote};
 use monitor_core::ids::percent_encode_into;
-use monitor_core::network::Network;
+use monitor_core::network::{Named, Network};
 use monitor_core::pattern::Pattern;
 use serde::Deserialize;
 use toml::de::DeTable;
@@ -17,6 +20,7 @@ use toml::de::DeTable;
 use crate::capture;
 use crate::notify::SinkConfig;
 use crate::serve;
+use crate::sources;
 
 pub use self::mistake::ConfigError;
 use self::mistake::{Place, Source};
@@ -37,6 +41,9 @@ pub struct Config {
     pub capture: capture::Config,
     pub learn: Learn,
     pub detect: Detect,
+    /// Networks by the names that edges are to call them.
+    pub networks: BTreeMap<NetworkName, Vec<Network>>,
+    pub identity: sources::Config,
     pub serve: serve::Config,
     pub notify: Vec<SinkConfig>,
 }
@@ -75,6 +82,8 @@ impl Default for Config {
             capture: capture::Config::default(),
             learn: Learn::default(),
             detect: Detect::default(),
+            networks: BTreeMap::new(),
+            identity: sources::Config::default(),
             serve: serve::Config::default(),
             notify: Vec::new(),
         }
@@ -108,10 +117,31 @@ impl Learn {
     }
 }
 
+/// What a network is called: `net:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NetworkName(Arc<str>);
+
+/// What a network's name was refused for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a network's name: 1 to 63 letters, digits, dots, underscores and hyphens")]
+pub struct NetworkNameError(String);
+
+impl TryFrom<String> for NetworkName {
+    type Error = NetworkNameError;
+
+    fn try_from(text: String) -> Result<Self, NetworkNameError> {
+        let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=63).contains(&text.len()) && text.bytes().all(safe) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NetworkNameError(text))
+        }
+    }
+}
+
 /// Parts of the configuration that this version knows of and cannot honour.
-const UNSUPPORTED: [(&[&str], &str); 5] = [
-    (&["networks"], "[networks]"),
-    (&["identity"], "[identity]"),
+const UNSUPPORTED: [(&[&str], &str); 3] = [
     (&["zones"], "[zones]"),
     (&["serve", "listen"], "serve.listen (only the Unix socket is served)"),
     (&["serve", "token_file"], "serve.token_file (only the Unix socket is served)"),
@@ -191,6 +221,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// What addresses are by themselves.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let named = self.networks.iter().flat_map(|(name, networks)| {
+            networks.iter().map(|network| (*network, Arc::clone(&name.0)))
+        });
+        Places { internal: self.detect.internal.clone(), named: Named::new(named.collect()) }
     }
 
     /// This machine's name as safe text: the configured one, else the host's.

@@ -51,6 +51,7 @@ impl Namer {
         Workload {
             service: owner.service,
             container: owner.container,
+            container_name: None,
             pod: owner.pod,
             image: None,
             cgroup: shown(&segments),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use monitor_core::attribute::{KeyIds, SeenFrom, Sighting, Workload};
+use monitor_core::attribute::{KeyIds, Places, SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
@@ -82,6 +82,7 @@ impl Rehearsal {
     /// A document that cannot be meant.
     pub fn new(plan: Plan) -> Result<Self, DocumentError> {
         let settings = Settings {
+            places: Places::default(),
             node: String::new(),
             mode: if plan.learn.is_some() { Mode::Learn } else { plan.mode },
             learn: plan.rule,
@@ -292,6 +293,7 @@ fn workload(edge: &Edge, flow: &RecordedFlow) -> Workload {
     Workload {
         service: edge.owner().unwrap_or(&source.service).clone(),
         container: of_source(&source.container),
+        container_name: None,
         pod: of_source(&source.pod),
         image: of_source(&source.image),
         cgroup: of_source(&source.cgroup).unwrap_or_default(),

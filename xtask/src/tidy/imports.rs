@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("serve", &["lock"]),
     ("sources", &["client"]),
     ("store", &["lock"]),
-    ("config", &["capture", "identity", "notify", "serve", "spelling", "store"]),
+    ("config", &["capture", "identity", "notify", "serve", "sources", "spelling", "store"]),
     (
         "agent",
         &[
@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "notify",
             "recording",
             "serve",
+            "sources",
             "store",
             "wording",
         ],
