@@ -75,7 +75,7 @@ pub struct Sighting {
     /// The dialling (or listening) process; None where only the far end was seen.
     pub process: Option<Arc<Process>>,
     /// Where the edge's owner runs.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
@@ -99,7 +99,7 @@ impl Sighting {
 /// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
 #[derive(Debug)]
 pub struct Attribution {
-    workloads: BTreeMap<CgroupId, Workload>,
+    workloads: BTreeMap<CgroupId, Arc<Workload>>,
     /// Vanished cgroups in the order in which they went: the first to be forgotten.
     vanished: std::collections::VecDeque<CgroupId>,
     waiting: WaitingRoom,
@@ -135,7 +135,7 @@ impl Attribution {
     }
 
     pub fn workload_appeared(&mut self, cgroup: CgroupId, workload: Workload) {
-        self.workloads.insert(cgroup, workload);
+        self.workloads.insert(cgroup, Arc::new(workload));
         while self.workloads.len() > Self::WORKLOADS
             && let Some(oldest) = self.vanished.pop_front()
         {
@@ -238,8 +238,8 @@ impl Attribution {
     }
 
     #[must_use]
-    pub fn workloads(&self) -> &BTreeMap<CgroupId, Workload> {
-        &self.workloads
+    pub fn workload_of(&self, cgroup: CgroupId) -> Option<&Workload> {
+        self.workloads.get(&cgroup).map(|it| &**it)
     }
 
     /// A dial: joins what already waits for the same peer, else waits itself.
