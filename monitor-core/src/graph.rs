@@ -1,8 +1,9 @@
 //! The map: every edge seen, with its evidence. Says what happened, never whether it is right.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::attribute::{SeenFrom, Sighting};
 use crate::executables::{Executables, Names};
@@ -11,7 +12,8 @@ use crate::ids::{ServiceName, WallTime};
 use crate::rtt::Rtts;
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Stored<'static>")]
 pub struct Evidence {
     pub first_seen: WallTime,
     pub last_seen: WallTime,
@@ -20,21 +22,37 @@ pub struct Evidence {
     pub seen_from: SeenFrom,
     /// Connections as each end counted them: two views of the same connections, never a sum.
     pub from_client: Tally,
-    /// Most often there is nothing: the server is elsewhere.
-    #[serde(serialize_with = "whole", deserialize_with = "counted")]
-    from_server: Option<Box<Tally>>,
-    #[serde(default, skip_serializing_if = "Rtts::is_empty")]
     pub rtt: Rtts,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
-    #[serde(default)]
     pub executables: Executables,
-    /// What was dialled to reach a server on this machine, the last at most
-    /// [`Evidence::DIALLED`] of them.
+    rare: Option<Box<Rare>>,
+}
+
+/// What most edges have nothing of: their servers are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rare {
+    from_server: Tally,
+    dialled: Vec<SocketAddr>,
+    opened_by: Option<ServiceName>,
+}
+
+/// [`Evidence`] as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    first_seen: WallTime,
+    last_seen: WallTime,
+    outcome: Outcome,
+    seen_from: SeenFrom,
+    from_client: Tally,
+    from_server: Tally,
+    #[serde(default, skip_serializing_if = "Rtts::is_empty")]
+    rtt: Cow<'a, Rtts>,
+    #[serde(default)]
+    executables: Cow<'a, Executables>,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
-    pub dialled: Box<[SocketAddr]>,
-    /// Who opened the socket, the last time it was somebody else than who used it.
+    dialled: Cow<'a, [SocketAddr]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened_by: Option<Box<ServiceName>>,
+    opened_by: Option<Cow<'a, ServiceName>>,
 }
 
 /// What one end counted.
@@ -104,11 +122,9 @@ impl Evidence {
             outcome: sighting.outcome,
             seen_from: sighting.seen_from,
             from_client: Tally::default(),
-            from_server: None,
             rtt: Rtts::default(),
             executables: Executables::default(),
-            dialled: Box::default(),
-            opened_by: None,
+            rare: None,
         }
     }
 
@@ -124,13 +140,14 @@ impl Evidence {
             self.executables.insert(names.share(executable));
         }
         if let Some(handover) = &sighting.opened_by {
-            self.opened_by = Some(Box::new(handover.opener.clone()));
+            self.rare.get_or_insert_default().opened_by = Some(handover.opener.clone());
         }
-        if let Some(dialled) = sighting.dialled.filter(|it| self.dialled.last() != Some(it)) {
-            let others = self.dialled.iter().copied().filter(|it| *it != dialled);
-            let mut all: Vec<SocketAddr> = others.chain([dialled]).collect();
-            all.drain(..all.len().saturating_sub(Self::DIALLED));
-            self.dialled = all.into();
+        if let Some(dialled) = sighting.dialled.filter(|it| self.dialled().last() != Some(it)) {
+            let all = &mut self.rare.get_or_insert_default().dialled;
+            all.retain(|it| *it != dialled);
+            all.drain(..(all.len() + 1).saturating_sub(Self::DIALLED));
+            all.reserve_exact(1);
+            all.push(dialled);
         }
     }
 
@@ -138,8 +155,11 @@ impl Evidence {
     pub fn count(&mut self, count: &Count) {
         self.last_seen = self.last_seen.max(count.last_seen);
         let outbound = count.direction == Direction::Outbound;
-        let tally =
-            if outbound { &mut self.from_client } else { self.from_server.get_or_insert_default() };
+        let tally = if outbound {
+            &mut self.from_client
+        } else {
+            &mut self.rare.get_or_insert_default().from_server
+        };
         if count.outcome.reached() {
             tally.connections += count.connections;
         } else if count.outcome.is_final() {
@@ -166,9 +186,6 @@ impl Evidence {
         self.outcome = self.outcome.max(other.outcome);
         self.seen_from = self.seen_from.and(other.seen_from);
         self.from_client.add(&other.from_client);
-        if let Some(theirs) = other.from_server {
-            self.from_server.get_or_insert_default().add(&theirs);
-        }
         self.rtt.add(&other.rtt.whole());
         for executable in other.executables.iter() {
             if self.executables.len() < Self::EXECUTABLES && !self.executables.contains(executable)
@@ -176,15 +193,32 @@ impl Evidence {
                 self.executables.insert(executable.into());
             }
         }
-        if self.dialled.is_empty() {
-            self.dialled = other.dialled;
+        if let Some(theirs) = other.rare {
+            let rare = self.rare.get_or_insert_default();
+            rare.from_server.add(&theirs.from_server);
+            if rare.dialled.is_empty() {
+                rare.dialled = theirs.dialled;
+            }
+            rare.opened_by = rare.opened_by.take().or(theirs.opened_by);
         }
-        self.opened_by = self.opened_by.take().or(other.opened_by);
     }
 
     #[must_use]
     pub fn from_server(&self) -> Tally {
-        self.from_server.as_deref().copied().unwrap_or_default()
+        self.rare.as_ref().map(|it| it.from_server).unwrap_or_default()
+    }
+
+    /// What was dialled to reach a server on this machine, the last at most [`Evidence::DIALLED`] of
+    /// them.
+    #[must_use]
+    pub fn dialled(&self) -> &[SocketAddr] {
+        self.rare.as_ref().map_or(&[], |it| &it.dialled)
+    }
+
+    /// Who opened the socket, the last time it was somebody else than who used it.
+    #[must_use]
+    pub fn opened_by(&self) -> Option<&ServiceName> {
+        self.rare.as_ref()?.opened_by.as_ref()
     }
 
     /// The fuller of the two ends' views, field by field: an end that came late missed some.
@@ -200,11 +234,40 @@ impl Evidence {
     }
 }
 
-fn whole<S: Serializer>(tally: &Option<Box<Tally>>, serializer: S) -> Result<S::Ok, S::Error> {
-    tally.as_deref().copied().unwrap_or_default().serialize(serializer)
+impl Serialize for Evidence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let stored = Stored {
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            outcome: self.outcome,
+            seen_from: self.seen_from,
+            from_client: self.from_client,
+            from_server: self.from_server(),
+            rtt: Cow::Borrowed(&self.rtt),
+            executables: Cow::Borrowed(&self.executables),
+            dialled: Cow::Borrowed(self.dialled()),
+            opened_by: self.opened_by().map(Cow::Borrowed),
+        };
+        stored.serialize(serializer)
+    }
 }
 
-fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<Tally>>, D::Error> {
-    let tally = Tally::deserialize(deserializer)?;
-    Ok((tally != Tally::default()).then(|| Box::new(tally)))
+impl From<Stored<'_>> for Evidence {
+    fn from(stored: Stored<'_>) -> Self {
+        let rare = Rare {
+            from_server: stored.from_server,
+            dialled: stored.dialled.into_owned(),
+            opened_by: stored.opened_by.map(Cow::into_owned),
+        };
+        Self {
+            first_seen: stored.first_seen,
+            last_seen: stored.last_seen,
+            outcome: stored.outcome,
+            seen_from: stored.seen_from,
+            from_client: stored.from_client,
+            rtt: stored.rtt.into_owned(),
+            executables: stored.executables.into_owned(),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+        }
+    }
 }

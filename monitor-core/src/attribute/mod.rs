@@ -174,7 +174,7 @@ impl Attribution {
     }
 
     #[must_use]
-    pub fn workload(&self, cgroup: CgroupId) -> Option<&Workload> {
+    pub fn workload_of(&self, cgroup: CgroupId) -> Option<&Arc<Workload>> {
         self.workloads.get(cgroup)
     }
 

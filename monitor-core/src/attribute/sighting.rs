@@ -63,7 +63,7 @@ pub struct Sighting {
     /// The dialling (or listening) process; None where only the far end was seen.
     pub process: Option<Arc<Process>>,
     /// Where the edge's owner runs.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,

@@ -10,7 +10,7 @@ use crate::ids::{CgroupId, ServiceName};
 
 #[derive(Debug, Default)]
 pub(crate) struct Workloads {
-    named: BTreeMap<CgroupId, Workload>,
+    named: BTreeMap<CgroupId, Arc<Workload>>,
     /// The name by the path alone, of those that a source may name better.
     given: BTreeMap<CgroupId, ServiceName>,
     /// Those by the ids of their containers and pods.
@@ -40,7 +40,7 @@ impl Workloads {
             self.given.insert(cgroup, given.service.clone());
         }
         let named = if self.given.contains_key(&cgroup) { name(given, directory) } else { given };
-        self.named.insert(cgroup, named);
+        self.named.insert(cgroup, Arc::new(named));
         while self.named.len() > Self::BOUND
             && let Some(oldest) = self.vanished.pop_front()
         {
@@ -73,19 +73,19 @@ impl Workloads {
                 continue;
             };
             let from = named.service.clone();
-            let before = Workload { service: given.clone(), ..named.clone() };
-            *named = name(before, directory);
+            let mut now = name(Workload { service: given.clone(), ..(**named).clone() }, directory);
             // A source that forgot who it is takes no name away.
-            if named.service.is_provisional() {
-                named.service = from;
-            } else if named.service != from {
-                renamed.push(Renamed { cgroup, from, to: named.service.clone() });
+            if now.service.is_provisional() {
+                now.service = from;
+            } else if now.service != from {
+                renamed.push(Renamed { cgroup, from, to: now.service.clone() });
             }
+            *named = Arc::new(now);
         }
         renamed
     }
 
-    pub(crate) fn get(&self, cgroup: CgroupId) -> Option<&Workload> {
+    pub(crate) fn get(&self, cgroup: CgroupId) -> Option<&Arc<Workload>> {
         self.named.get(&cgroup)
     }
 

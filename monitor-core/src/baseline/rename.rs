@@ -91,7 +91,7 @@ fn seen(edge: &Edge, evidence: &Evidence) -> Vec<Sighting> {
         at: evidence.last_seen,
         process,
         workload: None,
-        dialled: evidence.dialled.last().copied(),
+        dialled: evidence.dialled().last().copied(),
         begun: Begun::Seen,
         // Told already, under the name that it had.
         opened_by: None,

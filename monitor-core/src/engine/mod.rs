@@ -56,8 +56,16 @@ pub struct Settings {
     pub only: Vec<Pattern>,
     pub places: Places,
     pub sinks: Vec<Sink>,
+    pub watched: Watched,
     /// Keys the hash tables and draws the jitter: fresh at every start, given in tests.
     pub seed: u64,
+}
+
+/// Whether anybody is told of edges as they appear: where nobody is, no step says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    No,
+    Yes,
 }
 
 /// Everything that can happen.
@@ -132,7 +140,7 @@ pub enum Effect {
     /// Something else runs in this cgroup than it was called: the kernel is to forget what it did.
     Leave(CgroupId),
     Deliver(Box<Delivery>),
-    /// An edge that is new to the map, or a port that was opened.
+    /// An edge that is new to the map, or a port that was opened; for those who watch.
     Appeared(Box<EdgeView>),
     /// A message was accepted; for those who watch.
     Alerted(Box<Alert>),
@@ -198,7 +206,7 @@ impl Engine {
         directory.restore(snapshot.alive.unwrap_or_default(), snapshot.known);
         let mut attribution = Attribution::new(settings.seed, settings.places.clone(), directory);
         for (edge, record) in baseline.edges.iter() {
-            for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
+            for dialled in record.evidence.iter().flat_map(|it| it.dialled()) {
                 attribution.remember(edge, *dialled);
             }
         }

@@ -40,7 +40,7 @@ impl Engine {
             self.keys.moved(*from, *to);
         }
         effects.push(Effect::Store(self.save()));
-        let workload = self.attribution.workload(*cgroup).cloned();
+        let workload = self.attribution.workload_of(*cgroup).cloned();
         for mut sighting in moved.into_iter().flat_map(|it| it.sightings) {
             sighting.workload.clone_from(&workload);
             self.sighted(now, &sighting, effects);
