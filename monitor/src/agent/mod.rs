@@ -4,6 +4,7 @@
 mod answer;
 mod audience;
 mod files;
+mod naming;
 mod perform;
 mod preflight;
 mod record;
@@ -19,6 +20,7 @@ use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::{Kind, Meanwhile, Trouble};
+use monitor_core::directory::Fact;
 use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
@@ -34,6 +36,7 @@ use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
 use crate::serve::{self, Feed, Listener, Request, ServeError};
+use crate::sources::Sources;
 use crate::store::Store;
 use crate::wording::counted;
 
@@ -117,6 +120,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
+        sources: Sources::start(&config.identity),
         performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,
@@ -153,6 +157,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
+    let mut sources = Sources::start(&config.identity);
     audience.tell(Told::Ready(format!(
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
         shown(capture.summary())
@@ -166,9 +171,14 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let mut sweep = every(SWEEP_EVERY);
     loop {
         let tick = until(engine.next_tick());
+        let mut facts = Vec::new();
         let observations = tokio::select! {
             _ = signals.any() => break,
             () = audience.gone() => break,
+            told = sources.next() => {
+                facts = told;
+                Vec::new()
+            }
             () = sleep_until(end) => break,
             () = sleep_until(tick) => Vec::new(),
             heard = capture.next() => heard?,
@@ -176,7 +186,8 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
             _ = sweep.tick() => capture.sweep(|key| engine.edge_of(key).is_some())?,
         };
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
-        for input in inputs.chain([Input::Tick]) {
+        let facts = facts.into_iter().map(Input::Fact);
+        for input in facts.chain(inputs).chain([Input::Tick]) {
             for effect in engine.step(now(), input) {
                 match effect {
                     Effect::Appeared(edge) => audience.tell(Told::Edge(edge)),
@@ -185,8 +196,12 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
                         new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
                     }
                     // Nothing is kept, sent or asked for.
-                    Effect::Store(_) | Effect::Rearm(_) | Effect::Deliver(_) | Effect::Reply(_) => {
-                    }
+                    Effect::Store(_)
+                    | Effect::Rearm(_)
+                    | Effect::Unknow(_)
+                    | Effect::Leave(_)
+                    | Effect::Deliver(_)
+                    | Effect::Reply(_) => {}
                 }
             }
         }
@@ -209,6 +224,7 @@ struct Agent {
     engine: Engine,
     capture: Capture,
     namer: Namer,
+    sources: Sources,
     performer: Performer,
     files: Files,
 }
@@ -243,6 +259,7 @@ impl Agent {
                     let heard = heard.context("read the kernel's news")?;
                     self.observe(heard)?;
                 }
+                facts = self.sources.next() => self.learn(facts)?,
                 _ = sweep.tick() => self.sweep()?,
                 _ = look.tick() => {
                     if let Some(news) = self.files.changed() {
@@ -269,6 +286,16 @@ impl Agent {
             self.step(Input::Resumed { flow: Box::new(flow), edge })?;
         }
         Ok(())
+    }
+
+    /// Takes in what sources say, as one transaction.
+    fn learn(&mut self, facts: Vec<Fact>) -> anyhow::Result<()> {
+        let now = now();
+        let mut effects: Vec<Effect> =
+            facts.into_iter().flat_map(|fact| self.engine.step(now, Input::Fact(fact))).collect();
+        naming::find_keys(&mut effects, &self.capture);
+        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.performer.perform(effects, &mut self.capture).map(drop)
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {

@@ -106,7 +106,8 @@ impl Performer {
         self.store(changes);
         for effect in rest {
             match effect {
-                Effect::Store(_) => {}
+                // The keys they mean were found before.
+                Effect::Store(_) | Effect::Unknow(_) | Effect::Leave(_) => {}
                 Effect::Rearm(keys) => {
                     capture.rearm(&keys).context("re-arm the kernel's tables")?;
                 }
@@ -258,6 +259,7 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Delivery(id, _) => format!("d{id}"),
         Change::Held(sink, _) => format!("h{sink}"),
         Change::Mute(pattern, _) => format!("m{pattern}"),
+        Change::Known(known, _) => format!("n{known:?}"),
         Change::Audit(number, _) => format!("a{number}"),
         Change::Alive(_) => "z".to_owned(),
         // Before what is tallied of them.

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use monitor_core::attribute::{Attribution, SeenFrom, Sighting};
+use monitor_core::attribute::{Attribution, Places, SeenFrom, Sighting};
+use monitor_core::directory::Directory;
 use monitor_core::edge::{Edge, Peer, executable_name};
 use monitor_core::flow::{self, Flow, KeyId, Loss, Observation, Outcome, Process, Traffic};
 use monitor_core::ids::{BootTime, Now};
@@ -53,7 +54,7 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     let (internal, budget) = (&config.detect.internal, config.detect.budget);
     let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
-    let mut scribe = Scribe::new(&config.node_name(), seed()?);
+    let mut scribe = Scribe::new(&config.node_name(), seed()?, config.places());
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
     for missing in &capture.summary().missing {
         (options.say)(&format!("not seen here: {missing}"));
@@ -161,11 +162,11 @@ struct Scribe {
 }
 
 impl Scribe {
-    fn new(node: &str, seed: u64) -> Self {
+    fn new(node: &str, seed: u64, places: Places) -> Self {
         Self {
             namer: Namer::new(node),
             node: node.to_owned(),
-            attribution: Attribution::new(seed),
+            attribution: Attribution::new(seed, places, Directory::default()),
             edges: HashMap::new(),
             executables: HashMap::new(),
             told: HashMap::new(),

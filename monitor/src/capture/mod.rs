@@ -69,7 +69,8 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
-use monitor_core::flow::{Flow, KeyId, Observation};
+use monitor_core::flow::{Flow, KeyId, Observation, Remote};
+use monitor_core::ids::CgroupId;
 use monitor_core::network::Network;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -349,6 +350,11 @@ impl Capture {
     fn look_at_packets(&mut self) {
         self.nets.want(&self.ebpf, self.teller.wanted());
         self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
+    }
+
+    /// The keys that were told of cgroups and their far ends that `concerns` picks.
+    pub fn keys_of(&self, concerns: impl Fn(CgroupId, Remote) -> bool) -> Vec<KeyId> {
+        self.teller.keys_of(|key| concerns(key.cgroup, key.remote))
     }
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the

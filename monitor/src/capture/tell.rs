@@ -268,6 +268,10 @@ impl Teller {
         }
     }
 
+    pub(super) fn keys_of(&self, concerned: impl Fn(&FlowKey) -> bool) -> Vec<KeyId> {
+        self.told.keys.of(|bytes| decode::key(bytes).is_ok_and(|key| concerned(&key)))
+    }
+
     /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. Whether
     /// one of them is a listener's.
     pub(super) fn rearm(&mut self, keys: &[KeyId]) -> Result<bool> {

@@ -173,6 +173,18 @@ impl ToldKeys {
         }
     }
 
+    /// The numbers of the keys that `concerned` picks, in order; of a dial it is asked once.
+    pub(super) fn of(&self, concerned: impl Fn(&KeyBytes) -> bool) -> Vec<KeyId> {
+        let dials = self.dials.iter().flat_map(|dial| {
+            let bytes = self.of_dial(dial.first).next().and_then(|id| self.bytes_of(id));
+            let concerns = bytes.is_some_and(|bytes| concerned(&bytes));
+            self.of_dial(dial.first).filter(move |_| concerns)
+        });
+        let mut keys: Vec<KeyId> = dials.collect();
+        keys.sort_unstable();
+        keys
+    }
+
     /// The keys of a dial, from this one on.
     fn of_dial(&self, first: u32) -> impl Iterator<Item = KeyId> {
         let next = |it: &KeyId| Some(KeyId(self.slots[it.index()].next)).filter(|it| it.0 != NONE);

@@ -232,7 +232,7 @@ impl Rehearsal {
                     self.summary.message(&alert);
                     self.alerts.insert(alert.id.clone(), *alert);
                 }
-                Effect::Rearm(_) => self.stand_in.forget(),
+                Effect::Rearm(_) | Effect::Unknow(_) | Effect::Leave(_) => self.stand_in.forget(),
                 Effect::Store(_) | Effect::Deliver(_) | Effect::Appeared(_) | Effect::Reply(_) => {}
             }
         }

@@ -16,6 +16,7 @@
 //! | `deliveries` | position in the queue | `Delivery` |
 //! | `held` | the receiver's name | `Held`: what it was not sent |
 //! | `mutes` | the mute's pattern | `Mute` |
+//! | `known` | source, kind and id of what a source of names told of | which source, and `Subject` |
 //! | `audit` | number of the entry | `AuditEntry`, the newest [`Store::AUDIT`] of them |
 //! | `tallied` | a key of the kernel's tables, as it is there | `Tallied`: what the edges hold of it |
 //!

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use monitor_core::directory::Key as Known;
 use monitor_core::edge::Edge;
 use monitor_core::engine::{Change, Snapshot};
 use monitor_core::ids::ServiceName;
@@ -27,6 +28,7 @@ const INCIDENTS: Texts = TableDefinition::new("incidents");
 const DELIVERIES: Numbers = TableDefinition::new("deliveries");
 const HELD: Texts = TableDefinition::new("held");
 const MUTES: Texts = TableDefinition::new("mutes");
+const KNOWN: Texts = TableDefinition::new("known");
 pub(crate) const TALLIED: TableDefinition<&[u8], &[u8]> = TableDefinition::new("tallied");
 pub(crate) const AUDIT: Numbers = TableDefinition::new("audit");
 
@@ -42,23 +44,25 @@ pub(crate) enum Name {
     Deliveries,
     Held,
     Mutes,
+    Known,
     Audit,
     Tallied,
 }
 
-pub(crate) const TABLES: [Name; 8] = [
+pub(crate) const TABLES: [Name; 9] = [
     Name::Services,
     Name::Edges,
     Name::Incidents,
     Name::Deliveries,
     Name::Held,
     Name::Mutes,
+    Name::Known,
     Name::Audit,
     Name::Tallied,
 ];
 
 /// Tables that the first states of this format did not have.
-const LATER: [Name; 3] = [Name::Held, Name::Mutes, Name::Tallied];
+const LATER: [Name; 4] = [Name::Held, Name::Mutes, Name::Known, Name::Tallied];
 
 impl Name {
     pub(crate) const fn text(self) -> &'static str {
@@ -69,6 +73,7 @@ impl Name {
             Self::Deliveries => "deliveries",
             Self::Held => "held",
             Self::Mutes => "mutes",
+            Self::Known => "known",
             Self::Audit => "audit",
             Self::Tallied => "tallied",
         }
@@ -83,6 +88,7 @@ pub(crate) struct Tables<'t> {
     deliveries: Table<'t, u64, &'static [u8]>,
     held: Table<'t, &'static str, &'static [u8]>,
     mutes: Table<'t, &'static str, &'static [u8]>,
+    known: Table<'t, &'static str, &'static [u8]>,
     audit: Table<'t, u64, &'static [u8]>,
     tallied: Table<'t, &'static [u8], &'static [u8]>,
     meta: Table<'t, &'static str, &'static str>,
@@ -97,6 +103,7 @@ impl<'t> Tables<'t> {
             deliveries: transaction.open_table(DELIVERIES)?,
             held: transaction.open_table(HELD)?,
             mutes: transaction.open_table(MUTES)?,
+            known: transaction.open_table(KNOWN)?,
             audit: transaction.open_table(AUDIT)?,
             tallied: transaction.open_table(TALLIED)?,
             meta: transaction.open_table(META)?,
@@ -106,7 +113,9 @@ impl<'t> Tables<'t> {
     /// Writes one change.
     pub(crate) fn apply(&mut self, change: &Change) -> Result<(), redb::Error> {
         match change {
-            Change::Service(name, record) => put(&mut self.services, name.as_str(), Some(record)),
+            Change::Service(name, record) => {
+                put(&mut self.services, name.as_str(), record.as_ref())
+            }
             Change::Edge(edge, record) => {
                 put(&mut self.edges, edge.to_string().as_str(), record.as_ref())
             }
@@ -116,6 +125,12 @@ impl<'t> Tables<'t> {
             Change::Delivery(id, delivery) => put(&mut self.deliveries, *id, delivery.as_ref()),
             Change::Held(sink, held) => put(&mut self.held, sink.as_str(), Some(held)),
             Change::Mute(pattern, mute) => put(&mut self.mutes, pattern.as_str(), mute.as_ref()),
+            Change::Known(key, subject) => {
+                let Known { source, kind, id } = key;
+                let text = format!("{source} {kind:?} {id}");
+                let said = subject.as_ref().map(|it| (source, it));
+                put(&mut self.known, text.as_str(), said.as_ref())
+            }
             Change::Audit(number, entry) => {
                 put(&mut self.audit, *number, Some(entry))?;
                 if let Some(oldest) = number.checked_sub(Store::AUDIT) {
@@ -201,6 +216,10 @@ pub(crate) fn load(
         }),
         Name::Mutes => texts(path, transaction, MUTES, |key, value| {
             snapshot.mutes.push(decode(path, table, key, value)?);
+            Ok(())
+        }),
+        Name::Known => texts(path, transaction, KNOWN, |key, value| {
+            snapshot.known.push(decode(path, table, key, value)?);
             Ok(())
         }),
         Name::Audit => {

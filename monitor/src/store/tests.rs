@@ -13,7 +13,7 @@ use super::*;
 
 fn service(number: u64) -> Change {
     let name = ServiceName::new("compose", &format!("shop/web{number}"));
-    Change::Service(name, Box::new(ServiceRecord::new(WallTime(1_000_000))))
+    Change::Service(name, Some(Box::new(ServiceRecord::new(WallTime(1_000_000)))))
 }
 
 fn edge(number: u16) -> Change {

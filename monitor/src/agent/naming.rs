@@ -1,0 +1,49 @@
+//! Names change, and with them what known keys of the kernel stand for: finds those keys, so that they
+//! are told again, with the change of the state that goes with it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use monitor_core::engine::Effect;
+use monitor_core::flow::Remote;
+use monitor_core::ids::CgroupId;
+
+use crate::capture::Capture;
+
+/// Adds the re-arming that addresses and cgroups ask for which mean somebody else now.
+pub(crate) fn find_keys(effects: &mut Vec<Effect>, capture: &Capture) {
+    let (mut addresses, mut cgroups) = (BTreeSet::new(), BTreeSet::new());
+    for effect in &*effects {
+        match effect {
+            Effect::Unknow(unknown) => addresses.extend(unknown),
+            Effect::Leave(left) => drop(cgroups.insert(*left)),
+            Effect::Store(_)
+            | Effect::Rearm(_)
+            | Effect::Deliver(_)
+            | Effect::Appeared(_)
+            | Effect::Alerted(_)
+            | Effect::Reply(_) => {}
+        }
+    }
+    if addresses.is_empty() && cgroups.is_empty() {
+        return;
+    }
+    let keys = capture.keys_of(|cgroup, remote| concerns(&addresses, &cgroups, cgroup, remote));
+    if !keys.is_empty() {
+        effects.push(Effect::Rearm(keys));
+    }
+}
+
+fn concerns(
+    addresses: &BTreeSet<IpAddr>,
+    cgroups: &BTreeSet<CgroupId>,
+    cgroup: CgroupId,
+    remote: Remote,
+) -> bool {
+    cgroups.contains(&cgroup)
+        || match remote {
+            Remote::Address(address) => addresses.contains(&address),
+            Remote::Cgroup(other) => cgroups.contains(&other),
+            Remote::World | Remote::Socket(_) => false,
+        }
+}
