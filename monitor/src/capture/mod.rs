@@ -69,7 +69,7 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
-use monitor_core::flow::{Direction, Flow, FlowKey, Observation};
+use monitor_core::flow::{Flow, KeyId, Observation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -258,7 +258,7 @@ impl Capture {
     /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
     pub fn tallied<'e>(
         &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
         self.teller.rows(edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
     }
@@ -267,8 +267,8 @@ impl Capture {
     /// starts after this agent was killed in between re-arms them.
     pub fn tallied_again<'e>(
         &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
         self.teller.rows_again(keys, edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
     }
@@ -353,9 +353,8 @@ impl Capture {
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
     /// moment this returns. What they counted comes with the next observations, and so do listeners
     /// that still listen.
-    pub fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        self.teller.rearm(keys)?;
-        if keys.iter().any(|key| key.direction == Direction::Listening) {
+    pub fn rearm(&mut self, keys: &[KeyId]) -> Result<()> {
+        if self.teller.rearm(keys)? {
             // They go on listening: nothing else would tell of them.
             self.older.tell_listeners(&mut self.teller);
         }
