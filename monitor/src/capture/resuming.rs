@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use monitor_core::edge::Edge;
-use monitor_core::flow::{Begun, Flow, FlowKey};
+use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
@@ -39,13 +39,15 @@ impl Teller {
                     // Nobody could name it now; it was named when it was told.
                     self.told.leave(bytes);
                 }
-                if self.told.knows(bytes, counters.first_seen_ns) {
+                let id = self.told.knows(bytes, counters.first_seen_ns);
+                if id.is_some() {
                     let at = self.clock.wall(counters.first_seen_ns);
                     let (netns, client) = (origin.netns, origin.client);
                     flows.push((
                         *bytes,
                         Flow {
                             key,
+                            id,
                             at,
                             netns,
                             client,
@@ -67,15 +69,15 @@ impl Teller {
     }
 
     /// What the store is to learn; see [`Told::rows`].
-    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Vec<Row> {
+    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Vec<Row> {
         self.told.rows(clock::boot_ms(), edge_of)
     }
 
     /// See [`Told::rows_again`].
     pub(super) fn rows_again<'e>(
         &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Vec<Row> {
         self.told.rows_again(keys, edge_of)
     }
