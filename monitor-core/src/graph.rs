@@ -137,8 +137,8 @@ impl Evidence {
         {
             self.executables.insert(names.share(executable));
         }
-        if let Some(opener) = &sighting.opened_by {
-            self.rare.get_or_insert_default().opened_by = Some(opener.clone());
+        if let Some(handover) = &sighting.opened_by {
+            self.rare.get_or_insert_default().opened_by = Some(handover.opener.clone());
         }
         if let Some(dialled) = sighting.dialled.filter(|it| self.dialled().last() != Some(it)) {
             let all = &mut self.rare.get_or_insert_default().dialled;

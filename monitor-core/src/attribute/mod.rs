@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
+use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
     Ancestor, Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
 };
@@ -79,8 +79,8 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
-    /// Who opened the socket that the edge's owner uses, where that is somebody else.
-    pub opened_by: Option<ServiceName>,
+    /// Who opened the socket that one of its ends uses, where that is somebody else.
+    pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
     pub keys: KeyIds,
 }
@@ -309,8 +309,9 @@ impl Attribution {
         };
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
-        let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let dialled = dial.as_ref().and_then(|dial| dial.flow.key.dialled());
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
+        let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             keys.extend(dial.keys);
@@ -404,7 +405,7 @@ impl Attribution {
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
         let opened_by = self.opener_of(&flow);
-        let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
+        let dialled = flow.key.dialled().filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
         }
@@ -443,16 +444,16 @@ impl Attribution {
         // Nobody answered, or a datagram that nobody saw come in: it is meant for whom it reached
         // before.
         let unanswered = protocol != Protocol::Tcp || !flow.key.outcome.reached();
-        let before = client.service().zip(dialled(&flow.key)).filter(|_| unanswered);
+        let before = client.service().zip(flow.key.dialled()).filter(|_| unanswered);
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
     }
 
     /// The same service in another cgroup of its own is nobody else.
-    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
-        let opener = self.service_of(flow.opener?);
-        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    fn opener_of(&self, flow: &Flow) -> Option<Handover> {
+        let (opener, user) = (self.service_of(flow.opener?), self.service_of(flow.key.cgroup));
+        (opener != user).then_some(Handover { opener, user })
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.
@@ -489,14 +490,6 @@ fn is_safe_process(process: &Process) -> bool {
     let names = process.ancestors.iter().map(|it| &it.executable).chain([&process.executable]);
     let mut texts = names.flatten().chain([&process.command]);
     process.ancestors.len() <= Process::ANCESTORS && texts.all(|it| is_executable_name(it))
-}
-
-/// What an outbound flow dialled.
-const fn dialled(key: &FlowKey) -> Option<SocketAddr> {
-    match key.remote {
-        Remote::Address(address) => Some(SocketAddr::new(address, key.port)),
-        Remote::Cgroup(_) | Remote::World | Remote::Socket(_) => None,
-    }
 }
 
 /// The client's own address, without its port.

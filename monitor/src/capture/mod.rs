@@ -23,6 +23,7 @@ mod namespaces;
 mod netlink;
 mod ledger;
 mod openers;
+mod servers;
 mod pins;
 mod processes;
 mod rounds;
@@ -112,6 +113,8 @@ type Result<T> = std::result::Result<T, CaptureError>;
 
 /// `BPF_NOEXIST`: what the kernel has entered is right and stays.
 const IF_ABSENT: u64 = 1;
+/// `BPF_EXIST`: what is gone meanwhile stays gone.
+const IF_PRESENT: u64 = 2;
 
 /// What is watched, how, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,6 +337,7 @@ impl Capture {
         }
         self.teller.end_batch()?;
         self.look_at_packets();
+        self.look_for_servers();
         let gone = self.attachments.look(&mut self.nets);
         self.summary.missing.extend(gone.missing());
         self.teller.gone(gone);

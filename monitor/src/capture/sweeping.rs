@@ -64,6 +64,7 @@ impl Capture {
             self.end_sweep(accepts);
         }
         self.look_at_packets();
+        self.look_for_servers();
         Ok(Some(self.teller.take()))
     }
 

@@ -29,6 +29,7 @@ use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::servers::Servers;
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
@@ -44,6 +45,7 @@ pub(super) struct Teller {
     pub(super) losses: Losses,
     canary: Canary,
     openers: Openers,
+    pub(super) servers: Servers,
     pub(super) clock: Clock,
     pub(super) sweeps: u32,
     pub(super) pending: Vec<Observation>,
@@ -72,6 +74,7 @@ impl Teller {
             losses,
             canary,
             openers: Openers::new(),
+            servers: Servers::default(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
@@ -440,7 +443,8 @@ impl Teller {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
+        let opener = origin.opener.or_else(|| self.servers.opener(&key, origin));
+        let opener = opener.or_else(|| self.openers.of(&key, origin));
         let opener = opener.filter(|opener| *opener != key.cgroup);
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
