@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn evidence_reads_as_it_is_written_however_much_it_is() {
-        assert_eq!(size_of::<Evidence>(), 88);
+        assert_eq!(size_of::<Evidence>(), 96);
         let tally = r#"{"connections":1,"failures":2,"to_server":3,"to_client":4}"#;
         let much = tally.replace('2', "18446744073709551615");
         for (from_client, from_server, rest) in [
