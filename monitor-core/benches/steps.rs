@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::{LearnRule, Mode, Promote};
-use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot};
+use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot, Watched};
 use monitor_core::flow::{
     Begun, Direction, Flow, FlowKey, KeyId, Outcome, Protocol, Remote, RttHistogram, Traffic,
 };
@@ -78,6 +78,7 @@ impl Stage {
             learn: LearnRule { promote: Promote::Ask, quiet_s: 3_600, observations: 100 },
             only: Vec::new(),
             sinks: Vec::new(),
+            watched: Watched::No,
             seed: 7,
         };
         let engine = Engine::restore(settings, Snapshot::default());

@@ -1,8 +1,9 @@
 //! The map: every edge seen, with its evidence. Says what happened, never whether it is right.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::attribute::{SeenFrom, Sighting};
 use crate::executables::{Executables, Names};
@@ -11,30 +12,51 @@ use crate::ids::{ServiceName, WallTime};
 use crate::rtt::Rtts;
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Stored<'static>")]
 pub struct Evidence {
     pub first_seen: WallTime,
     pub last_seen: WallTime,
     /// The best outcome so far: once established, always established.
     pub outcome: Outcome,
     pub seen_from: SeenFrom,
-    /// Connections as each end counted them: two views of the same connections, never a sum.
-    pub from_client: Tally,
-    /// Most often there is nothing: the server is elsewhere.
-    #[serde(serialize_with = "whole", deserialize_with = "counted")]
-    from_server: Option<Box<Tally>>,
-    #[serde(default, skip_serializing_if = "Rtts::is_empty")]
+    connections: u64,
+    to_server: u64,
+    to_client: u64,
+    /// As many as fit; `rare` has the rest.
+    failures: u32,
     pub rtt: Rtts,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
-    #[serde(default)]
     pub executables: Executables,
-    /// What was dialled to reach a server on this machine, the last at most
-    /// [`Evidence::DIALLED`] of them.
+    rare: Option<Box<Rare>>,
+}
+
+/// What most edges have nothing of: their servers are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rare {
+    from_server: Tally,
+    failures: u64,
+    dialled: Vec<SocketAddr>,
+    opened_by: Option<ServiceName>,
+}
+
+/// [`Evidence`] as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    first_seen: WallTime,
+    last_seen: WallTime,
+    outcome: Outcome,
+    seen_from: SeenFrom,
+    from_client: Tally,
+    from_server: Tally,
+    #[serde(default, skip_serializing_if = "Rtts::is_empty")]
+    rtt: Cow<'a, Rtts>,
+    #[serde(default)]
+    executables: Cow<'a, Executables>,
     #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
-    pub dialled: Box<[SocketAddr]>,
-    /// Who opened the socket, the last time it was somebody else than who used it.
+    dialled: Cow<'a, [SocketAddr]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub opened_by: Option<Box<ServiceName>>,
+    opened_by: Option<Cow<'a, ServiceName>>,
 }
 
 /// What one end counted.
@@ -94,12 +116,13 @@ impl Evidence {
             last_seen: sighting.at,
             outcome: sighting.outcome,
             seen_from: sighting.seen_from,
-            from_client: Tally::default(),
-            from_server: None,
+            connections: 0,
+            to_server: 0,
+            to_client: 0,
+            failures: 0,
             rtt: Rtts::default(),
             executables: Executables::default(),
-            dialled: Box::default(),
-            opened_by: None,
+            rare: None,
         }
     }
 
@@ -115,13 +138,14 @@ impl Evidence {
             self.executables.insert(names.share(executable));
         }
         if let Some(handover) = &sighting.opened_by {
-            self.opened_by = Some(Box::new(handover.opener.clone()));
+            self.rare.get_or_insert_default().opened_by = Some(handover.opener.clone());
         }
-        if let Some(dialled) = sighting.dialled.filter(|it| self.dialled.last() != Some(it)) {
-            let others = self.dialled.iter().copied().filter(|it| *it != dialled);
-            let mut all: Vec<SocketAddr> = others.chain([dialled]).collect();
-            all.drain(..all.len().saturating_sub(Self::DIALLED));
-            self.dialled = all.into();
+        if let Some(dialled) = sighting.dialled.filter(|it| self.dialled().last() != Some(it)) {
+            let all = &mut self.rare.get_or_insert_default().dialled;
+            all.retain(|it| *it != dialled);
+            all.drain(..(all.len() + 1).saturating_sub(Self::DIALLED));
+            all.reserve_exact(1);
+            all.push(dialled);
         }
     }
 
@@ -129,8 +153,7 @@ impl Evidence {
     pub fn count(&mut self, count: &Count) {
         self.last_seen = self.last_seen.max(count.last_seen);
         let outbound = count.direction == Direction::Outbound;
-        let tally =
-            if outbound { &mut self.from_client } else { self.from_server.get_or_insert_default() };
+        let mut tally = if outbound { self.from_client() } else { self.from_server() };
         if count.outcome.reached() {
             tally.connections += count.connections;
         } else if count.outcome.is_final() {
@@ -143,6 +166,11 @@ impl Evidence {
         };
         tally.to_server += to_server;
         tally.to_client += to_client;
+        if outbound {
+            self.set_from_client(tally);
+        } else {
+            self.rare.get_or_insert_default().from_server = tally;
+        }
         // Both ends measure the same path: one of them is enough.
         let measures = outbound || self.seen_from == SeenFrom::Server;
         if measures && count.rtt != RttHistogram::default() {
@@ -150,15 +178,50 @@ impl Evidence {
         }
     }
 
+    /// Connections as each end counted them: two views of the same connections, never a sum.
+    #[must_use]
+    pub fn from_client(&self) -> Tally {
+        let more = self.rare.as_ref().map_or(0, |it| it.failures);
+        Tally {
+            connections: self.connections,
+            failures: more + u64::from(self.failures),
+            to_server: self.to_server,
+            to_client: self.to_client,
+        }
+    }
+
+    fn set_from_client(&mut self, tally: Tally) {
+        let Tally { connections, failures, to_server, to_client } = tally;
+        (self.connections, self.to_server, self.to_client) = (connections, to_server, to_client);
+        self.failures = u32::try_from(failures).unwrap_or(u32::MAX);
+        let more = failures - u64::from(self.failures);
+        if more > 0 {
+            self.rare.get_or_insert_default().failures = more;
+        }
+    }
+
     #[must_use]
     pub fn from_server(&self) -> Tally {
-        self.from_server.as_deref().copied().unwrap_or_default()
+        self.rare.as_ref().map(|it| it.from_server).unwrap_or_default()
+    }
+
+    /// What was dialled to reach a server on this machine, the last at most [`Evidence::DIALLED`] of
+    /// them.
+    #[must_use]
+    pub fn dialled(&self) -> &[SocketAddr] {
+        self.rare.as_ref().map_or(&[], |it| &it.dialled)
+    }
+
+    /// Who opened the socket, the last time it was somebody else than who used it.
+    #[must_use]
+    pub fn opened_by(&self) -> Option<&ServiceName> {
+        self.rare.as_ref()?.opened_by.as_ref()
     }
 
     /// The fuller of the two ends' views, field by field: an end that came late missed some.
     #[must_use]
     pub fn totals(&self) -> Tally {
-        let (a, b) = (self.from_client, self.from_server());
+        let (a, b) = (self.from_client(), self.from_server());
         Tally {
             connections: a.connections.max(b.connections),
             failures: a.failures.max(b.failures),
@@ -168,11 +231,69 @@ impl Evidence {
     }
 }
 
-fn whole<S: Serializer>(tally: &Option<Box<Tally>>, serializer: S) -> Result<S::Ok, S::Error> {
-    tally.as_deref().copied().unwrap_or_default().serialize(serializer)
+impl Serialize for Evidence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let stored = Stored {
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            outcome: self.outcome,
+            seen_from: self.seen_from,
+            from_client: self.from_client(),
+            from_server: self.from_server(),
+            rtt: Cow::Borrowed(&self.rtt),
+            executables: Cow::Borrowed(&self.executables),
+            dialled: Cow::Borrowed(self.dialled()),
+            opened_by: self.opened_by().map(Cow::Borrowed),
+        };
+        stored.serialize(serializer)
+    }
 }
 
-fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<Tally>>, D::Error> {
-    let tally = Tally::deserialize(deserializer)?;
-    Ok((tally != Tally::default()).then(|| Box::new(tally)))
+impl From<Stored<'_>> for Evidence {
+    fn from(stored: Stored<'_>) -> Self {
+        let rare = Rare {
+            from_server: stored.from_server,
+            failures: 0,
+            dialled: stored.dialled.into_owned(),
+            opened_by: stored.opened_by.map(Cow::into_owned),
+        };
+        let mut evidence = Self {
+            first_seen: stored.first_seen,
+            last_seen: stored.last_seen,
+            outcome: stored.outcome,
+            seen_from: stored.seen_from,
+            connections: 0,
+            to_server: 0,
+            to_client: 0,
+            failures: 0,
+            rtt: stored.rtt.into_owned(),
+            executables: stored.executables.into_owned(),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+        };
+        evidence.set_from_client(stored.from_client);
+        evidence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_reads_as_it_is_written_however_much_it_is() {
+        assert_eq!(size_of::<Evidence>(), 96);
+        let tally = r#"{"connections":1,"failures":2,"to_server":3,"to_client":4}"#;
+        let much = tally.replace('2', "18446744073709551615");
+        for (from_client, from_server, rest) in [
+            (tally, tally, r#""executables":[]"#),
+            (&much, tally, r#""executables":["/bin/x"],"dialled":["192.0.2.1:80"]"#),
+            (&much, &much, r#""executables":[],"opened_by":"systemd:a.service""#),
+        ] {
+            let text = format!(
+                r#"{{"first_seen":"2026-01-01T00:00:00Z","last_seen":"2026-01-01T00:00:01Z","outcome":"established","seen_from":"both","from_client":{from_client},"from_server":{from_server},{rest}}}"#
+            );
+            let evidence: Evidence = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&evidence).unwrap(), text);
+        }
+    }
 }

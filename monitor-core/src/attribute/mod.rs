@@ -77,7 +77,7 @@ pub struct Sighting {
     /// The dialling (or listening) process; None where only the far end was seen.
     pub process: Option<Arc<Process>>,
     /// Where the edge's owner runs.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
@@ -101,7 +101,7 @@ impl Sighting {
 /// [`Attribution::WAITING`], what is known of keys by the kernel's own table.
 #[derive(Debug)]
 pub struct Attribution {
-    workloads: BTreeMap<CgroupId, Workload>,
+    workloads: BTreeMap<CgroupId, Arc<Workload>>,
     /// Vanished cgroups in the order in which they went: the first to be forgotten.
     vanished: std::collections::VecDeque<CgroupId>,
     waiting: WaitingRoom,
@@ -137,7 +137,7 @@ impl Attribution {
     }
 
     pub fn workload_appeared(&mut self, cgroup: CgroupId, workload: Workload) {
-        self.workloads.insert(cgroup, workload);
+        self.workloads.insert(cgroup, Arc::new(workload));
         while self.workloads.len() > Self::WORKLOADS
             && let Some(oldest) = self.vanished.pop_front()
         {
@@ -240,8 +240,8 @@ impl Attribution {
     }
 
     #[must_use]
-    pub fn workloads(&self) -> &BTreeMap<CgroupId, Workload> {
-        &self.workloads
+    pub fn workload_of(&self, cgroup: CgroupId) -> Option<&Workload> {
+        self.workloads.get(&cgroup).map(|it| &**it)
     }
 
     /// A dial: joins what already waits for the same peer, else waits itself.
@@ -311,7 +311,7 @@ impl Attribution {
         };
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
-        let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let dialled = dial.as_ref().and_then(|dial| dial.flow.key.dialled());
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
@@ -407,7 +407,7 @@ impl Attribution {
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
         let opened_by = self.opener_of(&flow);
-        let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
+        let dialled = flow.key.dialled().filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
         }
@@ -446,7 +446,7 @@ impl Attribution {
         // Nobody answered, or a datagram that nobody saw come in: it is meant for whom it reached
         // before.
         let unanswered = protocol != Protocol::Tcp || !flow.key.outcome.reached();
-        let before = client.service().zip(dialled(&flow.key)).filter(|_| unanswered);
+        let before = client.service().zip(flow.key.dialled()).filter(|_| unanswered);
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
@@ -469,14 +469,6 @@ impl Attribution {
 
     fn peer_of(&self, cgroup: CgroupId) -> Peer {
         Peer::Service(self.service_of(cgroup))
-    }
-}
-
-/// What an outbound flow dialled.
-const fn dialled(key: &FlowKey) -> Option<SocketAddr> {
-    match key.remote {
-        Remote::Address(address) => Some(SocketAddr::new(address, key.port)),
-        Remote::Cgroup(_) | Remote::World | Remote::Socket(_) => None,
     }
 }
 

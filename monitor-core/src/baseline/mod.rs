@@ -329,13 +329,12 @@ impl Baseline {
         Some(Counted { exchanges, last_told: record.pending.as_ref().map(|it| it.last_told) })
     }
 
-    /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
-    /// person's decision is never learned. Returns whether that was something new.
-    pub fn learn(&mut self, sighting: &Sighting) -> bool {
-        let place = self.edges.place_of(&sighting.edge);
+    /// Adds a sighting, whose edge is kept at `place`, to what is normal, where no end of it is guarded.
+    /// An edge that waits for a person's decision is never learned. Returns whether that was something
+    /// new.
+    pub fn learn(&mut self, sighting: &Sighting, place: Place) -> bool {
         // It was seen: it is touched already.
-        let Some((place, (_, record))) = place.and_then(|it| Some((it, self.edges.touch_at(it)?)))
-        else {
+        let Some((_, record)) = self.edges.touch_at(place) else {
             return false;
         };
         if record.pending.is_some() {

@@ -28,6 +28,8 @@ impl Place {
 #[derive(Debug)]
 pub struct Table<K, V> {
     rows: Vec<Row<K, V>>,
+    /// Of each row; beside them, where each takes less room.
+    states: Vec<State>,
     /// Places that were left.
     free: Vec<Place>,
     places: HashTable<Place>,
@@ -39,7 +41,6 @@ pub struct Table<K, V> {
 struct Row<K, V> {
     name: K,
     value: V,
-    state: State,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,17 +52,12 @@ enum State {
     Left,
 }
 
-impl<K, V> Row<K, V> {
-    fn is_there(&self) -> bool {
-        self.state != State::Left
-    }
-}
-
 impl<K: Hash + Ord + Clone, V> Table<K, V> {
     /// `seed` keys the table: it holds what strangers choose.
     pub(super) fn new(seed: u64, rows: usize) -> Self {
         Self {
             rows: Vec::with_capacity(rows),
+            states: Vec::with_capacity(rows),
             free: Vec::new(),
             places: HashTable::with_capacity(rows),
             touched: Vec::new(),
@@ -97,13 +93,14 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     /// The row that stands there.
     #[must_use]
     pub fn at(&self, place: Place) -> Option<(&K, &V)> {
-        let row = self.rows.get(place.index()).filter(|row| row.is_there())?;
+        let row = self.rows.get(place.index()).filter(|_| self.is_there(place))?;
         Some((&row.name, &row.value))
     }
 
     /// In the order of their places.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.rows.iter().filter(|row| row.is_there()).map(|row| (&row.name, &row.value))
+        let rows = self.rows.iter().zip(&self.states).filter(|(_, state)| **state != State::Left);
+        rows.map(|(row, _)| (&row.name, &row.value))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &K> {
@@ -124,11 +121,11 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
 
     /// The row that stands there, to be changed: it is touched.
     pub(super) fn touch_at(&mut self, place: Place) -> Option<(&K, &mut V)> {
-        let row = self.rows.get_mut(place.index()).filter(|row| row.is_there())?;
-        if std::mem::replace(&mut row.state, State::Touched) != State::Touched {
-            self.touched.push(place);
+        if !self.is_there(place) {
+            return None;
         }
-        Some((&row.name, &mut row.value))
+        self.note_touched(place);
+        self.rows.get_mut(place.index()).map(|row| (&row.name, &mut row.value))
     }
 
     /// The row of that name, to be changed: it is touched.
@@ -141,24 +138,34 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     /// under a copy of the name that is to be kept.
     pub(super) fn touch_or(&mut self, name: &K, new: impl FnOnce() -> (K, V)) -> (Place, &mut V) {
         let place = self.place_of(name).unwrap_or_else(|| self.add(new()));
-        let row = &mut self.rows[place.index()];
-        if std::mem::replace(&mut row.state, State::Touched) != State::Touched {
+        self.note_touched(place);
+        (place, &mut self.rows[place.index()].value)
+    }
+
+    fn note_touched(&mut self, place: Place) {
+        let state = &mut self.states[place.index()];
+        if std::mem::replace(state, State::Touched) != State::Touched {
             self.touched.push(place);
         }
-        (place, &mut row.value)
+    }
+
+    fn is_there(&self, place: Place) -> bool {
+        self.states.get(place.index()).is_some_and(|state| *state != State::Left)
     }
 
     /// Adds a row that is not there, untouched.
     pub(super) fn add(&mut self, (name, value): (K, V)) -> Place {
         let hash = self.hasher.hash_one(&name);
-        let row = Row { name, value, state: State::Settled };
+        let row = Row { name, value };
         let place = match self.free.pop() {
             Some(place) => {
                 self.rows[place.index()] = row;
+                self.states[place.index()] = State::Settled;
                 place
             }
             None => {
                 self.rows.push(row);
+                self.states.push(State::Settled);
                 Place::at(self.rows.len() - 1)
             }
         };
@@ -172,10 +179,11 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     where
         V: Default,
     {
-        let Some(row) = self.rows.get_mut(place.index()).filter(|row| row.is_there()) else {
+        if !self.is_there(place) {
             return;
-        };
-        row.state = State::Left;
+        }
+        self.states[place.index()] = State::Left;
+        let row = &mut self.rows[place.index()];
         row.value = V::default();
         let hash = self.hasher.hash_one(&row.name);
         if let Ok(entry) = self.places.find_entry(hash, |it| *it == place) {
@@ -194,9 +202,8 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
     pub(super) fn take_touched(&mut self) -> Vec<Place> {
         let mut touched = std::mem::take(&mut self.touched);
         for place in &touched {
-            let row = &mut self.rows[place.index()];
-            if row.is_there() {
-                row.state = State::Settled;
+            if self.is_there(*place) {
+                self.states[place.index()] = State::Settled;
             }
         }
         touched.sort_unstable_by(|a, b| self.rows[a.index()].name.cmp(&self.rows[b.index()].name));

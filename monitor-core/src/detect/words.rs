@@ -36,7 +36,7 @@ pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Findin
         nearest: nearest.map(|near| near.to_string()),
         attack: attack(kind, sighting).iter().map(ToString::to_string).collect(),
         process: sighting.process.clone(),
-        place: place_of(context.node, sighting.workload.as_ref()),
+        place: place_of(context.node, sighting.workload.as_deref()),
     }
 }
 

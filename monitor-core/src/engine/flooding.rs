@@ -150,7 +150,7 @@ impl Engine {
             peers: figures.peers,
             examples: flood.examples.iter().rev().map(|it| self.far_end(it)).collect(),
             process: flood.process.clone(),
-            workload: self.attribution.workloads().get(&flood.cgroup),
+            workload: self.attribution.workload_of(flood.cgroup),
         };
         fan_out_finding(&self.settings.node, fan_out)
     }

@@ -4,7 +4,7 @@
 use crate::attribute::Sighting;
 use crate::baseline::{Class, Counted, Phase, Place, Room, Told};
 use crate::detect::{Context, Finding, Judgement, Kind, finding, judge};
-use crate::engine::{Effect, Engine};
+use crate::engine::{Effect, Engine, Watched};
 use crate::flow::Loss;
 use crate::graph::Count;
 use crate::ids::{Now, ServiceName};
@@ -26,7 +26,7 @@ impl Engine {
             // Nobody learns a flood.
             Judgement::Learnable if self.floods.may_hold(&sighting.edge) => {}
             Judgement::Learnable => {
-                if self.baseline.learn(sighting) {
+                if place.is_some_and(|place| self.baseline.learn(sighting, place)) {
                     let due = now.boot.plus_millis(Self::LEARNED_MS);
                     self.learned_due.get_or_insert(due);
                 }
@@ -34,7 +34,10 @@ impl Engine {
             Judgement::Odd { kind: Kind::Unbaselined, .. } => self.unbaselined(now, sighting),
             Judgement::Odd { kind, also } => self.odd(now, kind, also, sighting),
         }
-        if appeared && let Some(view) = self.sighting_view(sighting, now.wall) {
+        if appeared
+            && self.settings.watched == Watched::Yes
+            && let Some(view) = self.sighting_view(sighting, now.wall)
+        {
             effects.push(Effect::Appeared(Box::new(view)));
         }
     }

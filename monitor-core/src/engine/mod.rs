@@ -52,8 +52,16 @@ pub struct Settings {
     /// Services to judge; empty means all.
     pub only: Vec<Pattern>,
     pub sinks: Vec<Sink>,
+    pub watched: Watched,
     /// Keys the hash tables and draws the jitter: fresh at every start, given in tests.
     pub seed: u64,
+}
+
+/// Whether anybody is told of edges as they appear: where nobody is, no step says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    No,
+    Yes,
 }
 
 /// Everything that can happen.
@@ -122,7 +130,7 @@ pub enum Effect {
     /// The kernel is to forget these keys: seen again, they are news again.
     Rearm(Vec<KeyId>),
     Deliver(Box<Delivery>),
-    /// An edge that is new to the map, or a port that was opened.
+    /// An edge that is new to the map, or a port that was opened; for those who watch.
     Appeared(Box<EdgeView>),
     /// A message was accepted; for those who watch.
     Alerted(Box<Alert>),
@@ -186,7 +194,7 @@ impl Engine {
         let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
         let mut attribution = Attribution::new(settings.seed);
         for (edge, record) in baseline.edges.iter() {
-            for dialled in record.evidence.iter().flat_map(|it| &it.dialled) {
+            for dialled in record.evidence.iter().flat_map(|it| it.dialled()) {
                 attribution.remember(edge, *dialled);
             }
         }

@@ -238,7 +238,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
-            opened_by: evidence.opened_by.as_deref().cloned(),
+            opened_by: evidence.opened_by().cloned(),
         }
     }
 

@@ -13,7 +13,7 @@ use monitor_core::delivery::{Message, Outcome as DeliveryOutcome, Rate, Sink};
 use monitor_core::detect::Severity;
 use monitor_core::edge::{EdgeWith, Port};
 use monitor_core::engine::{
-    Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
+    Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot, Watched,
 };
 use monitor_core::flow::{
     Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Remote, RttHistogram, Traffic,
@@ -34,6 +34,7 @@ pub(crate) fn settings(mode: Mode) -> Settings {
             rate: Rate::PROGRAM,
             room: 1_000,
         }],
+        watched: Watched::Yes,
         seed: 7,
     }
 }

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::{Kind, Meanwhile, Trouble};
-use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status};
+use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -107,7 +107,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let (internal, budget) = (&config.detect.internal, config.detect.budget);
     let capture = Capture::start(ground, &config.capture, internal, budget, tables.before())?;
     let before = before(config.mode, &snapshot, capture.summary());
-    let engine = Engine::restore(settings(&config)?, snapshot);
+    let watched = if options.tell.is_some() { Watched::Yes } else { Watched::No };
+    let engine = Engine::restore(settings(&config, watched)?, snapshot);
 
     let (requests, asked) = mpsc::channel(REQUESTS);
     let stop = CancellationToken::new();
@@ -148,7 +149,8 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let capture = config.capture.for_a_look();
     let (internal, budget) = (&config.detect.internal, config.detect.budget);
     let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
-    let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings(&config)? };
+    let settings = settings(&config, Watched::Yes)?;
+    let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
     audience.tell(Told::Ready(format!(
@@ -341,13 +343,14 @@ fn before(mode: Mode, snapshot: &Snapshot, summary: &Summary) -> Option<Trouble>
     }
 }
 
-fn settings(config: &Config) -> anyhow::Result<Settings> {
+fn settings(config: &Config, watched: Watched) -> anyhow::Result<Settings> {
     Ok(Settings {
         node: config.node_name(),
         mode: config.mode,
         learn: config.learn.rule(),
         only: config.detect.only.clone(),
         sinks: config.notify.iter().map(crate::notify::SinkConfig::sink).collect(),
+        watched,
         seed: seed()?,
     })
 }

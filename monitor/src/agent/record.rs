@@ -248,7 +248,7 @@ impl Scribe {
         };
         let process = sighting.process.as_ref();
         let known = |id: u32| (id != Process::UNKNOWN).then_some(id);
-        let source = sighting.workload.as_ref().map(Source::from);
+        let source = sighting.workload.as_deref().map(Source::from);
         let Some(mut line) = self.line(&sighting.edge, direction, source) else { return };
         line.at = sighting.at;
         line.outcome = sighting.outcome;
@@ -275,7 +275,7 @@ impl Scribe {
         if !edge.is_exchange() {
             return;
         }
-        let source = self.attribution.workloads().get(&traffic.key.cgroup).map(Source::from);
+        let source = self.attribution.workload_of(traffic.key.cgroup).map(Source::from);
         let Some(mut line) = self.line(&edge, direction, source) else { return };
         let told = self.told_already(edge, direction, traffic);
         line.at = traffic.last_seen;

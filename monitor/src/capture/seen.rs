@@ -8,7 +8,6 @@ use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
 use monitor_core::flow::{FlowKey, KeyId, Observation, RttHistogram, Traffic};
-use monitor_core::rtt::Rtts;
 
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
@@ -170,13 +169,9 @@ pub(super) struct Told {
 }
 
 /// What was told of one: there are many.
-#[derive(Default)]
 pub(super) struct ToldKey {
     first_seen_ns: u64,
-    /// All that was told of its counters, where that is more than `connections`. Most keys have none:
-    /// datagrams, failures, connections that are still open.
-    more: Option<Box<Counted>>,
-    connections: u32,
+    counted: Held,
     round: u8,
     pub(super) marks: Marks,
     /// As it stands in the key.
@@ -217,31 +212,97 @@ impl Marks {
     }
 }
 
+/// A key's counters, as they are held.
+enum Held {
+    Few(Few),
+    Many(Box<Counted>),
+}
+
+/// As most are: with round-trip times of one bucket, if any.
+#[derive(Clone, Copy, Default)]
+struct Few {
+    connections: u32,
+    bytes_sent: u32,
+    bytes_received: u32,
+    rtt_count: u16,
+    rtt_bucket: u8,
+    measured: bool,
+}
+
+impl Held {
+    const NONE: Self = Self::Few(Few {
+        connections: 0,
+        bytes_sent: 0,
+        bytes_received: 0,
+        rtt_count: 0,
+        rtt_bucket: 0,
+        measured: false,
+    });
+
+    fn of(counted: Counted) -> Self {
+        Few::of(&counted).map_or_else(|| Self::Many(Box::new(counted)), Self::Few)
+    }
+
+    fn counted(&self) -> Counted {
+        match self {
+            Self::Few(few) => few.counted(),
+            Self::Many(counted) => Counted::clone(counted),
+        }
+    }
+}
+
+impl Few {
+    /// None where they are more than fit.
+    fn of(counted: &Counted) -> Option<Self> {
+        let mut measured = (0_u8..).zip(counted.rtt.0).filter(|(_, count)| *count != 0);
+        let (first, second) = (measured.next(), measured.next());
+        let (rtt_bucket, rtt_count) = first.unwrap_or_default();
+        if second.is_some() {
+            return None;
+        }
+        Some(Self {
+            connections: counted.connections.try_into().ok()?,
+            bytes_sent: counted.bytes_sent.try_into().ok()?,
+            bytes_received: counted.bytes_received.try_into().ok()?,
+            rtt_count: rtt_count.try_into().ok()?,
+            rtt_bucket,
+            measured: first.is_some(),
+        })
+    }
+
+    fn counted(self) -> Counted {
+        let mut rtt = RttHistogram::default();
+        let bucket = rtt.0.get_mut(usize::from(self.rtt_bucket)).filter(|_| self.measured);
+        if let Some(count) = bucket {
+            *count = self.rtt_count.into();
+        }
+        Counted {
+            connections: self.connections.into(),
+            bytes_sent: self.bytes_sent.into(),
+            bytes_received: self.bytes_received.into(),
+            rtt,
+        }
+    }
+}
+
 /// A key's counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Counted {
     connections: u64,
     bytes_sent: u64,
     bytes_received: u64,
-    rtt: Rtts,
+    rtt: RttHistogram,
 }
 
 impl ToldKey {
-    pub(super) const NONE: Self = Self {
-        first_seen_ns: 0,
-        more: None,
-        connections: 0,
-        round: 0,
-        marks: Marks(0),
-        outcome: 0,
-    };
+    pub(super) const NONE: Self =
+        Self { first_seen_ns: 0, counted: Held::NONE, round: 0, marks: Marks(0), outcome: 0 };
 
     /// Of a key that an agent before this one told.
     fn before(tallied: &Tallied) -> Self {
-        let Tallied { connections, bytes_sent, bytes_received, .. } = *tallied;
-        let mut told = Self { first_seen_ns: tallied.first_seen_ns, ..Self::NONE };
-        let rtt = Rtts::from(&tallied.rtt);
-        told.count(Counted { connections, bytes_sent, bytes_received, rtt });
+        let Tallied { first_seen_ns, connections, bytes_sent, bytes_received, rtt, .. } = *tallied;
+        let counted = Held::of(Counted { connections, bytes_sent, bytes_received, rtt });
+        let mut told = Self { first_seen_ns, counted, ..Self::NONE };
         told.marks.set(Mark::Stored);
         if tallied.again {
             told.marks.set(Mark::Again);
@@ -250,27 +311,16 @@ impl ToldKey {
     }
 
     pub(super) fn tallied(&self, edge: Edge) -> Tallied {
-        let Counted { connections, bytes_sent, bytes_received, rtt } = self.counted();
+        let Counted { connections, bytes_sent, bytes_received, rtt } = self.counted.counted();
         Tallied {
             edge,
             first_seen_ns: self.first_seen_ns,
             connections,
             bytes_sent,
             bytes_received,
-            rtt: rtt.whole(),
+            rtt,
             again: self.marks.has(Mark::Again),
         }
-    }
-
-    fn counted(&self) -> Counted {
-        let few = || Counted { connections: self.connections.into(), ..Counted::default() };
-        self.more.as_deref().cloned().unwrap_or_else(few)
-    }
-
-    fn count(&mut self, now: Counted) {
-        self.connections = u32::try_from(now.connections).unwrap_or(u32::MAX);
-        let few = Counted { connections: self.connections.into(), ..Counted::default() };
-        self.more = (now != few).then(|| Box::new(now));
     }
 
     fn seen_once(&self, id: KeyId, key: FlowKey, clock: Clock) -> Traffic {
@@ -377,23 +427,23 @@ impl Told {
     pub(super) fn traffic(&mut self, id: KeyId, now: &Counters, clock: Clock) -> Option<Traffic> {
         let told = self.keys.get_mut(id)?;
         told.round = self.round;
-        let before = told.counted();
+        let before = told.counted.counted();
         let connections = now.connections.saturating_sub(before.connections);
         let bytes_sent = now.bytes_sent.saturating_sub(before.bytes_sent);
         let bytes_received = now.bytes_received.saturating_sub(before.bytes_received);
         let mut rtt = now.rtt;
-        for (now, before) in rtt.0.iter_mut().zip(before.rtt.whole().0) {
+        for (now, before) in rtt.0.iter_mut().zip(before.rtt.0) {
             *now = now.wrapping_sub(before);
         }
         let closed = rtt != RttHistogram::default();
         if connections == 0 && bytes_sent == 0 && bytes_received == 0 && !closed {
             return None;
         }
-        told.count(Counted {
+        told.counted = Held::of(Counted {
             connections: now.connections,
             bytes_sent: now.bytes_sent,
             bytes_received: now.bytes_received,
-            rtt: Rtts::from(&now.rtt),
+            rtt: now.rtt,
         });
         if let Some(ledger) = &mut self.ledger {
             ledger.changed(id, told);
@@ -426,7 +476,7 @@ impl Told {
             let Ok(key) = decode::key(&bytes) else {
                 continue;
             };
-            if told.connections == 0 {
+            if told.counted.counted().connections == 0 {
                 out.push(Observation::Traffic(told.seen_once(id, key, clock)));
             }
             out.push(Observation::Forgotten { id, key });
@@ -530,11 +580,20 @@ mod tests {
         counters.rtt.0[2] += 1;
         let traffic = told.traffic(id, &counters, clock).unwrap();
         assert_eq!((traffic.connections, traffic.rtt.0[2]), (0, 1));
-        counters.connections += u64::from(u32::MAX);
-        for left in [u64::from(u32::MAX), 1] {
-            assert_eq!(told.traffic(id, &counters, clock).unwrap().connections, left);
-            counters.connections += 1;
+        // More than most.
+        let much = u64::from(u32::MAX);
+        counters.rtt.0[2] += u32::from(u16::MAX);
+        for (connections, bytes, buckets) in [(much, 1, 2), (1, much, 16), (1, 1, 1)] {
+            counters.connections += connections;
+            counters.bytes_received += bytes;
+            counters.rtt.0[..buckets].iter_mut().for_each(|it| *it += 1);
+            let traffic = told.traffic(id, &counters, clock).unwrap();
+            let told = (traffic.connections, traffic.bytes_sent, traffic.bytes_received);
+            assert_eq!(told, (connections, 0, bytes));
+            assert!(traffic.rtt.0[..buckets].iter().all(|it| *it >= 1));
+            assert!(traffic.rtt.0[buckets.max(3)..].iter().all(|it| *it == 0));
         }
+        assert_eq!(told.traffic(id, &counters, clock), None);
     }
 
     #[test]

@@ -282,6 +282,6 @@ mod tests {
 
     #[test]
     fn a_key_takes_little_room() {
-        assert_eq!((size_of::<Slot>(), size_of::<Dial>()), (32, 60));
+        assert_eq!((size_of::<Slot>(), size_of::<Dial>()), (40, 60));
     }
 }

@@ -14,7 +14,9 @@ use monitor_core::attribute::{KeyIds, SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
-use monitor_core::engine::{Actor, Command, Effect, Engine, Input, Selection, Settings, Snapshot};
+use monitor_core::engine::{
+    Actor, Command, Effect, Engine, Input, Selection, Settings, Snapshot, Watched,
+};
 use monitor_core::flow::{Begun, Process};
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::{Alert, State};
@@ -87,6 +89,7 @@ impl Rehearsal {
             learn: plan.rule,
             only: plan.only.clone(),
             sinks: Vec::new(),
+            watched: Watched::No,
             seed: Self::SEED,
         };
         let documents = plan.baseline.iter();
@@ -264,7 +267,7 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         },
         at: flow.at,
         process: process.map(Arc::new),
-        workload: Some(workload(&key.edge, flow)),
+        workload: Some(Arc::new(workload(&key.edge, flow))),
         dialled: None,
         begun: Begun::Seen,
         opened_by: None,
