@@ -21,7 +21,12 @@ pub struct Evidence {
     /// Connections as each end counted them: two views of the same connections, never a sum.
     pub from_client: Tally,
     /// Most often there is nothing: the server is elsewhere.
-    #[serde(serialize_with = "whole", deserialize_with = "counted")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "whole",
+        deserialize_with = "counted"
+    )]
     from_server: Option<Box<Tally>>,
     #[serde(default, skip_serializing_if = "Rtts::is_empty")]
     pub rtt: Rtts,
@@ -40,12 +45,21 @@ pub struct Evidence {
 /// What one end counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
+    #[serde(default, skip_serializing_if = "is_none")]
     pub connections: u64,
     /// Dials that came to nothing.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub failures: u64,
     /// Payload bytes of closed connections.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_server: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_client: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What one end of an edge counted since it was last asked.

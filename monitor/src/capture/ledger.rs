@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use monitor_core::edge::Edge;
-use monitor_core::engine::Tallied;
+use monitor_core::engine::{Tallied, Tallies};
 use monitor_core::flow::FlowKey;
 
 use crate::capture::decode::{self, KeyBytes};
@@ -19,9 +19,6 @@ pub(super) struct Ledger {
     /// Forgotten although the store holds something of them.
     gone: Vec<KeyBytes>,
 }
-
-/// What the store is to hold of a key; None for nothing.
-pub(super) type Row = (KeyBytes, Option<Tallied>);
 
 impl Ledger {
     /// When a key is this old the engine may have made an edge of it: sooner is not worth a look.
@@ -46,15 +43,16 @@ impl Ledger {
 
 impl Told {
     /// What the store is to learn, as of now: together with all evidence that the engine has.
-    pub(super) fn rows<'e>(
+    pub(super) fn tallied<'e>(
         &mut self,
         now_ms: u32,
         edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
         let Some(ledger) = self.ledger.as_mut() else {
-            return Vec::new();
+            return tallies;
         };
-        let mut rows: Vec<Row> = ledger.gone.drain(..).map(|bytes| (bytes, None)).collect();
+        ledger.gone.drain(..).for_each(|bytes| tallies.push(&bytes, None));
         while let Some(bytes) = ledger.fresh.front().copied() {
             // None where it was forgotten since.
             let told = self.keys.get_mut(&bytes);
@@ -73,28 +71,52 @@ impl Told {
             // What has no edge was not counted either: it is told when it has one, and is here again.
             if let Some(edge) = key.and_then(|key| edge_of(&key)) {
                 told.stored = true;
-                rows.push((bytes, Some(told.tallied(edge.clone()))));
+                tallies.push(&bytes, Some(&told.tallied(edge.clone())));
             }
         }
-        rows
+        tallies
+    }
+
+    /// All that the store is to know: as [`Told::tallied`], but where it begins anew.
+    pub(super) fn tallied_anew<'e>(
+        &mut self,
+        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
+        let Some(ledger) = self.ledger.as_mut() else {
+            return tallies;
+        };
+        // Of those that were told a moment ago the rest is to come.
+        ledger.gone.clear();
+        ledger.changed.clear();
+        self.keys.each(|bytes, told| {
+            told.queued = false;
+            let key = decode::key(bytes).ok();
+            let edge = key.and_then(|key| edge_of(&key));
+            told.stored = edge.is_some();
+            if let Some(edge) = edge {
+                tallies.push(bytes, Some(&told.tallied(edge.clone())));
+            }
+        });
+        tallies
     }
 
     /// That these keys' judgement has changed: to be stored with what changed it.
-    pub(super) fn rows_again<'e>(
-        &mut self,
+    pub(super) fn tallied_again<'e>(
+        &self,
         keys: &[FlowKey],
         edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
-        if self.ledger.is_none() {
-            return Vec::new();
-        }
-        let again = |key: &FlowKey| {
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
+        for key in keys.iter().filter(|_| self.ledger.is_some()) {
             let bytes = decode::key_bytes(key);
-            let told = self.keys.get(&bytes).filter(|told| told.stored)?;
-            let row = Tallied { again: true, ..told.tallied(edge_of(key)?.clone()) };
-            Some((bytes, Some(row)))
-        };
-        keys.iter().filter_map(again).collect()
+            let told = self.keys.get(&bytes).filter(|told| told.stored);
+            if let (Some(told), Some(edge)) = (told, edge_of(key)) {
+                let again = Tallied { again: true, ..told.tallied(edge.clone()) };
+                tallies.push(&bytes, Some(&again));
+            }
+        }
+        tallies
     }
 
     /// Forgets of the queues what is forgotten: they are bounded as the keys are.

@@ -263,10 +263,13 @@ impl Told {
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
-    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
+    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Option<Tallied>)>) -> Self {
         let mut keys = ToldKeys::default();
         for (bytes, tallied) in rows {
-            keys.insert(&bytes, ToldKey::before(&tallied));
+            match tallied {
+                Some(tallied) => drop(keys.insert(&bytes, ToldKey::before(&tallied))),
+                None => drop(keys.remove(&bytes)),
+            }
         }
         Self { keys, round: 0, ledger: Some(Ledger::default()), evicted: 0 }
     }

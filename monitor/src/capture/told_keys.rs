@@ -81,6 +81,16 @@ impl ToldKeys {
         Some(removed.told)
     }
 
+    pub(super) fn each(&mut self, mut take: impl FnMut(&KeyBytes, &mut ToldKey)) {
+        for (dial, outcomes) in &mut self.dials {
+            for Outcome { told, outcome } in outcomes {
+                let mut bytes = *dial;
+                bytes[AT] = *outcome;
+                take(&bytes, told);
+            }
+        }
+    }
+
     /// Takes out what `is_gone`.
     pub(super) fn take(&mut self, is_gone: impl Fn(&ToldKey) -> bool) -> Vec<(KeyBytes, ToldKey)> {
         let mut taken = Vec::new();
