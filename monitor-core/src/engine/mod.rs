@@ -166,7 +166,7 @@ impl Engine {
     pub const SAVE_MS: u64 = 30_000;
     /// What was learned is stored this much later, milliseconds, together with what is learned meanwhile.
     /// Until then nobody was told of it, and the kernel's tables tell it to the next agent. So much later
-    /// than [`Attribution::WAIT_MS`] that most often what the kernel's keys hold of it goes with it.
+    /// than [`Attribution::PATIENCE_MS`] that most often what the kernel's keys hold of it goes with it.
     pub const LEARNED_MS: u64 = 1_000;
     /// That somebody looks is stored with everything else, and at least this often, milliseconds.
     const ALIVE_MS: u64 = 300_000;

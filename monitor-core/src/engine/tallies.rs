@@ -328,7 +328,10 @@ mod tests {
         let read: Vec<_> = kept.rows().collect();
         assert_eq!((kept.len(), read.len()), (rows.len() + 5, rows.len() + 5));
         assert_eq!((&read[..rows.len()], &read[rows.len() + 1..][..3]), (&rows[..], &rows[..3]));
-        assert_eq!((&read[rows.len()].0[..], read[rows.len() + 4].clone()), (&b"more"[..], (b"last".to_vec(), None)));
+        assert_eq!(
+            (&read[rows.len()].0[..], read[rows.len() + 4].clone()),
+            (&b"more"[..], (b"last".to_vec(), None))
+        );
     }
 
     #[test]

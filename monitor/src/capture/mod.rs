@@ -253,18 +253,12 @@ impl Capture {
     }
 
     /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
-    pub fn tallied<'e>(
-        &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Tallies {
+    pub fn tallied<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Tallies {
         self.teller.tallied(edge_of)
     }
 
     /// The same where nothing of what was stored before counts any longer.
-    pub fn tallied_anew<'e>(
-        &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Tallies {
+    pub fn tallied_anew<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Tallies {
         self.teller.tallied_anew(edge_of)
     }
 

@@ -131,9 +131,8 @@ impl Store {
         let path = self.path.clone();
         let stored = self.reopen()?.write(|transaction| {
             let mut tables = Tables::open(transaction)?;
-            let both_edges = |a: &Change, b: &Change| {
-                matches!((a, b), (Change::Edge(..), Change::Edge(..)))
-            };
+            let both_edges =
+                |a: &Change, b: &Change| matches!((a, b), (Change::Edge(..), Change::Edge(..)));
             changes.chunk_by(both_edges).try_for_each(|alike| tables.apply(alike))
         });
         stored.map_err(|source| {

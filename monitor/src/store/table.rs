@@ -9,8 +9,8 @@ use monitor_core::edge::Edge;
 use monitor_core::engine::{Change, Snapshot};
 use monitor_core::ids::ServiceName;
 use redb::{
-    CursorError, Key, ReadTransaction, ReadableTable as _, Table, TableDefinition, TableHandle as _,
-    WriteTransaction,
+    CursorError, Key, ReadTransaction, ReadableTable as _, Table, TableDefinition,
+    TableHandle as _, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
