@@ -278,6 +278,15 @@ pub(super) fn listener(
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
 }
 
+/// A value of `LISTENERS` that is another's from now on; None where it is already, or where two listen
+/// and their sockets say whose they are.
+pub(super) fn handed_over(listener: &ListenerBytes, owner: SocketOwner) -> Option<ListenerBytes> {
+    let listener: wire::Listener = read(listener).ok()?;
+    let same = listener.owner.cgroup_id == owner.cgroup.0;
+    let handed = wire::Listener { owner: owner.wire(), ..listener };
+    (!same && listener.shared == 0).then_some(zerocopy::transmute!(handed))
+}
+
 /// A value of `SEEN` for connections that are there already.
 pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
     let caller = origin.process.as_ref();

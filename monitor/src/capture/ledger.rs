@@ -5,37 +5,38 @@ use std::collections::VecDeque;
 
 use monitor_core::edge::Edge;
 use monitor_core::engine::{Tallied, Tallies};
-use monitor_core::flow::FlowKey;
+use monitor_core::flow::KeyId;
 
-use crate::capture::decode::{self, KeyBytes};
-use crate::capture::seen::{Told, ToldKey};
+use crate::capture::decode::KeyBytes;
+use crate::capture::seen::{Mark, Told, ToldKey};
 
 /// Keys whose rows are behind.
 #[derive(Default)]
 pub(super) struct Ledger {
-    /// Told a moment ago: the engine may not know their edges yet.
-    fresh: VecDeque<KeyBytes>,
-    changed: Vec<KeyBytes>,
+    /// Told a moment ago, and when (milliseconds since boot; they wrap): the engine may not know their
+    /// edges yet.
+    fresh: VecDeque<(KeyId, u32)>,
+    changed: Vec<KeyId>,
     /// Forgotten although the store holds something of them.
     gone: Vec<KeyBytes>,
 }
 
 impl Ledger {
     /// When a key is this old the engine may have made an edge of it: sooner is not worth a look.
-    pub(super) const FRESH_MS: u32 = 500;
+    const FRESH_MS: u32 = 500;
 
-    pub(super) fn told(&mut self, bytes: KeyBytes) {
-        self.fresh.push_back(bytes);
+    pub(super) fn told(&mut self, key: KeyId, now_ms: u32) {
+        self.fresh.push_back((key, now_ms));
     }
 
-    pub(super) fn changed(&mut self, bytes: KeyBytes, told: &mut ToldKey) {
-        if !std::mem::replace(&mut told.queued, true) {
-            self.changed.push(bytes);
+    pub(super) fn changed(&mut self, key: KeyId, told: &mut ToldKey) {
+        if !told.marks.set(Mark::Queued) {
+            self.changed.push(key);
         }
     }
 
     pub(super) fn gone(&mut self, bytes: KeyBytes, told: &ToldKey) {
-        if told.stored {
+        if told.marks.has(Mark::Stored) {
             self.gone.push(bytes);
         }
     }
@@ -46,32 +47,35 @@ impl Told {
     pub(super) fn tallied<'e>(
         &mut self,
         now_ms: u32,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Tallies {
         let mut tallies = Tallies::default();
         let Some(ledger) = self.ledger.as_mut() else {
             return tallies;
         };
-        ledger.gone.drain(..).for_each(|bytes| tallies.push(&bytes, None));
-        while let Some(bytes) = ledger.fresh.front().copied() {
+        for bytes in std::mem::take(&mut ledger.gone) {
+            tallies.push(&bytes, None);
+        }
+        let is_due =
+            |(_, told_ms): &mut (KeyId, u32)| now_ms.wrapping_sub(*told_ms) >= Ledger::FRESH_MS;
+        while let Some((key, _)) = ledger.fresh.pop_front_if(is_due) {
             // None where it was forgotten since.
-            let told = self.keys.get_mut(&bytes);
-            if told.as_ref().is_some_and(|told| told.is_fresh(now_ms)) {
-                break;
-            }
-            ledger.fresh.pop_front();
-            if let Some(told) = told {
-                ledger.changed(bytes, told);
+            if let Some(told) = self.keys.get_mut(key) {
+                ledger.changed(key, told);
             }
         }
-        for bytes in ledger.changed.drain(..) {
-            let Some(told) = self.keys.get_mut(&bytes) else { continue };
-            told.queued = false;
-            let key = decode::key(&bytes).ok();
+        if ledger.fresh.is_empty() {
+            ledger.fresh = VecDeque::new();
+        }
+        for key in std::mem::take(&mut ledger.changed) {
+            let Some(told) = self.keys.get_mut(key) else { continue };
+            told.marks.clear(Mark::Queued);
             // What has no edge was not counted either: it is told when it has one, and is here again.
-            if let Some(edge) = key.and_then(|key| edge_of(&key)) {
-                told.stored = true;
-                tallies.push(&bytes, Some(&told.tallied(edge.clone())));
+            let Some(edge) = edge_of(key) else { continue };
+            told.marks.set(Mark::Stored);
+            let row = told.tallied(edge.clone());
+            if let Some(bytes) = self.keys.bytes_of(key) {
+                tallies.push(&bytes, Some(&row));
             }
         }
         tallies
@@ -80,7 +84,7 @@ impl Told {
     /// All that the store is to know: as [`Told::tallied`], but where it begins anew.
     pub(super) fn tallied_anew<'e>(
         &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Tallies {
         let mut tallies = Tallies::default();
         let Some(ledger) = self.ledger.as_mut() else {
@@ -89,32 +93,36 @@ impl Told {
         // Of those that were told a moment ago the rest is to come.
         ledger.gone.clear();
         ledger.changed.clear();
-        self.keys.each(|bytes, told| {
-            told.queued = false;
-            let key = decode::key(bytes).ok();
-            let edge = key.and_then(|key| edge_of(&key));
-            told.stored = edge.is_some();
-            if let Some(edge) = edge {
-                tallies.push(bytes, Some(&told.tallied(edge.clone())));
+        for key in self.keys.all() {
+            let Some(told) = self.keys.get_mut(key) else { continue };
+            told.marks.clear(Mark::Queued);
+            told.marks.clear(Mark::Stored);
+            let Some(edge) = edge_of(key) else { continue };
+            told.marks.set(Mark::Stored);
+            let row = told.tallied(edge.clone());
+            if let Some(bytes) = self.keys.bytes_of(key) {
+                tallies.push(&bytes, Some(&row));
             }
-        });
+        }
         tallies
     }
 
     /// That these keys' judgement has changed: to be stored with what changed it.
     pub(super) fn tallied_again<'e>(
         &self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Tallies {
         let mut tallies = Tallies::default();
-        for key in keys.iter().filter(|_| self.ledger.is_some()) {
-            let bytes = decode::key_bytes(key);
-            let told = self.keys.get(&bytes).filter(|told| told.stored);
-            if let (Some(told), Some(edge)) = (told, edge_of(key)) {
-                let again = Tallied { again: true, ..told.tallied(edge.clone()) };
-                tallies.push(&bytes, Some(&again));
-            }
+        for key in keys.iter().copied().filter(|_| self.ledger.is_some()) {
+            let told = self.keys.get(key).filter(|told| told.marks.has(Mark::Stored));
+            let (Some(told), Some(edge), Some(bytes)) =
+                (told, edge_of(key), self.keys.bytes_of(key))
+            else {
+                continue;
+            };
+            let row = Tallied { again: true, ..told.tallied(edge.clone()) };
+            tallies.push(&bytes, Some(&row));
         }
         tallies
     }
@@ -122,8 +130,8 @@ impl Told {
     /// Forgets of the queues what is forgotten: they are bounded as the keys are.
     pub(super) fn tidy_ledger(&mut self) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.fresh.retain(|bytes| self.keys.contains(bytes));
-            ledger.changed.retain(|bytes| self.keys.contains(bytes));
+            ledger.fresh.retain(|(key, _)| self.keys.get(*key).is_some());
+            ledger.changed.retain(|key| self.keys.get(*key).is_some());
         }
     }
 }

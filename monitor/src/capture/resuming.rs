@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallies;
-use monitor_core::flow::{Begun, Flow, FlowKey};
+use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
@@ -42,13 +42,15 @@ impl Teller {
                     // Nobody could name it now; it was named when it was told.
                     self.told.leave(bytes);
                 }
-                if self.told.knows(bytes, counters.first_seen_ns) {
+                let id = self.told.knows(bytes, counters.first_seen_ns);
+                if id.is_some() {
                     let at = self.clock.wall(counters.first_seen_ns);
                     let (netns, client) = (origin.netns, origin.client);
                     flows.push((
                         *bytes,
                         Flow {
                             key,
+                            id,
                             at,
                             netns,
                             client,
@@ -70,17 +72,14 @@ impl Teller {
     }
 
     /// What the store is to learn; see [`Told::tallied`].
-    pub(super) fn tallied<'e>(
-        &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
-    ) -> Tallies {
+    pub(super) fn tallied<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
         self.told.tallied(clock::boot_ms(), edge_of)
     }
 
     /// See [`Told::tallied_anew`].
     pub(super) fn tallied_anew<'e>(
         &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Tallies {
         self.told.tallied_anew(edge_of)
     }
@@ -88,8 +87,8 @@ impl Teller {
     /// See [`Told::tallied_again`].
     pub(super) fn tallied_again<'e>(
         &self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Tallies {
         self.told.tallied_again(keys, edge_of)
     }
