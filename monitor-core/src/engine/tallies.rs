@@ -110,6 +110,9 @@ impl Tallies {
 
     /// Adds the rows of `later`.
     pub fn append(&mut self, mut later: Self) {
+        if later.parts.is_empty() {
+            return;
+        }
         self.parts.append(&mut later.parts);
         self.rows += later.rows;
         self.last = later.last;
@@ -324,6 +327,7 @@ mod tests {
         let mut more = Tallies::default();
         more.extend(rows[..3].to_vec());
         kept.append(more);
+        kept.append(Tallies::default());
         kept.push(b"last", None);
         let read: Vec<_> = kept.rows().collect();
         assert_eq!((kept.len(), read.len()), (rows.len() + 5, rows.len() + 5));

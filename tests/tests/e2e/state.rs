@@ -41,7 +41,7 @@ fn a_full_disk_is_told_and_outlived() {
     // Many edges need more room than the file has left within itself.
     let mut port = 9000;
     eventually(TRIED_AGAIN, "the agent says that the disk is full", || {
-        for _ in 0..50 {
+        for _ in 0..200 {
             port += 1;
             dialler.is_refused(at(port));
         }
@@ -167,6 +167,6 @@ fn write_newer(file: &Path) {
     let meta = redb::TableDefinition::<&str, &str>::new("meta");
     let database = redb::Database::open(file).expect("it was closed");
     let transaction = database.begin_write().expect("nobody else has it");
-    transaction.open_table(meta).expect("a table").insert("format", "2").expect("a row");
+    transaction.open_table(meta).expect("a table").insert("format", "1000").expect("a row");
     transaction.commit().expect("room");
 }
