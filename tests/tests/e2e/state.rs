@@ -56,6 +56,8 @@ fn a_full_disk_is_told_and_outlived() {
     eventually(TRIED_AGAIN, "the agent says that all is stored", || {
         if agent.said().contains("stored again") { Ok(()) } else { Err(agent.said()) }
     });
+    // What was learned a moment ago is stored with whatever is decided, at the latest.
+    agent.guards(&[&api]);
     agent.kill();
     agent.start();
     let refused = |port| edge(&web, &nameless(wire.server.v4), port, Protocol::Tcp);
