@@ -41,7 +41,7 @@ fn a_full_disk_is_told_and_outlived() {
     // Many edges need more room than the file has left within itself.
     let mut port = 9000;
     eventually(TRIED_AGAIN, "the agent says that the disk is full", || {
-        for _ in 0..200 {
+        for _ in 0..50 {
             port += 1;
             dialler.is_refused(at(port));
         }
