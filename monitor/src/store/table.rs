@@ -122,11 +122,11 @@ impl<'t> Tables<'t> {
     /// In the order of the table, in which new rows that are neighbours are put side by side and not
     /// each into its place: half of the time of a burst.
     fn apply_edges(&mut self, changes: &[Change]) -> Result<(), redb::Error> {
-        let row = |change| match change {
-            &Change::Edge(ref edge, ref record) => Some((edge.to_string(), record.as_deref())),
+        let rows = changes.iter().filter_map(|change| match change {
+            Change::Edge(edge, record) => Some((edge.to_string(), record.as_deref())),
             _ => None,
-        };
-        let mut rows: Vec<(String, Option<&EdgeRecord>)> = changes.iter().filter_map(row).collect();
+        });
+        let mut rows: Vec<(String, Option<&EdgeRecord>)> = rows.collect();
         // Stable: what comes later holds.
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut value = Vec::new();
