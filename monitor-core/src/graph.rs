@@ -48,6 +48,7 @@ struct Stored<'a> {
     outcome: Outcome,
     seen_from: SeenFrom,
     from_client: Tally,
+    #[serde(default, skip_serializing_if = "Tally::is_nothing")]
     from_server: Tally,
     #[serde(default, skip_serializing_if = "Rtts::is_empty")]
     rtt: Cow<'a, Rtts>,
@@ -62,12 +63,27 @@ struct Stored<'a> {
 /// What one end counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
+    #[serde(default, skip_serializing_if = "is_none")]
     pub connections: u64,
     /// Dials that came to nothing.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub failures: u64,
     /// Payload bytes of closed connections.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_server: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_client: u64,
+}
+
+impl Tally {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What one end of an edge counted since it was last asked.

@@ -11,7 +11,7 @@ mod undecided;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::attribute::Sighting;
 use crate::edge::{Edge, Peer};
@@ -103,12 +103,17 @@ pub enum Provenance {
 /// Who says so, and why: what `approve` and `forbid` take beside the edge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Grounds {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
     pub until: Option<WallTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approver: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Also where nobody reads it: what is flattened into another is always read as if somebody did.
+fn as_text<S: Serializer>(until: &Option<WallTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    until.map(|until| until.to_string()).serialize(serializer)
 }
 
 impl Grounds {

@@ -8,6 +8,7 @@ mod perform;
 mod preflight;
 mod record;
 mod supervisor;
+mod sweeping;
 mod tally;
 mod trial;
 
@@ -19,7 +20,9 @@ use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::{Kind, Meanwhile, Trouble};
-use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched};
+use monitor_core::engine::{
+    Change, EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched,
+};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -40,7 +43,8 @@ use crate::wording::counted;
 use self::audience::Audience;
 use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
-use self::tally::{Tables, tally};
+use self::sweeping::Sweeping;
+use self::tally::{Book, Tables};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 pub use self::record::{RecordOptions, Recorded, record};
@@ -115,14 +119,17 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let feed = Feed::new();
     let served = tokio::spawn(serve::serve(door, requests, feed.clone(), stop.clone()));
     let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
+    let (book, kept) = tables.changed(capture.tables().as_deref());
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
         performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,
+        book,
+        sweeping: Sweeping::default(),
         files,
     };
-    agent.resume(tables)?;
+    agent.resume(kept)?;
     agent.step(Input::Files(agent.files.written()))?;
     if let Some(trouble) = before {
         agent.step(Input::Trouble(trouble))?;
@@ -208,6 +215,8 @@ fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
 struct Agent {
     engine: Engine,
     capture: Capture,
+    book: Book,
+    sweeping: Sweeping,
     namer: Namer,
     performer: Performer,
     files: Files,
@@ -243,7 +252,8 @@ impl Agent {
                     let heard = heard.context("read the kernel's news")?;
                     self.observe(heard)?;
                 }
-                _ = sweep.tick() => self.sweep()?,
+                _ = sweep.tick() => self.begin_sweep()?,
+                () = std::future::ready(()), if self.sweeping.is_under_way() => self.sweep_on()?,
                 _ = look.tick() => {
                     if let Some(news) = self.files.changed() {
                         self.step(news)?;
@@ -259,10 +269,10 @@ impl Agent {
         }
     }
 
-    /// Takes up what an agent before this one knew of the kernel's tables.
-    fn resume(&mut self, tables: Tables) -> anyhow::Result<()> {
-        let changed = tables.changed(self.capture.tables().as_deref());
-        self.performer.store(changed);
+    /// Takes up what an agent before this one knew of the kernel's tables; `kept` is what the store is
+    /// to know of them.
+    fn resume(&mut self, kept: Vec<Change>) -> anyhow::Result<()> {
+        self.performer.store(kept);
         let Resumed { surroundings, flows } = self.capture.resumed();
         self.observe(surroundings)?;
         for (flow, edge) in flows {
@@ -273,7 +283,7 @@ impl Agent {
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
         let mut effects = self.engine.step(now(), input);
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture)
     }
 
@@ -285,19 +295,8 @@ impl Agent {
                 effects.extend(self.engine.step(now(), input));
             }
         }
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture).map(drop)
-    }
-
-    fn sweep(&mut self) -> anyhow::Result<()> {
-        let mut sweep = self.capture.begin_sweep().context("sweep the kernel's tables")?;
-        loop {
-            let heard = self.capture.sweep_on(&mut sweep, |key| self.engine.edge_of(key).is_some());
-            match heard.context("sweep the kernel's tables")? {
-                Some(part) => self.observe(part)?,
-                None => return Ok(()),
-            }
-        }
     }
 
     /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or
@@ -313,7 +312,7 @@ impl Agent {
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
         let mut effects = self.engine.finish(now());
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         let performed = self.performer.perform(effects, &mut self.capture);
         let left = match ending {
             Ending::Kept => {

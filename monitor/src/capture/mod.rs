@@ -69,7 +69,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
-use monitor_core::engine::Tallied;
+use monitor_core::engine::Tallies;
 use monitor_core::flow::{Flow, KeyId, Observation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -260,21 +260,29 @@ impl Capture {
     }
 
     /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
-    pub fn tallied<'e>(
-        &mut self,
-        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
-        self.teller.rows(edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    pub fn tallied<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.teller.tallied(edge_of)
+    }
+
+    /// The same where nothing of what was stored before counts any longer.
+    pub fn tallied_anew<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.teller.tallied_anew(edge_of)
+    }
+
+    /// How many keys there is something to be stored of.
+    #[must_use]
+    pub fn told_keys(&self) -> usize {
+        self.teller.told_keys()
     }
 
     /// What is to be stored together with what makes a re-arming of these keys necessary: whoever
     /// starts after this agent was killed in between re-arms them.
     pub fn tallied_again<'e>(
-        &mut self,
+        &self,
         keys: &[KeyId],
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
-        self.teller.rows_again(keys, edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    ) -> Tallies {
+        self.teller.tallied_again(keys, edge_of)
     }
 
     /// Ends for good: nothing stays attached or pinned.

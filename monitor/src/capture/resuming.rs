@@ -3,19 +3,22 @@
 use std::collections::HashMap;
 
 use monitor_core::edge::Edge;
+use monitor_core::engine::Tallies;
 use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
-use crate::capture::ledger::Row;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
 use crate::capture::{Before, CaptureError, Result, Resumed};
 
 /// Takes up what was told, of which the store has kept `before`.
 pub(super) fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
-    let mut edges: HashMap<Vec<u8>, Edge> =
-        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
+    let mut edges: HashMap<Vec<u8>, Edge> = HashMap::new();
+    // What became of a key later is what is known of it: the teller has taken that up.
+    for (bytes, tallied) in before.tallied.rows() {
+        edges.extend(tallied.map(|tallied| (bytes, tallied.edge)));
+    }
     let flows = teller.resume()?.into_iter();
     let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
     let flows = flows.collect();
@@ -68,18 +71,31 @@ impl Teller {
         self.read_seen(|_| false)
     }
 
-    /// What the store is to learn; see [`Told::rows`].
-    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Vec<Row> {
-        self.told.rows(clock::boot_ms(), edge_of)
+    /// What the store is to learn; see [`Told::tallied`].
+    pub(super) fn tallied<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.told.tallied(clock::boot_ms(), edge_of)
     }
 
-    /// See [`Told::rows_again`].
-    pub(super) fn rows_again<'e>(
+    /// See [`Told::tallied_anew`].
+    pub(super) fn tallied_anew<'e>(
         &mut self,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
+    ) -> Tallies {
+        self.told.tallied_anew(edge_of)
+    }
+
+    /// See [`Told::tallied_again`].
+    pub(super) fn tallied_again<'e>(
+        &self,
         keys: &[KeyId],
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
-        self.told.rows_again(keys, edge_of)
+    ) -> Tallies {
+        self.told.tallied_again(keys, edge_of)
+    }
+
+    /// How many keys the store may know something of.
+    pub(super) fn told_keys(&self) -> usize {
+        self.told.len()
     }
 
     /// What the kernel has lost in all, as far as it was told.

@@ -351,11 +351,24 @@ impl Told {
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
-    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
+    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Option<Tallied>)>) -> Self {
         let mut keys = ToldKeys::default();
         for (bytes, tallied) in rows {
-            keys.insert(&bytes, ToldKey::before(&tallied));
+            match (keys.find(&bytes), tallied.as_ref().map(ToldKey::before)) {
+                (None, Some(told)) => {
+                    keys.insert(&bytes, told);
+                }
+                (Some(id), Some(later)) => {
+                    if let Some(told) = keys.get_mut(id) {
+                        *told = ToldKey { outcome: told.outcome, ..later };
+                    }
+                }
+                (Some(id), None) => drop(keys.remove(id)),
+                (None, None) => {}
+            }
         }
+        // Nobody knows a number yet.
+        keys.handed_over();
         Self { keys, round: 0, ledger: Some(Ledger::default()), evicted: 0 }
     }
 

@@ -139,6 +139,11 @@ impl ToldKeys {
         Some((bytes, told))
     }
 
+    /// Numbers of which some may be nobody's; the keys have no others.
+    pub(super) fn all(&self) -> impl Iterator<Item = KeyId> + use<> {
+        (0..number(self.slots.len())).map(KeyId)
+    }
+
     /// Takes out what `is_gone`.
     pub(super) fn take(
         &mut self,
