@@ -185,6 +185,28 @@ pub enum Outcome {
     Established = 6,
 }
 
+impl Outcome {
+    /// How many counters it takes to tell apart what comes of one key of `SEEN`.
+    pub const SLOTS: usize = 5;
+
+    /// What may come of a dial, each with a counter of its own.
+    pub const OF_DIALS: [Self; Self::SLOTS] =
+        [Self::Established, Self::Attempted, Self::Refused, Self::TimedOut, Self::Unreachable];
+
+    /// Its place in [`FlowStats::counts`]. No key has both of what is sent and what is attempted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        match self {
+            Self::Established => 0,
+            Self::Attempted | Self::Sent => 1,
+            Self::Refused => 2,
+            Self::TimedOut => 3,
+            Self::Unreachable => 4,
+        }
+    }
+}
+
 /// What makes a flow news.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -207,6 +229,23 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 56);
 
 impl FlowKey {
+    /// Whether it is a TCP dial. `SEEN` holds one key for all that comes of it, under
+    /// [`Outcome::Attempted`]; any other key it holds as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_dial(&self) -> bool {
+        matches!(self.protocol, Protocol::Tcp)
+            && matches!(self.direction, Direction::Outbound)
+            && matches!(self.remote_kind, RemoteKind::Address)
+    }
+
+    /// As `SEEN` holds it.
+    #[must_use]
+    pub const fn held(self) -> Self {
+        let outcome = if self.is_dial() { Outcome::Attempted } else { self.outcome };
+        Self { outcome, ..self }
+    }
+
     /// That `owner` listens at `key`.
     #[inline(always)]
     #[must_use]
@@ -316,6 +355,13 @@ impl Origin {
         client_port as u64 | opener << 16
     }
 
+    /// [`Origin::ends`] of a client's port, with the opener of another.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends_of(client_ends: u64, opened: u64) -> u64 {
+        (client_ends & 0xffff) | (opened & !0xffff)
+    }
+
     #[must_use]
     pub const fn client_port(&self) -> u16 {
         let [low, high, ..] = self.ends.to_le_bytes();
@@ -335,23 +381,25 @@ pub struct FlowStats {
     /// Written last: 0 in an entry whose writer is still at it.
     pub first_seen_ns: u64,
     pub last_seen_ns: u64,
-    /// Dials, accepts or datagrams.
-    pub connections: u64,
+    /// Dials, accepts or datagrams, by what came of them: see [`Outcome::slot`]. What was not there
+    /// before is news, and comes with an origin of its own, which is written before it is counted.
+    pub counts: [u64; Outcome::SLOTS],
     /// Payload of closed connections; TCP only. The kernel counts each SYN and FIN as a byte; they
     /// are taken off, but for a connection that was cut off either may be one wrong.
     pub bytes_sent: u64,
     pub bytes_received: u64,
+    /// Of what was news last.
     pub origin: Origin,
     pub rtt: [u32; RTT_BUCKETS],
 }
-const _: () = assert!(size_of::<FlowStats>() == 168);
+const _: () = assert!(size_of::<FlowStats>() == 200);
 
 impl FlowStats {
-    /// What an entry starts from: seen once, the rest to be filled in.
-    pub const ONCE: Self = Self {
+    /// What an entry starts from: all is to be filled in.
+    pub const NONE: Self = Self {
         first_seen_ns: 0,
         last_seen_ns: 0,
-        connections: 1,
+        counts: [0; Outcome::SLOTS],
         bytes_sent: 0,
         bytes_received: 0,
         origin: Origin::NONE,
@@ -418,7 +466,7 @@ pub enum RecordKind {
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum News {
-    /// Its key was entered into `SEEN`.
+    /// Its key was entered into `SEEN`, or this came of a key there for the first time.
     Entered = 1,
     /// The other end's was: see [`Dialler::news`].
     OtherEnd = 2,
@@ -432,12 +480,14 @@ pub enum News {
 pub struct FlowRecord {
     pub kind: RecordKind,
     pub news: News,
-    /// Of an entered key its `first_seen_ns` there.
     pub at_ns: u64,
+    /// The `first_seen_ns` of its key in `SEEN`: which entry that was. 0 where that was being written at
+    /// this moment, and where none was entered.
+    pub entered_ns: u64,
     pub key: FlowKey,
     pub origin: Origin,
 }
-const _: () = assert!(size_of::<FlowRecord>() == 136);
+const _: () = assert!(size_of::<FlowRecord>() == 144);
 
 /// A cgroup of the version-2 hierarchy was created.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -501,6 +551,23 @@ mod tests {
     extern crate std;
 
     use std::format;
+
+    use super::{Origin, Outcome};
+
+    #[test]
+    fn what_comes_of_a_dial_has_a_counter_each() {
+        for (slot, outcome) in Outcome::OF_DIALS.into_iter().enumerate() {
+            assert_eq!(outcome.slot(), slot);
+        }
+        assert_eq!(Outcome::Sent.slot(), Outcome::Attempted.slot());
+    }
+
+    #[test]
+    fn an_origin_keeps_its_opener_beside_another_port() {
+        let ends = Origin::ends_of(Origin::ends(80, 3), Origin::ends(0, 7));
+        let origin = Origin { ends, ..Origin::NONE };
+        assert_eq!((origin.client_port(), origin.opener()), (80, 7));
+    }
 
     #[test]
     fn every_file_is_part_of_the_layout() {

@@ -51,7 +51,7 @@ fn try_send(skb: *mut __sk_buff) -> Option<()> {
 #[inline(always)]
 fn tell(key: &FlowKey, odd: &Odd) {
     let origin = || Origin::without_client(&odd.owner, odd.netns_cookie);
-    seen::observe::<SKETCHED>(key, seen::now_ns(), origin);
+    seen::observe::<SKETCHED>((key, key.outcome), origin);
 }
 
 /// The socket that a packet comes from, and its protocol, where it is an unusual one.

@@ -113,10 +113,10 @@ fn dialled<const SKETCH: u8>(ctx: &SockOpsContext) {
         return;
     };
     let tracked = &followed.tracked;
-    if !seen::count(&tracked.key, seen::about_now_ns()) {
-        let origin = Words::of(dialler(tracked, local(ctx), local_port(ctx)));
-        seen::enter::<SKETCH>(&Words::of(tracked.key), &origin, seen::now_ns());
-    }
+    // By value: whoever takes its place meanwhile has another.
+    let key = Words::of(tracked.key);
+    let origin = || dialler(tracked, local(ctx), local_port(ctx));
+    seen::observe::<SKETCH>((&key, Outcome::Established), origin);
 }
 
 #[inline(always)]
@@ -154,7 +154,7 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
         outcome: Outcome::Established,
         _reserved: [0; 2],
     });
-    let is_known = seen::count(&key, now_ns);
+    let is_known = seen::count(&key, Outcome::Established, now_ns);
     if !is_known || from.is_news {
         let origin = Words::of(Origin {
             netns_cookie,
@@ -164,9 +164,12 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
             ends: Origin::ends(client_port, 0),
         });
         if is_known {
-            seen::repeat(&key, &origin, seen::now_ns());
-        } else if seen::enter::<SKETCH>(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
-            return;
+            seen::repeat(&key, &origin);
+        } else {
+            let sighted = seen::enter::<SKETCH>(&key, Outcome::Established, &origin);
+            if sighted == Sighted::OverBudget {
+                return;
+            }
         }
     }
     // Where the dialler is here as well, what is carried is counted at its end.
@@ -227,8 +230,9 @@ fn failed<const SKETCH: u8>(ctx: &SockOpsContext, followed: &Followed) {
         Outcome::Unreachable
     };
     let tracked = &followed.tracked;
-    let key = Words::of(FlowKey { outcome, ..tracked.key });
-    seen::observe::<SKETCH>(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
+    let key = Words::of(tracked.key);
+    let origin = || dialler(tracked, local(ctx), local_port(ctx));
+    seen::observe::<SKETCH>((&key, outcome), origin);
 }
 
 #[inline(always)]
@@ -292,7 +296,7 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
     }
     let origin = || Origin::without_client(&owner, key.netns_cookie);
     let flow = Words::of(FlowKey::listening(&owner, &key));
-    seen::observe::<SKETCH>(&flow, seen::now_ns(), origin);
+    seen::observe::<SKETCH>((&flow, Outcome::Established), origin);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }

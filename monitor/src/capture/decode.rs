@@ -7,6 +7,7 @@ use monitor_common as wire;
 use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::socket::Socket;
+use smallvec::SmallVec;
 use zerocopy::{FromZeros as _, TryFromBytes};
 
 /// Bytes of keys and values as the maps hold them.
@@ -32,6 +33,8 @@ pub(super) enum Record {
         news: wire::News,
         key: KeyBytes,
         at_ns: u64,
+        /// Which entry of the map it came of, by its `first_seen_ns`; None where that is not known.
+        entered_ns: Option<u64>,
         origin: Origin,
     },
     CgroupCreated {
@@ -85,6 +88,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
                 news: record.news,
                 key: zerocopy::transmute!(record.key),
                 at_ns: record.at_ns,
+                entered_ns: Some(record.entered_ns).filter(|entered_ns| *entered_ns != 0),
                 origin: origin(&record.origin),
             })
         }
@@ -137,18 +141,60 @@ const fn direction(direction: wire::Direction) -> Direction {
     }
 }
 
-/// Of an entry whose writer is still at it, `first_seen_ns` is 0.
-pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
-    let stats: wire::FlowStats = read(bytes)?;
-    let counters = Counters {
+/// What the map holds under one key: of a TCP dial all that came of it, each a key of its own to everybody
+/// else; of any other key that alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) first_seen_ns: u64,
+    pub(super) last_seen_ns: u64,
+    /// Of what was news last.
+    pub(super) origin: Origin,
+    pub(super) flows: SmallVec<[(KeyBytes, Counters); 2]>,
+}
+
+impl Entry {
+    /// Whether a key of it counted nothing yet.
+    pub(super) fn lacks(&self, key: &KeyBytes) -> bool {
+        self.flows.iter().all(|(bytes, _)| bytes != key)
+    }
+}
+
+/// None where its writer is still at it.
+pub(super) fn entry(key: &KeyBytes, stats: &StatsBytes) -> Result<Option<Entry>, Undecodable> {
+    let key: wire::FlowKey = read(key)?;
+    let stats: wire::FlowStats = read(stats)?;
+    if stats.first_seen_ns == 0 {
+        return Ok(None);
+    }
+    let flow = |outcome: wire::Outcome| {
+        let connections = stats.counts[outcome.slot()];
+        let mut counters = Counters {
+            first_seen_ns: stats.first_seen_ns,
+            last_seen_ns: stats.last_seen_ns,
+            connections,
+            ..Counters::default()
+        };
+        if outcome == wire::Outcome::Established {
+            counters.bytes_sent = stats.bytes_sent;
+            counters.bytes_received = stats.bytes_received;
+            counters.rtt = RttHistogram(stats.rtt);
+        }
+        let bytes = zerocopy::transmute!(wire::FlowKey { outcome, ..key });
+        (connections != 0).then_some((bytes, counters))
+    };
+    let one = [key.outcome];
+    let outcomes = if key.is_dial() { &wire::Outcome::OF_DIALS[..] } else { &one };
+    Ok(Some(Entry {
         first_seen_ns: stats.first_seen_ns,
         last_seen_ns: stats.last_seen_ns,
-        connections: stats.connections,
-        bytes_sent: stats.bytes_sent,
-        bytes_received: stats.bytes_received,
-        rtt: RttHistogram(stats.rtt),
-    };
-    Ok((counters, origin(&stats.origin)))
+        origin: origin(&stats.origin),
+        flows: outcomes.iter().copied().filter_map(flow).collect(),
+    }))
+}
+
+/// The key under which the map holds it, see [`entry`]; as it is where it is none.
+pub(super) fn held(bytes: &KeyBytes) -> KeyBytes {
+    read::<wire::FlowKey>(bytes).map_or(*bytes, |key| zerocopy::transmute!(key.held()))
 }
 
 pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
@@ -278,7 +324,7 @@ pub(super) fn listener(
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
 }
 
-/// A value of `SEEN` for connections that are there already.
+/// A value of `SEEN` for TCP connections that are there already.
 pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
     let caller = origin.process.as_ref();
     let process = caller.map_or(wire::Process::UNKNOWN, |it| wire::Process {
@@ -289,7 +335,7 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
     zerocopy::transmute!(wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
-        connections,
+        counts: established(connections),
         origin: wire::Origin {
             netns_cookie: origin.netns.0,
             executable_id: caller.map_or(0, |it| it.executable_id),
@@ -297,8 +343,14 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
             process,
             ends: wire::Origin::ends(origin.client.map_or(0, |it| it.port()), 0),
         },
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     })
+}
+
+const fn established(connections: u64) -> [u64; wire::Outcome::SLOTS] {
+    let mut counts = [0; wire::Outcome::SLOTS];
+    counts[wire::Outcome::Established.slot()] = connections;
+    counts
 }
 
 /// An entry of `LISTENERS` for a socket that is about to listen.
@@ -335,8 +387,9 @@ pub(super) fn listening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
+        counts: established(1),
         origin: wire_origin,
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     };
     let key = wire::FlowKey::listening(&listener.owner, &key);
     Ok((zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin)))
@@ -354,8 +407,9 @@ pub(super) fn opening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
+        counts: established(1),
         origin: wire_origin,
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     };
     let key = wire::FlowKey {
         remote: socket_address(socket),
@@ -502,6 +556,7 @@ mod tests {
             kind: wire::RecordKind::Flow,
             news: wire::News::Entered,
             at_ns: 5,
+            entered_ns: 4,
             key,
             origin: wire::Origin {
                 netns_cookie: 3,
@@ -551,10 +606,13 @@ mod tests {
 
     #[test]
     fn a_flow_record_is_read() {
-        let Ok(Record::Flow { news, key: bytes, at_ns, origin }) = record(&flow_record()) else {
+        let Ok(Record::Flow { news, key: bytes, at_ns, entered_ns, origin }) =
+            record(&flow_record())
+        else {
             panic!("not read");
         };
-        assert_eq!((news, key(&bytes), at_ns), (wire::News::Entered, Ok(flow_key()), 5));
+        assert_eq!((news, key(&bytes)), (wire::News::Entered, Ok(flow_key())));
+        assert_eq!((at_ns, entered_ns), (5, Some(4)));
         assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
         let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned(), executable_id: 9 };
         assert_eq!(origin.process, Some(caller));
@@ -603,10 +661,10 @@ mod tests {
         let named: [(usize, &[u8]); 6] = [
             (0, &[1, 2, 3]),
             (4, &[1, 2, 3]),
-            (66, &protocols),
-            (67, &[1, 2, 3]),
-            (68, &[1, 2, 3, 4]),
-            (69, &[1, 2, 3, 4, 5, 6]),
+            (74, &protocols),
+            (75, &[1, 2, 3]),
+            (76, &[1, 2, 3, 4]),
+            (77, &[1, 2, 3, 4, 5, 6]),
         ];
         for (at, known) in named {
             for byte in (0..=u8::MAX).filter(|byte| !known.contains(byte)) {
@@ -632,8 +690,58 @@ mod tests {
         }
         // A flow whose key is garbage is refused as a record.
         let mut wrong = flow_record();
-        wrong[16 + 50] = 99;
+        wrong[24 + 50] = 99;
         assert_eq!(record(&wrong), Err(Undecodable));
+    }
+
+    #[test]
+    fn all_that_came_of_a_dial_is_one_entry() {
+        let of = |outcome| key_bytes(&FlowKey { outcome, ..flow_key() });
+        let mut counts = [0; wire::Outcome::SLOTS];
+        counts[wire::Outcome::Attempted.slot()] = 2;
+        counts[wire::Outcome::Established.slot()] = 7;
+        counts[wire::Outcome::Refused.slot()] = 1;
+        let stats = wire::FlowStats {
+            first_seen_ns: 5,
+            last_seen_ns: 6,
+            counts,
+            bytes_sent: 100,
+            ..wire::FlowStats::NONE
+        };
+        let held = held(&of(Outcome::Established));
+        assert_eq!(held, of(Outcome::Attempted));
+        let entry = entry(&held, &zerocopy::transmute!(stats)).unwrap().unwrap();
+        let flow = |outcome| {
+            let (_, it) = entry.flows.iter().find(|(bytes, _)| *bytes == of(outcome))?;
+            Some((it.first_seen_ns, it.connections, it.bytes_sent))
+        };
+        assert_eq!(flow(Outcome::Attempted), Some((5, 2, 0)));
+        assert_eq!(flow(Outcome::Established), Some((5, 7, 100)));
+        assert_eq!(flow(Outcome::Refused), Some((5, 1, 0)));
+        assert_eq!((flow(Outcome::TimedOut), entry.flows.len()), (None, 3));
+    }
+
+    #[test]
+    fn any_other_key_is_its_own_entry() {
+        let others = [
+            FlowKey { protocol: Protocol::Udp, outcome: Outcome::Sent, ..flow_key() },
+            FlowKey { protocol: Protocol::Udp, outcome: Outcome::Attempted, ..flow_key() },
+            FlowKey { direction: Direction::Inbound, ..flow_key() },
+            FlowKey { direction: Direction::Listening, remote: Remote::World, ..flow_key() },
+        ];
+        for key in others {
+            let bytes = key_bytes(&key);
+            assert_eq!(held(&bytes), bytes);
+            let stats =
+                wire::FlowStats { first_seen_ns: 5, counts: [3; 5], ..wire::FlowStats::NONE };
+            let entry = entry(&bytes, &zerocopy::transmute!(stats)).unwrap().unwrap();
+            let flows = entry.flows.iter().map(|(bytes, it)| (*bytes, it.connections));
+            assert!(flows.eq([(bytes, 3)]), "{key:?}");
+        }
+        let unread = [0xff; size_of::<KeyBytes>()];
+        assert_eq!(held(&unread), unread);
+        let unwritten = zerocopy::transmute!(wire::FlowStats::NONE);
+        assert_eq!(entry(&key_bytes(&flow_key()), &unwritten), Ok(None));
     }
 
     #[test]
@@ -652,9 +760,12 @@ mod tests {
                 ..flow_key()
             };
             assert_eq!(key(&bytes), Ok(expected), "{at}");
-            let (counters, told) = stats(&stats_bytes).unwrap();
-            assert_eq!((counters.first_seen_ns, counters.connections), (5, 1));
-            assert_eq!((&told, origin.netns, origin.client), (&origin, NetnsCookie(3), None));
+            let entry = entry(&bytes, &stats_bytes).unwrap().unwrap();
+            assert_eq!((entry.first_seen_ns, entry.flows[0].1.connections), (5, 1));
+            assert_eq!(
+                (&entry.origin, origin.netns, origin.client),
+                (&origin, NetnsCookie(3), None)
+            );
             assert_eq!(origin.process.map(|it| (it.pid, it.executable_id)), Some((1, 9)));
         }
     }
@@ -704,7 +815,7 @@ mod tests {
     fn is_what_it_is_called(name: &str, bytes: &[u8]) {
         if name == "entry" {
             let (bytes, value) = bytes.split_first_chunk().unwrap();
-            assert!(key(bytes).is_ok() && stats(value.try_into().unwrap()).is_ok(), "{name}");
+            assert!(entry(bytes, value.try_into().unwrap()).unwrap().is_some(), "{name}");
             return;
         }
         let read = record(bytes);

@@ -31,6 +31,7 @@ pub fn record(bytes: &[u8]) -> Option<Trip> {
 #[must_use]
 pub fn entry(bytes: &[u8]) -> Option<Trip> {
     let (key, value) = bytes.split_first_chunk::<{ size_of::<KeyBytes>() }>()?;
-    let _counters = decode::stats(value.first_chunk::<{ size_of::<StatsBytes>() }>()?).ok()?;
-    trip(key)
+    let value = value.first_chunk::<{ size_of::<StatsBytes>() }>()?;
+    let entry = decode::entry(key, value).ok()??;
+    entry.flows.first().and_then(|(key, _)| trip(key))
 }

@@ -6,7 +6,7 @@ use monitor_core::edge::Edge;
 use monitor_core::flow::{Begun, Flow, FlowKey};
 
 use crate::capture::clock::{self, Clock};
-use crate::capture::decode::{self, KeyBytes};
+use crate::capture::decode::{self, Entry, KeyBytes};
 use crate::capture::ledger::Row;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
@@ -28,36 +28,37 @@ impl Teller {
         let mut flows = Vec::new();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
-            for (bytes, stats) in batch.entries() {
-                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
-                else {
-                    continue;
-                };
-                let pid = origin.process.as_ref().map(|process| process.pid);
-                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
-                if !self.cgroups.knows(key.cgroup) {
-                    // Nobody could name it now; it was named when it was told.
-                    self.told.leave(bytes);
-                }
-                if self.told.knows(bytes, counters.first_seen_ns) {
-                    let at = self.clock.wall(counters.first_seen_ns);
-                    let (netns, client) = (origin.netns, origin.client);
-                    flows.push((
-                        *bytes,
-                        Flow {
-                            key,
-                            at,
-                            netns,
-                            client,
-                            process: None,
-                            begun: Begun::default(),
-                            opener: None,
-                        },
-                    ));
-                }
+            for (_, entry) in batch.entries() {
+                let Ok(Some(entry)) = entry else { continue };
+                flows.extend(
+                    entry
+                        .flows
+                        .iter()
+                        .filter_map(|(bytes, _)| Some((*bytes, self.resumed(bytes, &entry)?))),
+                );
             }
         }
         Ok(flows)
+    }
+
+    fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<Flow> {
+        let key = decode::key(bytes).ok()?;
+        let origin = &entry.origin;
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if !self.cgroups.knows(key.cgroup) {
+            // Nobody could name it now; it was named when it was told.
+            self.told.leave(bytes);
+        }
+        self.told.knows(bytes, entry.first_seen_ns).then(|| Flow {
+            key,
+            at: self.clock.wall(entry.first_seen_ns),
+            netns: origin.netns,
+            client: origin.client,
+            process: None,
+            begun: Begun::default(),
+            opener: None,
+        })
     }
 
     /// Tells what came up while no agent ran.

@@ -1,7 +1,7 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
@@ -18,8 +18,8 @@ use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
-    StatsBytes, Undecodable,
+    self, Caller, Entry, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record,
+    SocketOwner, Undecodable,
 };
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
@@ -116,7 +116,7 @@ impl Teller {
             let owner = SocketOwner { cgroup, executable_id, pid, uid };
             let (key, stats, origin) = decode::opening(socket, owner, now_ns);
             if self.seen.enter(&key, &stats) {
-                self.sighting(key, now_ns, &origin);
+                self.sighting(key, now_ns, now_ns, &origin);
             }
         }
     }
@@ -130,15 +130,16 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
-                self.sighting(key, at_ns, &origin);
-            }
-            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
-                self.repeated(&key, at_ns, &origin);
-            }
-            Ok(Record::Flow { news: wire::News::OverBudget, key, at_ns, origin }) => {
-                self.example(&key, at_ns, &origin);
-            }
+            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => match news {
+                wire::News::Entered => {
+                    // Entered at the same moment by another processor, which is done by now.
+                    let entered_ns =
+                        entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
+                    self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                }
+                wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
+                wire::News::OverBudget => self.example(&key, at_ns, &origin),
+            },
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -149,7 +150,7 @@ impl Teller {
         }
     }
 
-    /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
+    /// Ends reading records. Far more told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
         let mut floods = Vec::new();
@@ -158,7 +159,7 @@ impl Teller {
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
         self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
-        if self.told.len() > self.seen.entries().saturating_mul(2) {
+        if self.told.dials() > self.seen.entries().saturating_mul(2) {
             self.read_seen(|_| false)?;
         }
         Ok(())
@@ -228,7 +229,7 @@ impl Teller {
             // Entered by the kernel: told by the ring, or by the next sweep.
             Ok((key, stats, origin)) if !self.told.holds(&key) => {
                 if self.seen.enter(&key, &stats) {
-                    self.sighting(key, now_ns, &origin);
+                    self.sighting(key, now_ns, now_ns, &origin);
                 }
             }
             Ok(_told) => {}
@@ -255,35 +256,57 @@ impl Teller {
             // The other end of a dial that is told: it is counted by itself.
             return self.tell(flow.key, now_ns, &origin, Begun::Before);
         }
-        let stats = decode::counted(&origin, flow.connections, now_ns);
-        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
-            self.told.see(bytes, now_ns);
-            self.tell(flow.key, now_ns, &origin, Begun::Before);
+        if self.told.holds(&bytes) {
+            return;
         }
+        let stats = decode::counted(&origin, flow.connections, now_ns);
+        if self.seen.enter(&bytes, &stats) {
+            self.told.see(bytes, now_ns);
+        } else if !self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
+            return;
+        }
+        // Where all else that came of the same dial is known, it is not counted.
+        self.tell(flow.key, now_ns, &origin, Begun::Before);
     }
 
-    /// Makes the kernel forget keys; what they did is told next.
+    /// Makes the kernel forget keys; what they did is told next. What else came of the same dials goes
+    /// with them: it is told as far as it came, and again when it is seen again.
     pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        let keys: Vec<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+        let keys: BTreeSet<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
         self.credit(&keys);
-        for bytes in keys {
-            if let Some(stats) = self.seen.get(&bytes)
-                && let Ok((counters, _)) = decode::stats(&stats)
-            {
-                let traffic = self.told.traffic(&bytes, &counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
+        for bytes in &keys {
+            if let Some(entry) = self.seen.get(bytes) {
+                self.read_rearmed(&entry, &keys);
             }
-            let removed = self.seen.remove(&bytes);
+            let removed = self.seen.remove(bytes);
             removed.map_err(|source| map_error(monitor_common::map::SEEN, source))?;
-            self.told.remove(&bytes);
+            self.told.remove(bytes);
         }
         Ok(())
     }
 
+    /// Of an entry that is removed for some `keys`.
+    fn read_rearmed(&mut self, entry: &Entry, keys: &BTreeSet<KeyBytes>) {
+        let at_ns = self.came_at(entry);
+        for (bytes, counters) in &entry.flows {
+            let is_other = !keys.contains(bytes);
+            if is_other {
+                self.sighted(bytes, entry, at_ns);
+            }
+            let traffic = self.told.traffic(bytes, counters, self.clock);
+            self.pending.extend(traffic.map(Observation::Traffic));
+            if is_other {
+                self.told.remove(bytes);
+                self.pending.extend(decode::key(bytes).ok().map(Observation::Forgotten));
+            }
+        }
+    }
+
     /// What is to be told again costs whoever shows it nothing.
-    fn credit(&mut self, keys: &[KeyBytes]) {
+    fn credit(&mut self, keys: &BTreeSet<KeyBytes>) {
         let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
-        for payer in keys.iter().filter_map(|key| decode::payer(key).ok()) {
+        let entries: BTreeSet<KeyBytes> = keys.iter().map(decode::held).collect();
+        for payer in entries.iter().filter_map(|key| decode::payer(key).ok()) {
             *credits.entry(payer).or_default() += 1;
         }
         for (payer, keys) in credits {
@@ -310,37 +333,45 @@ impl Teller {
     ) -> Result<bool> {
         let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
         if more {
-            for (bytes, stats) in batch.entries() {
-                self.read_entry(bytes, stats, &counts);
+            for (bytes, entry) in batch.entries() {
+                match entry {
+                    Ok(Some(entry)) => self.read_entry(&entry, &counts),
+                    // Being entered at this moment: told by the ring, or the next time.
+                    Ok(None) => {}
+                    Err(Undecodable) => self.undecodable(bytes),
+                }
             }
         }
         Ok(more)
     }
 
-    fn read_entry(
-        &mut self,
-        bytes: &KeyBytes,
-        stats: &StatsBytes,
-        counts: impl Fn(&FlowKey) -> bool,
-    ) {
-        match decode::stats(stats) {
-            // Being entered at this moment: told by the ring, or the next time.
-            Ok((counters, _)) if counters.first_seen_ns == 0 => {}
-            Ok((counters, origin)) => {
-                if !self.told.knows(bytes, counters.first_seen_ns) {
-                    self.sighting(*bytes, counters.first_seen_ns, &origin);
-                }
-                if decode::key(bytes).is_ok_and(|key| counts(&key)) {
-                    let traffic = self.told.traffic(bytes, &counters, self.clock);
-                    self.pending.extend(traffic.map(Observation::Traffic));
-                } else {
-                    self.told.came_by(bytes);
-                }
-                if decode::opens(bytes) {
-                    self.want(bytes, &origin);
-                }
+    fn read_entry(&mut self, entry: &Entry, counts: impl Fn(&FlowKey) -> bool) {
+        let at_ns = self.came_at(entry);
+        for (bytes, counters) in &entry.flows {
+            self.sighted(bytes, entry, at_ns);
+            if decode::key(bytes).is_ok_and(|key| counts(&key)) {
+                let traffic = self.told.traffic(bytes, counters, self.clock);
+                self.pending.extend(traffic.map(Observation::Traffic));
+            } else {
+                self.told.came_by(bytes);
             }
-            Err(Undecodable) => self.undecodable(bytes),
+            if decode::opens(bytes) {
+                self.want(bytes, &entry.origin);
+            }
+        }
+    }
+
+    /// When what was not told of an entry came: as it was made, or since, where it is known; then at the
+    /// latest when it was last seen.
+    fn came_at(&self, entry: &Entry) -> u64 {
+        let known = entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns));
+        if known { entry.last_seen_ns } else { entry.first_seen_ns }
+    }
+
+    /// Tells of a key of an entry, unless it was told.
+    fn sighted(&mut self, bytes: &KeyBytes, entry: &Entry, at_ns: u64) {
+        if !self.told.knows(bytes, entry.first_seen_ns) {
+            self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
         }
     }
 
@@ -362,15 +393,15 @@ impl Teller {
         }
     }
 
-    /// Tells of a flow key, unless it was told.
-    fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
+    /// Tells of a flow key of the entry made at `entered_ns`, unless it was told.
+    fn sighting(&mut self, bytes: KeyBytes, entered_ns: u64, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
             return self.undecodable(&bytes);
         };
         if self.canary.owns(&key) {
             return self.pending.extend(self.canary.came(bytes, &key));
         }
-        match self.told.see(bytes, at_ns) {
+        match self.told.see(bytes, entered_ns) {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten(key)),
             Sighting::New => {}

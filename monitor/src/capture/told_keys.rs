@@ -14,8 +14,6 @@ use crate::capture::seen::ToldKey;
 #[derive(Default)]
 pub(super) struct ToldKeys {
     dials: IndexMap<KeyBytes, SmallVec<[Outcome; 2]>, RandomState>,
-    /// How many keys that are.
-    count: usize,
 }
 
 struct Outcome {
@@ -38,8 +36,9 @@ impl ToldKeys {
     /// So many are kept room for without looking whether that is needed.
     const ROOM: usize = 1024;
 
-    pub(super) const fn len(&self) -> usize {
-        self.count
+    /// How many there are but for their outcomes.
+    pub(super) fn dials(&self) -> usize {
+        self.dials.len()
     }
 
     pub(super) fn get(&self, bytes: &KeyBytes) -> Option<&ToldKey> {
@@ -65,7 +64,6 @@ impl ToldKeys {
         }
         let (dial, outcome) = split(bytes);
         self.dials.entry(dial).or_default().push(Outcome { told, outcome });
-        self.count += 1;
         None
     }
 
@@ -77,7 +75,6 @@ impl ToldKeys {
         if outcomes.is_empty() {
             self.dials.swap_remove(&dial);
         }
-        self.count -= 1;
         Some(removed.told)
     }
 
@@ -93,7 +90,6 @@ impl ToldKeys {
             }
             !outcomes.is_empty()
         });
-        self.count -= taken.len();
         // A burst is over: its room is worth more than growing again.
         if self.dials.capacity() > 4 * self.dials.len().max(Self::ROOM) {
             self.dials.shrink_to(2 * self.dials.len());
