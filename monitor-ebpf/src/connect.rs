@@ -15,7 +15,7 @@ use crate::follow;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::{Dialled, Sighted};
+use crate::seen::{Came, Dialled, Sighted};
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
@@ -69,7 +69,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let mut flags = 0;
-    let dialled = seen::dialled(&key, seen::about_now_ns());
+    let dialled = seen::dialled(&key);
     if dialled != Dialled::Established {
         let Some(opener) = follow::opener(cookie) else {
             return;
@@ -82,8 +82,8 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         let sighted = match dialled {
             Dialled::Established | Dialled::Attempted => Sighted::Known,
             Dialled::Otherwise => {
-                let attempt = (&*key, Outcome::Attempted);
-                seen::observe::<SKETCHED>(attempt, || *origin)
+                let attempt = (&*key, Came::ATTEMPTED);
+                seen::observe::<SKETCHED, _>(attempt, || (&*key, *origin))
             }
             Dialled::Never => seen::enter::<SKETCHED>(&key, Outcome::Attempted, &origin),
         };

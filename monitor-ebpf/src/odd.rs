@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_s
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockContext};
-use monitor_common::{FlowKey, Loss, Maker, Odd, Origin, Outcome, Owner, STACK_FRAMES, SocketKind};
+use monitor_common::{FlowKey, Loss, Maker, Odd, Origin, Owner, STACK_FRAMES, SocketKind};
 
 use crate::budget::SKETCHED;
 use crate::emit;
@@ -16,6 +16,7 @@ use crate::maps::{FULL, MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Came;
 use crate::words::Words;
 
 const ALLOW: i32 = 1;
@@ -82,8 +83,8 @@ fn try_create(sock: *mut bpf_sock, kind: u32, protocol: u32) {
 #[inline(always)]
 fn told(owner: &Owner, kind: SocketKind, protocol: u8, netns_cookie: u64) {
     let key = Words::of(FlowKey::opening(owner, kind, protocol));
-    let origin = || Origin::without_client(owner, netns_cookie);
-    seen::observe::<SKETCHED>((&key, Outcome::Established), origin);
+    let told = || (&*key, Origin::without_client(owner, netns_cookie));
+    seen::observe::<SKETCHED, _>((&key, Came::ESTABLISHED), told);
 }
 
 /// Capabilities as the kernel numbers them.

@@ -1,5 +1,8 @@
 //! Is it news? Looks up first and counts in place; only a miss costs more.
 
+use core::hint::black_box;
+use core::ops::Deref;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
 use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, Outcome, RTT_BUCKETS};
 
@@ -62,18 +65,55 @@ unsafe fn count_in(stats: *mut FlowStats, outcome: Outcome, now_ns: u64) {
 ///
 /// As of [`count_in`].
 #[inline(always)]
-unsafe fn counted(stats: *const FlowStats, outcome: Outcome) -> u64 {
+unsafe fn counted(stats: *const FlowStats, came: &Came) -> u64 {
     let mut counted = 0;
     let mut slot = 0;
     while slot < Outcome::SLOTS {
-        let differs = (slot ^ outcome.slot()) as u64;
-        // All ones where it is the one. Without a branch, and so without a place that is not known.
-        let here = (differs.wrapping_sub(1) & !differs) >> 63;
         // SAFETY: the caller's; `slot` is one of them.
-        counted |= unsafe { (&raw const (*stats).counts[slot]).read() } & 0_u64.wrapping_sub(here);
+        counted |= unsafe { (&raw const (*stats).counts[slot]).read() } & came.masks[slot];
         slot += 1;
     }
     counted
+}
+
+/// What came of a key.
+pub(crate) struct Came {
+    outcome: Outcome,
+    /// All ones at its slot, else 0: no place in a map value may be known only when the program runs.
+    masks: [u64; Outcome::SLOTS],
+}
+
+impl Came {
+    /// What is known when the program is built.
+    pub(crate) const ESTABLISHED: Self = Self::of(Outcome::Established);
+    pub(crate) const ATTEMPTED: Self = Self::of(Outcome::Attempted);
+
+    const fn of(outcome: Outcome) -> Self {
+        let mut masks = [0; Outcome::SLOTS];
+        masks[outcome.slot()] = u64::MAX;
+        Self { outcome, masks }
+    }
+
+    /// A packet, which was sent, or is an attempt.
+    #[inline(always)]
+    pub(crate) const fn packet(outcome: Outcome) -> Self {
+        Self { outcome, ..Self::ATTEMPTED }
+    }
+
+    /// One of those by which a dial fails.
+    #[inline(always)]
+    pub(crate) fn failed(outcome: Outcome) -> Self {
+        let mut masks = [0; Outcome::SLOTS];
+        let mut slot = Outcome::Refused.slot();
+        while slot < Outcome::SLOTS {
+            let differs = (slot ^ outcome.slot()) as u64;
+            let here = (differs.wrapping_sub(1) & !differs) >> 63;
+            // Out of the compiler's sight, or it would make a place of it.
+            masks[slot] = black_box(0_u64.wrapping_sub(here));
+            slot += 1;
+        }
+        Self { outcome, masks }
+    }
 }
 
 /// What is known of a dial.
@@ -91,19 +131,19 @@ pub(crate) enum Dialled {
 
 /// Counts a dial that is made, unless it is for what comes of it to say.
 #[inline(always)]
-pub(crate) fn dialled(key: &FlowKey, now_ns: u64) -> Dialled {
+pub(crate) fn dialled(key: &FlowKey) -> Dialled {
     let Some(stats) = find(key) else {
         return Dialled::Never;
     };
     // SAFETY: the entry that was found.
     unsafe {
-        if counted(stats, Outcome::Established) != 0 {
+        if counted(stats, &Came::ESTABLISHED) != 0 {
             return Dialled::Established;
         }
-        if counted(stats, Outcome::Attempted) == 0 {
+        if counted(stats, &Came::ATTEMPTED) == 0 {
             return Dialled::Otherwise;
         }
-        count_in(stats, Outcome::Attempted, now_ns);
+        count_in(stats, Outcome::Attempted, about_now_ns());
     }
     Dialled::Attempted
 }
@@ -119,36 +159,35 @@ pub(crate) enum Sighted {
     OverBudget,
 }
 
-/// Counts what came of a key, and tells of it where the key is new or that is; only then `origin` is
-/// asked for.
+/// Counts what came of a key, and tells of it where the key is new or that is. Only then `told` is asked
+/// for: the key where nobody else writes it, and the origin.
 #[inline(always)]
-pub(crate) fn observe<const SKETCH: u8>(
-    (key, outcome): (&FlowKey, Outcome),
-    origin: impl FnOnce() -> Origin,
+pub(crate) fn observe<const SKETCH: u8, K: Deref<Target = FlowKey>>(
+    (key, this): (&FlowKey, Came),
+    told: impl FnOnce() -> (K, Origin),
 ) -> Sighted {
     let Some(stats) = find(key) else {
-        return enter::<SKETCH>(key, outcome, &Words::of(origin()));
+        let (key, origin) = told();
+        return enter::<SKETCH>(&key, this.outcome, &Words::of(origin));
     };
     // SAFETY: the entry that was found.
-    if unsafe { counted(stats, outcome) } == 0 {
-        came(stats, key, outcome, &Words::of(origin()));
+    if unsafe { counted(stats, &this) } == 0 {
+        let (key, origin) = told();
+        came(stats, &key, this.outcome, &Words::of(origin));
         return Sighted::New;
     }
     // SAFETY: as above.
-    unsafe { count_in(stats, outcome, about_now_ns()) };
+    unsafe { count_in(stats, this.outcome, about_now_ns()) };
     Sighted::Known
 }
 
-/// Counts what comes of a known key, and tells of it unless it was counted before. It costs no budget: there
-/// are few such for a key. Where two CPUs are first, both tell, and the agent takes note of one.
+/// Counts and tells what comes of a known key for the first time. It costs no budget: there are few such
+/// for a key. Where two CPUs are first, both tell, and the agent takes note of one.
 #[inline(never)]
 fn came(stats: *mut FlowStats, key: &FlowKey, outcome: Outcome, origin: &Origin) {
     let now_ns = now_ns();
     // SAFETY: a valid map value, as in `count_in`.
     let entered_ns = unsafe {
-        if counted(stats, outcome) != 0 {
-            return count_in(stats, outcome, now_ns);
-        }
         // Before it is counted: what is counted can be told.
         let opened = (&raw const (*stats).origin.ends).read_volatile();
         (*stats).origin = *origin;

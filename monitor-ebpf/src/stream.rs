@@ -23,7 +23,7 @@ use crate::maps::{BOUND, FULL, LISTENERS, NETNS_IN_SOCK_OPS};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::{Closed, Sighted};
+use crate::seen::{Came, Closed, Sighted};
 use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
@@ -112,11 +112,15 @@ fn dialled<const SKETCH: u8>(ctx: &SockOpsContext) {
     let Some(followed) = follow::of(cookie(ctx)).filter(|it| it.is_whole()) else {
         return;
     };
-    let tracked = &followed.tracked;
-    // By value: whoever takes its place meanwhile has another.
-    let key = Words::of(tracked.key);
-    let origin = || dialler(tracked, local(ctx), local_port(ctx));
-    seen::observe::<SKETCH>((&key, Outcome::Established), origin);
+    came::<SKETCH>(ctx, &followed.tracked, Came::ESTABLISHED);
+}
+
+/// This came of a dial.
+#[inline(always)]
+fn came<const SKETCH: u8>(ctx: &SockOpsContext, tracked: &Tracked, this: Came) {
+    // Whoever takes its place meanwhile has another key.
+    let told = || (Words::of(tracked.key), dialler(tracked, local(ctx), local_port(ctx)));
+    seen::observe::<SKETCH, _>((&tracked.key, this), told);
 }
 
 #[inline(always)]
@@ -229,10 +233,7 @@ fn failed<const SKETCH: u8>(ctx: &SockOpsContext, followed: &Followed) {
     } else {
         Outcome::Unreachable
     };
-    let tracked = &followed.tracked;
-    let key = Words::of(tracked.key);
-    let origin = || dialler(tracked, local(ctx), local_port(ctx));
-    seen::observe::<SKETCH>((&key, outcome), origin);
+    came::<SKETCH>(ctx, &followed.tracked, Came::failed(outcome));
 }
 
 #[inline(always)]
@@ -294,9 +295,9 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
     } else {
         emit::lost(Loss::MapFull);
     }
-    let origin = || Origin::without_client(&owner, key.netns_cookie);
     let flow = Words::of(FlowKey::listening(&owner, &key));
-    seen::observe::<SKETCH>((&flow, Outcome::Established), origin);
+    let told = || (&*flow, Origin::without_client(&owner, key.netns_cookie));
+    seen::observe::<SKETCH, _>((&flow, Came::ESTABLISHED), told);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }

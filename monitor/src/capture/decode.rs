@@ -255,15 +255,7 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
             Direction::Listening => wire::Direction::Listening,
         },
         remote_kind,
-        outcome: match key.outcome {
-            Outcome::Attempted => wire::Outcome::Attempted,
-            Outcome::Refused => wire::Outcome::Refused,
-            Outcome::TimedOut => wire::Outcome::TimedOut,
-            // The kernel holds no key with it: there is nothing to find under this one.
-            Outcome::Unreachable | Outcome::Denied => wire::Outcome::Unreachable,
-            Outcome::Sent => wire::Outcome::Sent,
-            Outcome::Established => wire::Outcome::Established,
-        },
+        outcome: wire_outcome(key.outcome),
         _reserved: [0; 2],
     })
 }
@@ -324,8 +316,13 @@ pub(super) fn listener(
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
 }
 
-/// A value of `SEEN` for TCP connections that are there already.
-pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
+/// A value of `SEEN` for connections that are there already, of which this came.
+pub(super) fn counted(
+    outcome: Outcome,
+    origin: &Origin,
+    connections: u64,
+    now_ns: u64,
+) -> StatsBytes {
     let caller = origin.process.as_ref();
     let process = caller.map_or(wire::Process::UNKNOWN, |it| wire::Process {
         pid: it.pid,
@@ -335,7 +332,7 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
     zerocopy::transmute!(wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
-        counts: established(connections),
+        counts: counts(wire_outcome(outcome), connections),
         origin: wire::Origin {
             netns_cookie: origin.netns.0,
             executable_id: caller.map_or(0, |it| it.executable_id),
@@ -347,9 +344,9 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
     })
 }
 
-const fn established(connections: u64) -> [u64; wire::Outcome::SLOTS] {
+const fn counts(outcome: wire::Outcome, count: u64) -> [u64; wire::Outcome::SLOTS] {
     let mut counts = [0; wire::Outcome::SLOTS];
-    counts[wire::Outcome::Established.slot()] = connections;
+    counts[outcome.slot()] = count;
     counts
 }
 
@@ -387,7 +384,7 @@ pub(super) fn listening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
-        counts: established(1),
+        counts: counts(wire::Outcome::Established, 1),
         origin: wire_origin,
         ..wire::FlowStats::NONE
     };
@@ -407,7 +404,7 @@ pub(super) fn opening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
-        counts: established(1),
+        counts: counts(wire::Outcome::Established, 1),
         origin: wire_origin,
         ..wire::FlowStats::NONE
     };
@@ -425,6 +422,18 @@ const fn wire_protocol(protocol: Protocol) -> wire::Protocol {
         Protocol::UdpLite => wire::Protocol::UdpLite,
         Protocol::Icmp => wire::Protocol::Icmp,
         Protocol::Ip => wire::Protocol::Ip,
+    }
+}
+
+const fn wire_outcome(outcome: Outcome) -> wire::Outcome {
+    match outcome {
+        Outcome::Attempted => wire::Outcome::Attempted,
+        Outcome::Refused => wire::Outcome::Refused,
+        Outcome::TimedOut => wire::Outcome::TimedOut,
+        // The kernel holds no key with it: there is nothing to find under this one.
+        Outcome::Unreachable | Outcome::Denied => wire::Outcome::Unreachable,
+        Outcome::Sent => wire::Outcome::Sent,
+        Outcome::Established => wire::Outcome::Established,
     }
 }
 
@@ -697,8 +706,7 @@ mod tests {
     #[test]
     fn all_that_came_of_a_dial_is_one_entry() {
         let of = |outcome| key_bytes(&FlowKey { outcome, ..flow_key() });
-        let mut counts = [0; wire::Outcome::SLOTS];
-        counts[wire::Outcome::Attempted.slot()] = 2;
+        let mut counts = counts(wire::Outcome::Attempted, 2);
         counts[wire::Outcome::Established.slot()] = 7;
         counts[wire::Outcome::Refused.slot()] = 1;
         let stats = wire::FlowStats {

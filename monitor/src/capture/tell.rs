@@ -259,7 +259,7 @@ impl Teller {
         if self.told.holds(&bytes) {
             return;
         }
-        let stats = decode::counted(&origin, flow.connections, now_ns);
+        let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
         if self.seen.enter(&bytes, &stats) {
             self.told.see(bytes, now_ns);
         } else if !self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
