@@ -39,7 +39,7 @@ pub struct Followed {
     pub cookie: u64,
     sum: u64,
     pub tracked: Tracked,
-    /// [`Followed::NEWS`], [`Followed::TIMED_OUT`] and [`Followed::UNTOLD`].
+    /// [`Followed::NEWS`], [`Followed::TIMED_OUT`], [`Followed::UNTOLD`] and [`Followed::DIALLING`].
     pub flags: u32,
     /// Lower half of the bytes received when this end's FIN was acknowledged: whether more came
     /// after it tells whether the far end's did.
@@ -54,6 +54,8 @@ impl Followed {
     pub const TIMED_OUT: u32 = 2;
     /// It was dialled beyond the cgroup's budget: followed only until its dial is noted.
     pub const UNTOLD: u32 = 4;
+    /// Its dial has not gone out yet, and may never: there may be no way to the far end, or no port left.
+    pub const DIALLING: u32 = 8;
 
     pub const WAYS: u32 = 8;
 

@@ -521,7 +521,8 @@ pub enum Loss {
     MapFull = 1,
     /// A connection was accepted from a listening socket that is not known.
     Unattributed = 2,
-    /// A connection ended that was not tracked, or whose key is no longer held.
+    /// A connection was forgotten for another before it ended, or its key is no longer held when it
+    /// does.
     Untracked = 3,
     /// An unusual socket was made in a cgroup whose packets are not looked at (yet).
     Unwatched = 4,

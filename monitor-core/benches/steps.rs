@@ -10,7 +10,7 @@ use monitor_core::attribute::Workload;
 use monitor_core::baseline::{LearnRule, Mode, Promote};
 use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot};
 use monitor_core::flow::{
-    Begun, Direction, Flow, FlowKey, Outcome, Protocol, Remote, RttHistogram, Traffic,
+    Begun, Direction, Flow, FlowKey, KeyId, Outcome, Protocol, Remote, RttHistogram, Traffic,
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 
@@ -25,16 +25,17 @@ fn main() {
         let keys = stage.keys.clone();
         let name = |what: &str| format!("{what}, {edges} edges known");
         measure(&name("engine, counters of a known edge"), "steps/s", keys.len(), || {
-            for key in &keys {
-                black_box(stage.step(Input::Traffic(traffic(*key))));
+            for (id, key) in (0..).map(KeyId).zip(&keys) {
+                black_box(stage.step(Input::Traffic(traffic(*key, id))));
             }
         });
         measure(&name("engine, a known edge told again"), "steps/s", keys.len(), || {
-            for key in &keys {
-                black_box(stage.step(Input::Flow(flow(*key))));
+            for (id, key) in (0..).map(KeyId).zip(&keys) {
+                black_box(stage.step(Input::Flow(flow(*key, id))));
             }
         });
         let mut address = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+        let mut ids = (u32::try_from(edges).unwrap()..).map(KeyId);
         let mut dial = |stage: &mut Stage, from: u64| {
             for _ in 0..2_000 {
                 address += 1;
@@ -48,7 +49,8 @@ fn main() {
                     ..key(cgroup, CgroupId(0), 443)
                 };
                 stage.pass(50);
-                black_box(stage.step(Input::Flow(flow(key))));
+                let id = ids.next().unwrap();
+                black_box(stage.step(Input::Flow(flow(key, id))));
                 black_box(stage.step(Input::Tick));
             }
         };
@@ -87,7 +89,8 @@ impl Stage {
             let server = CgroupId(1 + (edge / SERVICES) % SERVICES);
             let port = 1_024 + u16::try_from(edge / (SERVICES * SERVICES)).unwrap();
             let key = key(server, client, port);
-            stage.step(Input::Flow(flow(key)));
+            let id = KeyId(stage.keys.len().try_into().unwrap());
+            stage.step(Input::Flow(flow(key, id)));
             stage.keys.push(key);
         }
         let actor = Actor::agent();
@@ -128,10 +131,11 @@ fn key(server: CgroupId, client: CgroupId, port: u16) -> FlowKey {
     }
 }
 
-fn flow(key: FlowKey) -> Flow {
+fn flow(key: FlowKey, id: KeyId) -> Flow {
     let at = WallTime(1_790_000_000_000_000);
     Flow {
         key,
+        id: Some(id),
         at,
         netns: NetnsCookie(1),
         client: None,
@@ -141,9 +145,10 @@ fn flow(key: FlowKey) -> Flow {
     }
 }
 
-fn traffic(key: FlowKey) -> Traffic {
+fn traffic(key: FlowKey, id: KeyId) -> Traffic {
     Traffic {
         key,
+        id,
         last_seen: WallTime(1_790_000_000_000_000),
         connections: 3,
         bytes_sent: 1_000,

@@ -309,6 +309,13 @@ macro_rules! serde_as_text {
 }
 serde_as_text!(Peer, Port, Edge, EdgeWith);
 
+/// A socket that one opened and another uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    pub opener: ServiceName,
+    pub user: ServiceName,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -151,6 +151,19 @@ impl FlowKey {
     }
 }
 
+/// The number by which capture tells of a key: small, so that a table of them is a list. Once its key
+/// was told to be forgotten it may be another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub u32);
+
+impl KeyId {
+    /// Where it stands in a list of all.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The process that dialled (outbound) or that listens (inbound).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Process {
@@ -219,6 +232,8 @@ const fn is_unknown(id: &u32) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
     pub key: FlowKey,
+    /// None where it is told for its other end's sake alone, and nothing will be counted for it.
+    pub id: Option<KeyId>,
     pub at: WallTime,
     pub netns: NetnsCookie,
     /// The client's own address and port, where known: what pairs the two ends of a connection.
@@ -285,6 +300,7 @@ impl RttHistogram {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
     pub key: FlowKey,
+    pub id: KeyId,
     pub last_seen: WallTime,
     /// Dials, accepts or datagrams of this key.
     pub connections: u64,
@@ -442,7 +458,7 @@ pub enum Observation {
     /// Counters of a known key.
     Traffic(Traffic),
     /// The kernel no longer holds this key: seen again, it will be told again.
-    Forgotten(FlowKey),
+    Forgotten { id: KeyId, key: FlowKey },
     /// What one cgroup showed beyond its budget; told again as it grows.
     Flooded(Box<Flood>),
     /// Things not told, since last time.

@@ -114,8 +114,8 @@ impl Evidence {
         {
             self.executables.insert(names.share(executable));
         }
-        if let Some(opener) = &sighting.opened_by {
-            self.opened_by = Some(Box::new(opener.clone()));
+        if let Some(handover) = &sighting.opened_by {
+            self.opened_by = Some(Box::new(handover.opener.clone()));
         }
         if let Some(dialled) = sighting.dialled.filter(|it| self.dialled.last() != Some(it)) {
             let others = self.dialled.iter().copied().filter(|it| *it != dialled);

@@ -68,7 +68,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Attempted));
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    let mut flags = 0;
+    let mut flags = Followed::DIALLING;
     let dialled = seen::dialled(&key);
     if dialled != Dialled::Established {
         let Some(opener) = follow::opener(cookie) else {
@@ -89,7 +89,7 @@ fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
         };
         // A flood takes no place from connections that are told.
         let untold = sighted == Sighted::OverBudget;
-        flags = if untold { Followed::UNTOLD } else { Followed::NEWS };
+        flags |= if untold { Followed::UNTOLD } else { Followed::NEWS };
     }
     if let Some(followed) = follow::begin(cookie, &key, netns_cookie, &caller.process) {
         followed.flags = flags;

@@ -1,8 +1,9 @@
 //! TCP connections under way, by socket, and who dialled from where. Where entries are kept and what
 //! happens when there is no room is `monitor_common`'s; here the maps are looked into.
 
-use monitor_common::{ClientKey, Dialler, Dials, FlowKey, Followed, Opened, Process};
+use monitor_common::{ClientKey, Dialler, Dials, FlowKey, Followed, Loss, Opened, Process};
 
+use crate::emit;
 use crate::maps::{self, DIALS, DIALS_BITS, EXECUTABLE_SEED, OPENERS, SOCKET_BITS, SOCKETS};
 
 /// Follows a socket from now on. Its slot, without flags yet.
@@ -17,7 +18,8 @@ pub(crate) fn begin<'a>(
     // SAFETY: null, or a valid map value. What is left of it where another CPU writes it at the same
     // time is found out by its sum.
     let place = unsafe { place.as_mut() }?;
-    if place.cookie != 0 && place.flags & Followed::UNTOLD == 0 {
+    // One that could not dial and tries again stands there itself.
+    if place.cookie != 0 && place.cookie != cookie && place.flags & Followed::UNTOLD == 0 {
         move_home(place);
     }
     place.fill(cookie, key, netns_cookie, process);
@@ -36,13 +38,21 @@ pub(crate) fn of<'a>(cookie: u64) -> Option<&'a mut Followed> {
     }
 }
 
-/// Moves a socket to a free slot of its set, or to that of one that is forgotten for it.
+/// Moves a socket to a free slot of its set, or to that of one that is forgotten for it. That is counted
+/// here and not when it ends: of an end that was never followed a program beside ours may ask to be
+/// told, and then ours is told as well.
 #[inline(never)]
 fn move_home(from: &Followed) {
     let mut home = at_home(from.cookie, 0);
     if home.is_null() {
         let bits = SOCKET_BITS.load();
         home = slot(Followed::set(from.cookie, bits) + Followed::given_up(from.cookie, bits));
+        // SAFETY: as in `begin`.
+        if let Some(forgotten) = unsafe { home.as_ref() }
+            && forgotten.flags & Followed::DIALLING == 0
+        {
+            emit::lost(Loss::Untracked);
+        }
     }
     // SAFETY: as in `begin`.
     if let Some(home) = unsafe { home.as_mut() } {

@@ -33,8 +33,8 @@ pub(crate) static BUDGETS: LruHashMap<Payer, Budget> = LruHashMap::with_max_entr
 pub(crate) static FLOODS: HashMap<Payer, Flood> = HashMap::with_max_entries(128, 0);
 
 /// TCP connections under way, in slots by socket cookie. Written when dialled or accepted, read and
-/// freed when closed. Full: one of those whose slots are the same is forgotten, and its close counted
-/// as `Untracked`.
+/// freed when closed. Full: one of those whose slots are the same is forgotten, and counted as
+/// `Untracked`.
 #[map]
 pub(crate) static SOCKETS: Array<Followed> = Array::with_max_entries(1024, 0);
 

@@ -29,8 +29,8 @@ use crate::words::Words;
 /// Any other value takes away what other programs answered.
 const UNCHANGED: u32 = 1;
 
-/// What is asked of every connection that is followed; both, so that one that is watched for others
-/// can be told apart.
+/// What is asked of every connection that is followed; both, so that most that are watched for others
+/// can be told apart at once.
 const FOLLOWED: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
 // sock_ops, since 4.13 (state 4.16, listen 4.19, `sk` 5.3; the namespace 5.15, the current task after
@@ -94,13 +94,15 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
 #[inline(never)]
 fn dials(ctx: &SockOpsContext) {
     let Some(followed) = follow::of(cookie(ctx)) else {
-        return watch(ctx, FOLLOWED);
+        // It was there a moment ago: forgotten for another.
+        return emit::lost(Loss::Untracked);
     };
     let client = client_key(ctx, local(ctx), local_port(ctx));
-    let news = u64::from(followed.flags & Followed::NEWS);
-    let dialler = Dialler { cgroup_id: followed.tracked.key.cgroup_id, news };
+    let news = followed.flags & Followed::NEWS;
+    let dialler = Dialler { cgroup_id: followed.tracked.key.cgroup_id, news: u64::from(news) };
     follow::dials(&client, dialler, seen::about_now_ns());
     if followed.flags & Followed::UNTOLD == 0 {
+        followed.flags = news;
         watch(ctx, FOLLOWED);
     } else {
         followed.cookie = 0;
@@ -112,15 +114,18 @@ fn dialled<const SKETCH: u8>(ctx: &SockOpsContext) {
     let Some(followed) = follow::of(cookie(ctx)).filter(|it| it.is_whole()) else {
         return;
     };
-    came::<SKETCH>(ctx, &followed.tracked, Came::ESTABLISHED);
+    let sighted = came::<SKETCH>(ctx, &followed.tracked, Came::ESTABLISHED);
+    if sighted == Sighted::OverBudget {
+        followed.cookie = 0;
+    }
 }
 
 /// This came of a dial.
 #[inline(always)]
-fn came<const SKETCH: u8>(ctx: &SockOpsContext, tracked: &Tracked, this: Came) {
+fn came<const SKETCH: u8>(ctx: &SockOpsContext, tracked: &Tracked, this: Came) -> Sighted {
     // Whoever takes its place meanwhile has another key.
     let told = || (Words::of(tracked.key), dialler(tracked, local(ctx), local_port(ctx)));
-    seen::observe::<SKETCH, _>((&tracked.key, this), told);
+    seen::observe::<SKETCH, _>((&tracked.key, this), told)
 }
 
 #[inline(always)]
@@ -202,10 +207,8 @@ fn state<const SKETCH: u8>(ctx: &SockOpsContext) {
     if ctx.cb_flags() & FOLLOWED != FOLLOWED {
         return;
     }
+    // Not ours: another program asked to be told, or it was forgotten, and counted then.
     let Some(followed) = follow::of(cookie(ctx)) else {
-        if to == tcp::CLOSE {
-            emit::lost(Loss::Untracked);
-        }
         return;
     };
     if to == tcp::FIN_WAIT2 {

@@ -7,6 +7,7 @@ mod waiting;
 
 pub mod process;
 
+pub mod activation;
 pub mod agent;
 pub mod bpffs;
 pub mod ground;
@@ -20,4 +21,4 @@ pub mod tool;
 pub mod traffic;
 pub mod ways;
 
-pub use waiting::eventually;
+pub use waiting::{eventually, stretched};

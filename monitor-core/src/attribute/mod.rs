@@ -12,10 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use crate::edge::{Edge, Peer, Port, executable_name, is_executable_name};
+use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
 use crate::flow::{
-    Ancestor, Begun, Direction, Flow, FlowKey, Outcome, Process, Protocol, Remote, Traffic,
+    Ancestor, Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
 };
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::socket::Socket;
@@ -78,11 +79,14 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
-    /// Who opened the socket that the edge's owner uses, where that is somebody else.
-    pub opened_by: Option<ServiceName>,
+    /// Who opened the socket that one of its ends uses, where that is somebody else.
+    pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
-    pub keys: Vec<FlowKey>,
+    pub keys: KeyIds,
 }
+
+/// A dial has two most often, and its other end one.
+pub type KeyIds = SmallVec<[KeyId; 4]>;
 
 impl Sighting {
     #[must_use]
@@ -102,7 +106,7 @@ pub struct Attribution {
     namespaces: Namespaces,
     history: History,
     /// What keys did while they waited to be attributed.
-    counted: BTreeMap<FlowKey, Traffic>,
+    counted: BTreeMap<KeyId, Traffic>,
 }
 
 impl Attribution {
@@ -211,7 +215,7 @@ impl Attribution {
     /// Keeps what a key did whose edge is not known, for as long as the key waits for it.
     pub fn hold(&mut self, traffic: &Traffic) {
         if self.waiting.of_dial(&traffic.key).is_some() {
-            let kept = self.counted.entry(traffic.key);
+            let kept = self.counted.entry(traffic.id);
             kept.and_modify(|kept| kept.add(traffic)).or_insert(*traffic);
         }
     }
@@ -220,15 +224,17 @@ impl Attribution {
     #[must_use]
     pub fn take_counted(&mut self) -> Vec<Traffic> {
         let Self { counted, waiting, .. } = self;
-        let ready = counted.extract_if(.., |key, _| waiting.of_dial(key).is_none());
+        let ready = counted.extract_if(.., |_, it| waiting.of_dial(&it.key).is_none());
         ready.map(|(_, traffic)| traffic).collect()
     }
 
     /// The kernel forgot `key`: what waits must not bring it back, for nobody would forget it again.
-    pub fn forgotten(&mut self, key: &FlowKey) {
+    pub fn forgotten(&mut self, id: KeyId, key: &FlowKey) {
         if let Some((_, waiting)) = self.waiting.of_dial(key) {
-            waiting.keys.retain(|it| it != key);
+            waiting.keys.retain(|it| *it != id);
         }
+        // Its number may be another's next.
+        self.counted.remove(&id);
     }
 
     #[must_use]
@@ -252,7 +258,7 @@ impl Attribution {
             return self.wait(now, flow, ready);
         };
         let outcome = flow.key.outcome;
-        waiting.keys.push(flow.key);
+        waiting.keys.extend(flow.id);
         waiting.flow.begun = waiting.flow.begun.min(flow.begun);
         waiting.flow.opener = waiting.flow.opener.or(flow.opener);
         waiting.flow.key.outcome = waiting.flow.key.outcome.max(outcome);
@@ -273,7 +279,7 @@ impl Attribution {
         }
         let until = now.boot.plus_millis(Self::PATIENCE_MS);
         let is_one_of_many = self.waiting.len_of(flow.key.cgroup) >= Self::WAITING_OF_ONE;
-        let waiting = Waiting { keys: vec![flow.key], flow, until };
+        let waiting = Waiting { keys: flow.id.into_iter().collect(), flow, until };
         if is_one_of_many {
             ready.extend(self.release(waiting));
         } else {
@@ -290,12 +296,12 @@ impl Attribution {
             self.answers(client, &flow);
             return self.wait(now, flow, ready);
         }
-        let keys = vec![flow.key];
+        let keys = flow.id.into_iter().collect();
         ready.push(self.accepted_from(client, &flow, keys));
     }
 
     /// The accepting side names the client's cgroup; `keys` stand for it.
-    fn accepted_from(&mut self, client: CgroupId, flow: &Flow, mut keys: Vec<FlowKey>) -> Sighting {
+    fn accepted_from(&mut self, client: CgroupId, flow: &Flow, mut keys: KeyIds) -> Sighting {
         let edge = Edge {
             client: self.peer_of(client),
             server: self.peer_of(flow.key.cgroup),
@@ -305,6 +311,7 @@ impl Attribution {
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
+        let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
             self.namespaces.pair(&dial.flow.key, Listening::of(flow));
             keys.extend(dial.keys);
@@ -355,7 +362,7 @@ impl Attribution {
             dialled: None,
             begun: flow.begun,
             opened_by: self.opener_of(flow),
-            keys: vec![flow.key],
+            keys: flow.id.into_iter().collect(),
         }
     }
 
@@ -375,7 +382,7 @@ impl Attribution {
             dialled: None,
             begun: flow.begun,
             opened_by: self.opener_of(flow),
-            keys: vec![flow.key],
+            keys: flow.id.into_iter().collect(),
         }
     }
 
@@ -444,9 +451,9 @@ impl Attribution {
     }
 
     /// The same service in another cgroup of its own is nobody else.
-    fn opener_of(&self, flow: &Flow) -> Option<ServiceName> {
-        let opener = self.service_of(flow.opener?);
-        (opener != self.service_of(flow.key.cgroup)).then_some(opener)
+    fn opener_of(&self, flow: &Flow) -> Option<Handover> {
+        let (opener, user) = (self.service_of(flow.opener?), self.service_of(flow.key.cgroup));
+        (opener != user).then_some(Handover { opener, user })
     }
 
     /// The service that runs in a cgroup; a provisional name where it is not known.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 
+use crate::attribute::KeyIds;
 use crate::flow::{Direction, Flow, FlowKey, Protocol, Remote};
 use crate::ids::{BootTime, CgroupId};
 
@@ -16,7 +17,7 @@ use crate::ids::{BootTime, CgroupId};
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) flow: Flow,
-    pub(crate) keys: Vec<FlowKey>,
+    pub(crate) keys: KeyIds,
     pub(crate) until: BootTime,
 }
 

@@ -2,17 +2,24 @@
 //! until it is taken. Knows nothing of what the rows mean.
 
 use std::hash::{BuildHasher as _, Hash};
+use std::num::NonZeroU32;
 
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
 /// Where a row stands: for as long as the row is not taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place(u32);
+pub struct Place(NonZeroU32);
 
 impl Place {
+    /// More rows than that do not fit anywhere.
+    fn at(index: usize) -> Self {
+        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(number).unwrap_or(NonZeroU32::MAX))
+    }
+
     pub(super) const fn index(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize - 1
     }
 }
 
@@ -152,7 +159,7 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
             }
             None => {
                 self.rows.push(row);
-                Place(u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX))
+                Place::at(self.rows.len() - 1)
             }
         };
         let Self { rows, hasher, .. } = self;

@@ -175,7 +175,9 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::Unattributed => {
             "connections were accepted by a listener that is not known: their server is not named"
         }
-        Loss::Untracked => "connections ended that were not followed: their bytes are missing",
+        Loss::Untracked => {
+            "connections were no longer followed when they ended: their bytes are missing"
+        }
         Loss::Unwatched => {
             "sockets that are neither TCP's nor UDP's were made where packets were not looked at: where \
              they sent may be missing"

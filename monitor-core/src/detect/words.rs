@@ -3,7 +3,7 @@
 use crate::attribute::{Sighting, Workload};
 use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
-use crate::edge::{Edge, EdgeWith, Peer};
+use crate::edge::{Edge, EdgeWith, Handover, Peer};
 use crate::executables::Executables;
 use crate::flow::{Begun, Image, Process};
 use crate::ids::{ServiceName, WallTime};
@@ -80,9 +80,7 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
     if kind != Kind::Unbaselined {
         reasons.extend(sighting.process.iter().flat_map(|it| process_reasons(it)));
     }
-    if let Some(opener) = &sighting.opened_by
-        && let Some(user) = sighting.edge.owner()
-    {
+    if let Some(Handover { opener, user }) = &sighting.opened_by {
         let text = format!("the socket was opened by {opener} and is used by {user}");
         reasons.push(Reason { name: "opened-by".to_owned(), weight: 1.0, text });
     }

@@ -195,7 +195,7 @@ impl Engine {
     /// What keys did while they waited, now that they stand for an edge.
     pub(crate) fn held_counted(&mut self, now: Now, effects: &mut Vec<Effect>) {
         for traffic in self.attribution.take_counted() {
-            if let Some(place) = self.keys.place_of(&traffic.key, &self.baseline.edges) {
+            if let Some(place) = self.keys.place_of(traffic.id, &self.baseline.edges) {
                 self.counted(now, place, &Count::from(&traffic), effects);
             }
         }

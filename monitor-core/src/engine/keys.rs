@@ -1,112 +1,78 @@
 //! Which edge each of the kernel's keys stands for, so that what a key counts is found without asking
-//! for its edge's name. Bounded by the kernel's own table, which says what it forgets.
+//! for its edge's name. Knows keys by their numbers alone; bounded as those are, by the kernel's own
+//! table, of which it is told what is forgotten.
 
-use foldhash::quality::FixedState;
-use hashbrown::HashMap;
-use indexmap::IndexMap;
-use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
 use crate::baseline::{EdgeRecord, Place, Table};
 use crate::edge::Edge;
-use crate::flow::{FlowKey, Outcome};
+use crate::flow::KeyId;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Keys {
-    /// Where the edge is kept: one that was seen stays there. What is dialled is a key for each of its
-    /// outcomes, two most often: they are under the first.
-    kept: IndexMap<FlowKey, Outcomes, FixedState>,
+    /// By number, where the edge is kept: one that was seen stays there.
+    kept: Vec<Option<Place>>,
     /// Edges for which there was no room.
-    unkept: HashMap<FlowKey, Edge, FixedState>,
+    unkept: BTreeMap<KeyId, Edge>,
 }
 
-type Outcomes = SmallVec<[(Outcome, Place); 2]>;
-
 impl Keys {
-    /// `seed` keys the tables: they hold what strangers choose.
-    pub(crate) fn new(seed: u64) -> Self {
-        let hasher = FixedState::with_seed(seed);
-        Self { kept: IndexMap::with_hasher(hasher.clone()), unkept: HashMap::with_hasher(hasher) }
-    }
-
     /// From now on `keys` stand for `edge`, which is kept at `place`.
-    pub(crate) fn stand_for(&mut self, keys: &[FlowKey], edge: &Edge, place: Option<Place>) {
+    pub(crate) fn stand_for(&mut self, keys: &[KeyId], edge: &Edge, place: Option<Place>) {
         for key in keys {
+            self.forget(*key);
             match place {
-                Some(place) => {
-                    self.keep(key, place);
-                    self.unkept.remove(key);
+                Some(_) => {
+                    if self.kept.len() <= key.index() {
+                        self.kept.resize(key.index() + 1, None);
+                    }
+                    self.kept[key.index()] = place;
                 }
                 None => {
                     self.unkept.insert(*key, edge.clone());
-                    self.leave(key);
                 }
             }
         }
     }
 
-    fn keep(&mut self, key: &FlowKey, place: Place) {
-        let outcomes = self.kept.entry(key.dial()).or_default();
-        match outcomes.iter_mut().find(|(outcome, _)| *outcome == key.outcome) {
-            Some((_, kept)) => *kept = place,
-            None => outcomes.push((key.outcome, place)),
-        }
-    }
-
-    fn leave(&mut self, key: &FlowKey) {
-        let dial = key.dial();
-        let Some(outcomes) = self.kept.get_mut(&dial) else { return };
-        outcomes.retain(|(outcome, _)| *outcome != key.outcome);
-        if outcomes.is_empty() {
-            self.kept.swap_remove(&dial);
-        }
-    }
-
-    fn kept_at(&self, key: &FlowKey) -> Option<Place> {
-        let outcomes = self.kept.get(&key.dial())?;
-        outcomes.iter().find(|(outcome, _)| *outcome == key.outcome).map(|(_, place)| *place)
+    fn kept_at(&self, key: KeyId) -> Option<Place> {
+        self.kept.get(key.index()).copied().flatten()
     }
 
     /// Where the edge of `key` is kept; room may have been found for it since.
-    pub(crate) fn place_of(&self, key: &FlowKey, edges: &Table<Edge, EdgeRecord>) -> Option<Place> {
-        self.kept_at(key).or_else(|| edges.place_of(self.unkept.get(key)?))
+    pub(crate) fn place_of(&self, key: KeyId, edges: &Table<Edge, EdgeRecord>) -> Option<Place> {
+        self.kept_at(key).or_else(|| edges.place_of(self.unkept.get(&key)?))
     }
 
     /// The edge of `key`.
     pub(crate) fn edge_of<'a>(
         &'a self,
-        key: &FlowKey,
+        key: KeyId,
         edges: &'a Table<Edge, EdgeRecord>,
     ) -> Option<&'a Edge> {
         let kept = self.kept_at(key).and_then(|place| edges.at(place)).map(|(edge, _)| edge);
-        kept.or_else(|| self.unkept.get(key))
+        kept.or_else(|| self.unkept.get(&key))
     }
 
     /// The kernel forgot `key`.
-    pub(crate) fn forget(&mut self, key: &FlowKey) {
-        self.leave(key);
-        self.unkept.remove(key);
-        // A burst is over: its room is worth more than growing again.
-        if self.kept.capacity() > 4 * self.kept.len().max(Self::ROOM) {
-            self.kept.shrink_to(2 * self.kept.len());
+    pub(crate) fn forget(&mut self, key: KeyId) {
+        if let Some(kept) = self.kept.get_mut(key.index()) {
+            *kept = None;
         }
+        self.unkept.remove(&key);
     }
 
-    /// So much is kept without looking whether it is needed.
-    const ROOM: usize = 1024;
-
-    /// The keys of the edges that `touched` picks. In order: the same inputs give the same outputs.
+    /// The keys of the edges that `touched` picks, in order.
     pub(crate) fn of(
         &self,
         edges: &Table<Edge, EdgeRecord>,
         touched: impl Fn(&Edge) -> bool,
-    ) -> Vec<FlowKey> {
+    ) -> Vec<KeyId> {
         let is_touched = |place: Place| edges.at(place).is_some_and(|(edge, _)| touched(edge));
-        let kept = self.kept.iter().flat_map(|(dial, outcomes)| {
-            let there = outcomes.iter().filter(|(_, place)| is_touched(*place));
-            there.map(|(outcome, _)| FlowKey { outcome: *outcome, ..*dial })
-        });
+        let numbered = (0..).map(KeyId).zip(&self.kept);
+        let kept = numbered.filter(|(_, place)| place.is_some_and(is_touched)).map(|(key, _)| key);
         let unkept = self.unkept.iter().filter(|(_, edge)| touched(edge)).map(|(key, _)| *key);
-        let mut keys: Vec<FlowKey> = kept.chain(unkept).collect();
+        let mut keys: Vec<KeyId> = kept.chain(unkept).collect();
         keys.sort_unstable();
         keys
     }

@@ -20,7 +20,7 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::edge::Edge;
-use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, Loss, Traffic};
+use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, KeyId, Loss, Traffic};
 use crate::graph::Count;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
 use crate::incident::{Alert, Incidents};
@@ -84,7 +84,10 @@ pub enum Input {
         edge: Edge,
         count: Box<Count>,
     },
-    Forgotten(FlowKey),
+    Forgotten {
+        id: KeyId,
+        key: FlowKey,
+    },
     /// A cgroup shows more that is new than is told one by one.
     Flooded(Box<Flood>),
     Lost {
@@ -117,7 +120,7 @@ pub enum Input {
 pub enum Effect {
     Store(Vec<Change>),
     /// The kernel is to forget these keys: seen again, they are news again.
-    Rearm(Vec<FlowKey>),
+    Rearm(Vec<KeyId>),
     Deliver(Box<Delivery>),
     /// An edge that is new to the map, or a port that was opened.
     Appeared(Box<EdgeView>),
@@ -189,7 +192,7 @@ impl Engine {
         }
         Self {
             attribution,
-            keys: Keys::new(settings.seed),
+            keys: Keys::default(),
             random: settings.seed,
             settings,
             baseline,
@@ -237,23 +240,21 @@ impl Engine {
             Input::Resumed { flow, edge } => {
                 self.attribution.resume(&flow);
                 let place = self.baseline.seen_at(&edge);
-                self.keys.stand_for(&[flow.key], &edge, place);
+                self.keys.stand_for(flow.id.as_slice(), &edge, place);
             }
             Input::Sighting(sighting) => self.sighted(now, &sighting, &mut effects),
-            Input::Traffic(traffic) => {
-                match self.keys.place_of(&traffic.key, &self.baseline.edges) {
-                    Some(place) => self.counted(now, place, &Count::from(&traffic), &mut effects),
-                    None => self.attribution.hold(&traffic),
-                }
-            }
+            Input::Traffic(traffic) => match self.keys.place_of(traffic.id, &self.baseline.edges) {
+                Some(place) => self.counted(now, place, &Count::from(&traffic), &mut effects),
+                None => self.attribution.hold(&traffic),
+            },
             Input::Counted { edge, count } => {
                 if let Some(place) = self.baseline.edges.place_of(&edge) {
                     self.counted(now, place, &count, &mut effects);
                 }
             }
-            Input::Forgotten(key) => {
-                self.attribution.forgotten(&key);
-                self.keys.forget(&key);
+            Input::Forgotten { id, key } => {
+                self.attribution.forgotten(id, &key);
+                self.keys.forget(id);
             }
             Input::Flooded(flood) => self.flooded(now, &flood, &mut effects),
             Input::Lost { loss, count } => self.losses.add(loss, count),
@@ -307,7 +308,7 @@ impl Engine {
 
     /// The edge that a key of the kernel's is counted for, once that is known.
     #[must_use]
-    pub fn edge_of(&self, key: &FlowKey) -> Option<&Edge> {
+    pub fn edge_of(&self, key: KeyId) -> Option<&Edge> {
         self.keys.edge_of(key, &self.baseline.edges)
     }
 

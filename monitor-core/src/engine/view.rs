@@ -202,7 +202,7 @@ impl Engine {
             outcome: sighting.outcome,
             process: sighting.process.clone(),
             cgroup: sighting.workload.as_ref().map(|it| it.cgroup.clone()),
-            opened_by: sighting.opened_by.clone(),
+            opened_by: sighting.opened_by.as_ref().map(|it| it.opener.clone()),
             at: sighting.at,
             evidence: None,
             standing: self.standing(&sighting.edge, wall),

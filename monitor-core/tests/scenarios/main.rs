@@ -205,15 +205,17 @@ fn what_an_agent_before_knew_of_a_key_goes_on() {
     let key_to =
         |to: &str| key(cgroup, Direction::Outbound, ip(to), "443/tcp", Outcome::Established);
     let known = key_to("192.0.2.1");
-    let edge = stage.engine.edge_of(&known).unwrap().clone();
+    let id = stage.number(known);
+    let edge = stage.engine.edge_of(id).unwrap().clone();
     let unknown = key_to("192.0.2.2");
     let unseen: Edge = "systemd:a.service -> ip:192.0.2.2 443/tcp".parse().unwrap();
     stage.restart(Mode::Auto);
-    assert_eq!(stage.engine.edge_of(&known), None);
+    assert_eq!(stage.engine.edge_of(id), None);
     for (key, edge) in [(known, &edge), (unknown, &unseen)] {
         let flow = Box::new(flow(stage.now.wall, key, None, "/bin/x"));
         stage.step(Input::Resumed { flow, edge: edge.clone() });
-        assert_eq!(stage.engine.edge_of(&key), Some(edge));
+        let id = stage.number(key);
+        assert_eq!(stage.engine.edge_of(id), Some(edge));
         stage.step(Input::Traffic(traffic(&stage, key, 5)));
     }
     let map = stage.engine.map(stage.now.wall);

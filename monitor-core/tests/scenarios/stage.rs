@@ -16,7 +16,7 @@ use monitor_core::engine::{
     Actor, Change, Command, Effect, Engine, Input, Selection, Settings, Snapshot,
 };
 use monitor_core::flow::{
-    Begun, Direction, Flow, FlowKey, Outcome, Process, Remote, RttHistogram, Traffic,
+    Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Remote, RttHistogram, Traffic,
 };
 use monitor_core::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use monitor_core::incident::State;
@@ -46,6 +46,8 @@ pub(crate) struct Stage {
     pub(crate) set_by_s: i64,
     cgroups: BTreeMap<String, CgroupId>,
     next_port: u16,
+    /// In the order of their numbers.
+    keys: Vec<FlowKey>,
     pub(crate) stored: BTreeMap<String, Change>,
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
@@ -65,6 +67,7 @@ impl Stage {
             set_by_s: 0,
             cgroups: BTreeMap::new(),
             next_port: 40_000,
+            keys: Vec::new(),
             stored: BTreeMap::new(),
             said: String::new(),
             rearmed: Vec::new(),
@@ -113,7 +116,24 @@ impl Stage {
         self.now = Now { boot, wall };
     }
 
-    pub(crate) fn step(&mut self, input: Input) {
+    /// The number of a key: what capture does is done here.
+    pub(crate) fn number(&mut self, key: FlowKey) -> KeyId {
+        let known = self.keys.iter().position(|it| *it == key);
+        let number = known.unwrap_or_else(|| {
+            self.keys.push(key);
+            self.keys.len() - 1
+        });
+        KeyId(number.try_into().unwrap())
+    }
+
+    pub(crate) fn step(&mut self, mut input: Input) {
+        match &mut input {
+            Input::Flow(flow) => flow.id = Some(self.number(flow.key)),
+            Input::Resumed { flow, .. } => flow.id = Some(self.number(flow.key)),
+            Input::Traffic(traffic) => traffic.id = self.number(traffic.key),
+            Input::Forgotten { id, key } => *id = self.number(*key),
+            _ => {}
+        }
         let effects = self.engine.step(self.now, input);
         self.perform(effects);
     }
@@ -126,7 +146,9 @@ impl Stage {
                         self.stored.insert(key_of(&change), change);
                     }
                 }
-                Effect::Rearm(keys) => self.rearmed.extend(keys),
+                Effect::Rearm(keys) => {
+                    self.rearmed.extend(keys.into_iter().map(|key| self.keys[key.index()]));
+                }
                 Effect::Deliver(delivery) => {
                     let id = delivery.id;
                     self.sent.push(delivery.message);
@@ -388,7 +410,16 @@ pub(crate) fn flow(at: WallTime, key: FlowKey, client: Option<SocketAddr>, path:
             ..Process::default()
         })
     });
-    Flow { key, at, netns: NetnsCookie(1), client, process, begun: Begun::Seen, opener: None }
+    Flow {
+        key,
+        id: None,
+        at,
+        netns: NetnsCookie(1),
+        client,
+        process,
+        begun: Begun::Seen,
+        opener: None,
+    }
 }
 
 /// Plays `story` in `mode` and compares what was said, line by line.
@@ -413,6 +444,9 @@ pub(crate) fn check(story: &str, expected: &str) -> Stage {
     check_in(Mode::Auto, story, expected)
 }
 
+/// As it is stepped.
+pub(crate) const NUMBERED_LATER: KeyId = KeyId(u32::MAX);
+
 pub(crate) fn ip(text: &str) -> Remote {
     Remote::Address(text.parse().unwrap())
 }
@@ -421,6 +455,7 @@ pub(crate) fn ip(text: &str) -> Remote {
 pub(crate) fn traffic(stage: &Stage, key: FlowKey, connections: u64) -> Traffic {
     Traffic {
         key,
+        id: NUMBERED_LATER,
         last_seen: stage.now.wall,
         connections,
         bytes_sent: 0,

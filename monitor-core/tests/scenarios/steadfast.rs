@@ -9,7 +9,9 @@ use monitor_core::flow::{Direction, FlowKey, Outcome, Remote};
 use monitor_core::ids::BootTime;
 use std::net::SocketAddr;
 
-use crate::stage::{Stage, check, check_in, file_until, files, flow, ip, key, traffic};
+use crate::stage::{
+    NUMBERED_LATER, Stage, check, check_in, file_until, files, flow, ip, key, traffic,
+};
 
 /// A flow released 15 minutes late (suspend, SIGSTOP, hung disk, clock step).
 #[test]
@@ -203,7 +205,7 @@ fn what_was_forgotten_while_it_waited_is_not_kept() {
     let a = stage.cgroup("a");
     let k = key(a, Direction::Outbound, ip("192.0.2.1"), "443/tcp", Outcome::Established);
     stage.step(Input::Flow(flow(stage.now.wall, k, None, "/bin/app")));
-    stage.step(Input::Forgotten(k));
+    stage.step(Input::Forgotten { id: NUMBERED_LATER, key: k });
     stage.until(10_000);
     stage.event("20 guard a");
     assert!(!stage.rearmed.contains(&k), "its key is kept though the kernel forgot it");

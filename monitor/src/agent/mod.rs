@@ -381,7 +381,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Addresses { netns, addresses } => Input::Addresses { netns, addresses },
         Observation::Flow(flow) => Input::Flow(flow),
         Observation::Traffic(traffic) => Input::Traffic(traffic),
-        Observation::Forgotten(key) => Input::Forgotten(key),
+        Observation::Forgotten { id, key } => Input::Forgotten { id, key },
         Observation::Flooded(flood) => Input::Flooded(flood),
         Observation::Lost { loss, count } => Input::Lost { loss, count },
         Observation::Detached { program } => Input::Trouble(Trouble::Detached { program }),

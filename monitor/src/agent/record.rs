@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use monitor_core::attribute::{Attribution, SeenFrom, Sighting};
 use monitor_core::edge::{Edge, Peer, executable_name};
-use monitor_core::flow::{self, Flow, FlowKey, Loss, Observation, Outcome, Process, Traffic};
+use monitor_core::flow::{self, Flow, KeyId, Loss, Observation, Outcome, Process, Traffic};
 use monitor_core::ids::{BootTime, Now};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -151,9 +151,9 @@ struct Scribe {
     node: String,
     attribution: Attribution,
     /// Which edge each key stands for.
-    edges: HashMap<FlowKey, Edge>,
+    edges: HashMap<KeyId, Edge>,
     /// What each key's dialler runs, by which the kernel tells keys apart.
-    executables: HashMap<FlowKey, String>,
+    executables: HashMap<KeyId, String>,
     /// First sightings whose exchange the kernel's counters will tell once more.
     told: HashMap<(Edge, Direction, Outcome), u64>,
     lines: Vec<u8>,
@@ -182,7 +182,7 @@ impl Scribe {
             self.sighted(&sighting);
         }
         for traffic in self.attribution.take_counted() {
-            if let Some(edge) = self.edges.get(&traffic.key).cloned() {
+            if let Some(edge) = self.edges.get(&traffic.id).cloned() {
                 self.counted(edge, &traffic);
             }
         }
@@ -198,14 +198,14 @@ impl Scribe {
                 self.attribution.namespace(netns, &addresses);
             }
             Observation::Flow(flow) => self.flow(now, flow),
-            Observation::Traffic(traffic) => match self.edges.get(&traffic.key).cloned() {
+            Observation::Traffic(traffic) => match self.edges.get(&traffic.id).cloned() {
                 Some(edge) => self.counted(edge, &traffic),
                 None => self.attribution.hold(&traffic),
             },
-            Observation::Forgotten(key) => {
-                self.attribution.forgotten(&key);
-                self.edges.remove(&key);
-                self.executables.remove(&key);
+            Observation::Forgotten { id, key } => {
+                self.attribution.forgotten(id, &key);
+                self.edges.remove(&id);
+                self.executables.remove(&id);
             }
             // Nobody to be told: how many connections are missing is counted as lost.
             Observation::Flooded(_) => {}
@@ -224,8 +224,9 @@ impl Scribe {
     fn flow(&mut self, now: Now, flow: Flow) {
         let process =
             flow.process.as_ref().filter(|_| flow.key.direction == flow::Direction::Outbound);
-        if let Some(path) = process.and_then(|it| it.executable.as_deref()) {
-            self.executables.insert(flow.key, executable_name(path));
+        let path = process.and_then(|it| it.executable.as_deref());
+        if let Some((id, path)) = flow.id.zip(path) {
+            self.executables.insert(id, executable_name(path));
         }
         for sighting in self.attribution.flow(now, flow) {
             self.sighted(&sighting);
@@ -282,7 +283,7 @@ impl Scribe {
         line.connections = traffic.connections - told;
         line.bytes_sent = traffic.bytes_sent;
         line.bytes_received = traffic.bytes_received;
-        line.executable = self.executables.get(&traffic.key).cloned();
+        line.executable = self.executables.get(&traffic.id).cloned();
         // How a dial ended is told by another key, but for connected datagram sockets.
         let ended = outcome.is_final() || traffic.key.protocol.serves_datagrams();
         let counts = ended && line.connections > 0;

@@ -7,7 +7,6 @@ use monitor_common as wire;
 use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::socket::Socket;
-use smallvec::SmallVec;
 use zerocopy::{FromZeros as _, TryFromBytes};
 
 /// Bytes of keys and values as the maps hold them.
@@ -149,7 +148,7 @@ pub(super) struct Entry {
     pub(super) last_seen_ns: u64,
     /// Of what was news last.
     pub(super) origin: Origin,
-    pub(super) flows: SmallVec<[(KeyBytes, Counters); 2]>,
+    pub(super) flows: Vec<(KeyBytes, Counters)>,
 }
 
 impl Entry {
@@ -314,6 +313,15 @@ pub(super) fn listener(
     let key = listen_key(netns, local);
     let listener = wire::Listener { owner: owner.wire(), sockets: 1, shared: 0 };
     (zerocopy::transmute!(key), zerocopy::transmute!(listener))
+}
+
+/// A value of `LISTENERS` that is another's from now on; None where it is already, or where two listen
+/// and their sockets say whose they are.
+pub(super) fn handed_over(listener: &ListenerBytes, owner: SocketOwner) -> Option<ListenerBytes> {
+    let listener: wire::Listener = read(listener).ok()?;
+    let same = listener.owner.cgroup_id == owner.cgroup.0;
+    let handed = wire::Listener { owner: owner.wire(), ..listener };
+    (!same && listener.shared == 0).then_some(zerocopy::transmute!(handed))
 }
 
 /// A value of `SEEN` for connections that are there already, of which this came.

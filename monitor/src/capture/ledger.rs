@@ -5,17 +5,18 @@ use std::collections::VecDeque;
 
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
-use monitor_core::flow::FlowKey;
+use monitor_core::flow::KeyId;
 
-use crate::capture::decode::{self, KeyBytes};
-use crate::capture::seen::{Told, ToldKey};
+use crate::capture::decode::KeyBytes;
+use crate::capture::seen::{Mark, Told, ToldKey};
 
 /// Keys whose rows are behind.
 #[derive(Default)]
 pub(super) struct Ledger {
-    /// Told a moment ago: the engine may not know their edges yet.
-    fresh: VecDeque<KeyBytes>,
-    changed: Vec<KeyBytes>,
+    /// Told a moment ago, and when (milliseconds since boot; they wrap): the engine may not know their
+    /// edges yet.
+    fresh: VecDeque<(KeyId, u32)>,
+    changed: Vec<KeyId>,
     /// Forgotten although the store holds something of them.
     gone: Vec<KeyBytes>,
 }
@@ -25,20 +26,20 @@ pub(super) type Row = (KeyBytes, Option<Tallied>);
 
 impl Ledger {
     /// When a key is this old the engine may have made an edge of it: sooner is not worth a look.
-    pub(super) const FRESH_MS: u32 = 500;
+    const FRESH_MS: u32 = 500;
 
-    pub(super) fn told(&mut self, bytes: KeyBytes) {
-        self.fresh.push_back(bytes);
+    pub(super) fn told(&mut self, key: KeyId, now_ms: u32) {
+        self.fresh.push_back((key, now_ms));
     }
 
-    pub(super) fn changed(&mut self, bytes: KeyBytes, told: &mut ToldKey) {
-        if !std::mem::replace(&mut told.queued, true) {
-            self.changed.push(bytes);
+    pub(super) fn changed(&mut self, key: KeyId, told: &mut ToldKey) {
+        if !told.marks.set(Mark::Queued) {
+            self.changed.push(key);
         }
     }
 
     pub(super) fn gone(&mut self, bytes: KeyBytes, told: &ToldKey) {
-        if told.stored {
+        if told.marks.has(Mark::Stored) {
             self.gone.push(bytes);
         }
     }
@@ -49,32 +50,32 @@ impl Told {
     pub(super) fn rows<'e>(
         &mut self,
         now_ms: u32,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Vec<Row> {
         let Some(ledger) = self.ledger.as_mut() else {
             return Vec::new();
         };
-        let mut rows: Vec<Row> = ledger.gone.drain(..).map(|bytes| (bytes, None)).collect();
-        while let Some(bytes) = ledger.fresh.front().copied() {
+        let gone = std::mem::take(&mut ledger.gone);
+        let mut rows: Vec<Row> = gone.into_iter().map(|bytes| (bytes, None)).collect();
+        let is_due =
+            |(_, told_ms): &mut (KeyId, u32)| now_ms.wrapping_sub(*told_ms) >= Ledger::FRESH_MS;
+        while let Some((key, _)) = ledger.fresh.pop_front_if(is_due) {
             // None where it was forgotten since.
-            let told = self.keys.get_mut(&bytes);
-            if told.as_ref().is_some_and(|told| told.is_fresh(now_ms)) {
-                break;
-            }
-            ledger.fresh.pop_front();
-            if let Some(told) = told {
-                ledger.changed(bytes, told);
+            if let Some(told) = self.keys.get_mut(key) {
+                ledger.changed(key, told);
             }
         }
-        for bytes in ledger.changed.drain(..) {
-            let Some(told) = self.keys.get_mut(&bytes) else { continue };
-            told.queued = false;
-            let key = decode::key(&bytes).ok();
+        if ledger.fresh.is_empty() {
+            ledger.fresh = VecDeque::new();
+        }
+        for key in std::mem::take(&mut ledger.changed) {
+            let Some(told) = self.keys.get_mut(key) else { continue };
+            told.marks.clear(Mark::Queued);
             // What has no edge was not counted either: it is told when it has one, and is here again.
-            if let Some(edge) = key.and_then(|key| edge_of(&key)) {
-                told.stored = true;
-                rows.push((bytes, Some(told.tallied(edge.clone()))));
-            }
+            let Some(edge) = edge_of(key) else { continue };
+            told.marks.set(Mark::Stored);
+            let row = told.tallied(edge.clone());
+            rows.extend(self.keys.bytes_of(key).map(|bytes| (bytes, Some(row))));
         }
         rows
     }
@@ -82,17 +83,16 @@ impl Told {
     /// That these keys' judgement has changed: to be stored with what changed it.
     pub(super) fn rows_again<'e>(
         &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Vec<Row> {
         if self.ledger.is_none() {
             return Vec::new();
         }
-        let again = |key: &FlowKey| {
-            let bytes = decode::key_bytes(key);
-            let told = self.keys.get(&bytes).filter(|told| told.stored)?;
-            let row = Tallied { again: true, ..told.tallied(edge_of(key)?.clone()) };
-            Some((bytes, Some(row)))
+        let again = |key: &KeyId| {
+            let told = self.keys.get(*key).filter(|told| told.marks.has(Mark::Stored))?;
+            let row = Tallied { again: true, ..told.tallied(edge_of(*key)?.clone()) };
+            Some((self.keys.bytes_of(*key)?, Some(row)))
         };
         keys.iter().filter_map(again).collect()
     }
@@ -100,8 +100,8 @@ impl Told {
     /// Forgets of the queues what is forgotten: they are bounded as the keys are.
     pub(super) fn tidy_ledger(&mut self) {
         if let Some(ledger) = &mut self.ledger {
-            ledger.fresh.retain(|bytes| self.keys.contains(bytes));
-            ledger.changed.retain(|bytes| self.keys.contains(bytes));
+            ledger.fresh.retain(|(key, _)| self.keys.get(*key).is_some());
+            ledger.changed.retain(|key| self.keys.get(*key).is_some());
         }
     }
 }

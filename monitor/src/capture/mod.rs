@@ -23,6 +23,7 @@ mod namespaces;
 mod netlink;
 mod ledger;
 mod openers;
+mod servers;
 mod pins;
 mod processes;
 mod rounds;
@@ -68,7 +69,7 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
-use monitor_core::flow::{Direction, Flow, FlowKey, Observation};
+use monitor_core::flow::{Flow, KeyId, Observation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -112,6 +113,8 @@ type Result<T> = std::result::Result<T, CaptureError>;
 
 /// `BPF_NOEXIST`: what the kernel has entered is right and stays.
 const IF_ABSENT: u64 = 1;
+/// `BPF_EXIST`: what is gone meanwhile stays gone.
+const IF_PRESENT: u64 = 2;
 
 /// What is watched, how, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,7 +258,7 @@ impl Capture {
     /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
     pub fn tallied<'e>(
         &mut self,
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
         self.teller.rows(edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
     }
@@ -264,8 +267,8 @@ impl Capture {
     /// starts after this agent was killed in between re-arms them.
     pub fn tallied_again<'e>(
         &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
         self.teller.rows_again(keys, edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
     }
@@ -334,6 +337,7 @@ impl Capture {
         }
         self.teller.end_batch()?;
         self.look_at_packets();
+        self.look_for_servers();
         let gone = self.attachments.look(&mut self.nets);
         self.summary.missing.extend(gone.missing());
         self.teller.gone(gone);
@@ -349,9 +353,8 @@ impl Capture {
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
     /// moment this returns. What they counted comes with the next observations, and so do listeners
     /// that still listen.
-    pub fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        self.teller.rearm(keys)?;
-        if keys.iter().any(|key| key.direction == Direction::Listening) {
+    pub fn rearm(&mut self, keys: &[KeyId]) -> Result<()> {
+        if self.teller.rearm(keys)? {
             // They go on listening: nothing else would tell of them.
             self.older.tell_listeners(&mut self.teller);
         }

@@ -234,6 +234,28 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
     census.holders
 }
 
+/// Every process that holds one of the sockets of these inodes, with its inode. By one thread: nobody
+/// waits for it.
+pub(super) fn all_holders(inodes: &HashSet<u32>) -> Vec<(u32, u32)> {
+    let of = |pid| held_by(pid).into_iter().map(move |inode| (inode, pid));
+    pids().flat_map(of).filter(|(inode, _)| inodes.contains(inode)).collect()
+}
+
+/// Whether a process holds the socket of an inode.
+pub(super) fn holds(pid: u32, inode: u32) -> bool {
+    held_by(pid).contains(&inode)
+}
+
+/// The sockets that a process holds; none where it is gone, or not ours to look at.
+fn held_by(pid: u32) -> Vec<u32> {
+    let mut directory = Vec::with_capacity(1 << 15);
+    let files = open_directory(&format!("/proc/{pid}/fd"));
+    files.map_or_else(
+        |_| Vec::new(),
+        |it| Held::by(pid, &it, directory.spare_capacity_mut()).sockets,
+    )
+}
+
 /// Only the addresses of every namespace that a process is in, or that is mounted.
 pub(super) fn survey_addresses() -> Vec<(NetnsCookie, Vec<IpAddr>)> {
     let mut census = Census::empty();
@@ -249,6 +271,11 @@ pub(super) fn addresses_of(pid: u32, cookie: NetnsCookie) -> io::Result<Vec<IpAd
 /// Where to ask about the sockets of a process's namespace, as [`addresses_of`].
 pub(super) fn sockets_of(pid: u32, cookie: NetnsCookie) -> io::Result<Sockets> {
     inside_of(pid, cookie, Sockets::here)
+}
+
+/// The sockets of a process's namespace that listen, as [`addresses_of`].
+pub(super) fn listeners_of(pid: u32, cookie: NetnsCookie) -> io::Result<Vec<OldSocket>> {
+    inside_of(pid, cookie, || netlink::sockets(Protocol::Tcp, Wanted::Open))
 }
 
 fn inside_of<T: Send + 'static>(

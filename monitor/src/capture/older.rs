@@ -23,7 +23,7 @@ use crate::capture::namespaces::{self, Census, OldConnections, OldSockets};
 use crate::capture::netlink::OldSocket;
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
-use crate::capture::{CaptureError, IF_ABSENT, attach, take};
+use crate::capture::{CaptureError, IF_ABSENT, IF_PRESENT, attach, take};
 
 /// The kernel's maps of sockets' owners.
 pub(super) struct OlderSockets {
@@ -140,6 +140,20 @@ impl OlderSockets {
         for (key, listener) in self.listeners.iter().flatten() {
             teller.listener(&key, &listener);
         }
+    }
+
+    /// Makes another the owner of a listener; false where nothing changed.
+    pub(super) fn hand_over(
+        &mut self,
+        netns: NetnsCookie,
+        local: SocketAddr,
+        owner: SocketOwner,
+    ) -> bool {
+        let netns = if self.netns_in_sock_ops { netns } else { NetnsCookie(0) };
+        let (key, _) = decode::listener(netns, local, owner);
+        let held = self.listeners.get(&key, 0).ok();
+        let handed = held.and_then(|held| decode::handed_over(&held, owner));
+        handed.is_some_and(|value| self.listeners.insert(key, value, IF_PRESENT).is_ok())
     }
 
     /// What is there already was written by the kernel, and is right. What finds no room is counted

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use monitor_core::edge::Edge;
-use monitor_core::flow::{Begun, Flow, FlowKey};
+use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, Entry, KeyBytes};
@@ -30,18 +30,14 @@ impl Teller {
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
             for (_, entry) in batch.entries() {
                 let Ok(Some(entry)) = entry else { continue };
-                flows.extend(
-                    entry
-                        .flows
-                        .iter()
-                        .filter_map(|(bytes, _)| Some((*bytes, self.resumed(bytes, &entry)?))),
-                );
+                let resumed = |(bytes, _): &(KeyBytes, _)| self.resumed(bytes, &entry);
+                flows.extend(entry.flows.iter().filter_map(resumed));
             }
         }
         Ok(flows)
     }
 
-    fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<Flow> {
+    fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<(KeyBytes, Flow)> {
         let key = decode::key(bytes).ok()?;
         let origin = &entry.origin;
         let pid = origin.process.as_ref().map(|process| process.pid);
@@ -50,15 +46,18 @@ impl Teller {
             // Nobody could name it now; it was named when it was told.
             self.told.leave(bytes);
         }
-        self.told.knows(bytes, entry.first_seen_ns).then(|| Flow {
+        let id = self.told.knows(bytes, entry.first_seen_ns)?;
+        let flow = Flow {
             key,
+            id: Some(id),
             at: self.clock.wall(entry.first_seen_ns),
             netns: origin.netns,
             client: origin.client,
             process: None,
             begun: Begun::default(),
             opener: None,
-        })
+        };
+        Some((*bytes, flow))
     }
 
     /// Tells what came up while no agent ran.
@@ -68,15 +67,15 @@ impl Teller {
     }
 
     /// What the store is to learn; see [`Told::rows`].
-    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>) -> Vec<Row> {
+    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Vec<Row> {
         self.told.rows(clock::boot_ms(), edge_of)
     }
 
     /// See [`Told::rows_again`].
     pub(super) fn rows_again<'e>(
         &mut self,
-        keys: &[FlowKey],
-        edge_of: impl Fn(&FlowKey) -> Option<&'e Edge>,
+        keys: &[KeyId],
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
     ) -> Vec<Row> {
         self.told.rows_again(keys, edge_of)
     }

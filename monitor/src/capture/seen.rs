@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
-use monitor_core::flow::{FlowKey, Observation, RttHistogram, Traffic};
+use monitor_core::flow::{FlowKey, KeyId, Observation, RttHistogram, Traffic};
 use monitor_core::rtt::Rtts;
 
 use crate::capture::IF_ABSENT;
@@ -174,76 +174,114 @@ pub(super) struct Told {
     evicted: u64,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "marks of their own, in the room of one word")]
+/// What was told of one: there are many.
+#[derive(Default)]
 pub(super) struct ToldKey {
     first_seen_ns: u64,
-    connections: u64,
-    /// Most keys never have any: datagrams, failures, connections that are still open.
-    closed: Option<Box<Closed>>,
-    /// When it was told, milliseconds since boot; they wrap.
-    told_ms: u32,
+    /// All that was told of its counters, where that is more than `connections`. Most keys have none:
+    /// datagrams, failures, connections that are still open.
+    more: Option<Box<Counted>>,
+    connections: u32,
     round: u8,
-    /// It is to be told again although the kernel has not forgotten it.
-    again: bool,
-    /// It waits to be stored.
-    pub(super) queued: bool,
-    /// The store holds something of it.
-    pub(super) stored: bool,
+    pub(super) marks: Marks,
+    /// As it stands in the key.
+    pub(super) outcome: u8,
 }
 
-/// What is counted when connections close.
+/// What is to be remembered of a key by a yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// It is to be told again although the kernel has not forgotten it.
+    Again = 1,
+    /// It waits to be stored.
+    Queued = 2,
+    /// The store holds something of it.
+    Stored = 4,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    pub(super) const fn has(self, mark: Mark) -> bool {
+        self.0 & mark as u8 != 0
+    }
+
+    /// Returns whether it was there before.
+    pub(super) const fn set(&mut self, mark: Mark) -> bool {
+        let had = self.has(mark);
+        self.0 |= mark as u8;
+        had
+    }
+
+    /// Returns whether it was there.
+    pub(super) const fn clear(&mut self, mark: Mark) -> bool {
+        let had = self.has(mark);
+        self.0 &= !(mark as u8);
+        had
+    }
+}
+
+/// A key's counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Closed {
+struct Counted {
+    connections: u64,
     bytes_sent: u64,
     bytes_received: u64,
     rtt: Rtts,
 }
 
-impl Closed {
-    fn kept(self) -> Option<Box<Self>> {
-        (self != Self::default()).then(|| Box::new(self))
-    }
-}
-
 impl ToldKey {
+    pub(super) const NONE: Self = Self {
+        first_seen_ns: 0,
+        more: None,
+        connections: 0,
+        round: 0,
+        marks: Marks(0),
+        outcome: 0,
+    };
+
     /// Of a key that an agent before this one told.
     fn before(tallied: &Tallied) -> Self {
-        let Tallied { bytes_sent, bytes_received, .. } = *tallied;
-        let closed = Closed { bytes_sent, bytes_received, rtt: Rtts::from(&tallied.rtt) };
-        Self {
-            first_seen_ns: tallied.first_seen_ns,
-            connections: tallied.connections,
-            closed: closed.kept(),
-            round: 0,
-            told_ms: clock::boot_ms().wrapping_sub(Ledger::FRESH_MS),
-            again: tallied.again,
-            queued: false,
-            stored: true,
+        let Tallied { connections, bytes_sent, bytes_received, .. } = *tallied;
+        let mut told = Self { first_seen_ns: tallied.first_seen_ns, ..Self::NONE };
+        let rtt = Rtts::from(&tallied.rtt);
+        told.count(Counted { connections, bytes_sent, bytes_received, rtt });
+        told.marks.set(Mark::Stored);
+        if tallied.again {
+            told.marks.set(Mark::Again);
         }
+        told
     }
 
     pub(super) fn tallied(&self, edge: Edge) -> Tallied {
-        let closed = self.closed.as_deref().cloned();
-        let Closed { bytes_sent, bytes_received, rtt } = closed.unwrap_or_default();
+        let Counted { connections, bytes_sent, bytes_received, rtt } = self.counted();
         Tallied {
             edge,
             first_seen_ns: self.first_seen_ns,
-            connections: self.connections,
+            connections,
             bytes_sent,
             bytes_received,
             rtt: rtt.whole(),
-            again: self.again,
+            again: self.marks.has(Mark::Again),
         }
     }
 
-    /// Whether it was told a moment ago.
-    pub(super) fn is_fresh(&self, now_ms: u32) -> bool {
-        now_ms.wrapping_sub(self.told_ms) < Ledger::FRESH_MS
+    fn counted(&self) -> Counted {
+        let few = || Counted { connections: self.connections.into(), ..Counted::default() };
+        self.more.as_deref().cloned().unwrap_or_else(few)
     }
 
-    fn seen_once(&self, key: FlowKey, clock: Clock) -> Traffic {
+    fn count(&mut self, now: Counted) {
+        self.connections = u32::try_from(now.connections).unwrap_or(u32::MAX);
+        let few = Counted { connections: self.connections.into(), ..Counted::default() };
+        self.more = (now != few).then(|| Box::new(now));
+    }
+
+    fn seen_once(&self, id: KeyId, key: FlowKey, clock: Clock) -> Traffic {
         Traffic {
             key,
+            id,
             last_seen: clock.wall(self.first_seen_ns),
             connections: 1,
             bytes_sent: 0,
@@ -278,8 +316,9 @@ impl Told {
 
     /// That a key need not be told again, whatever its judgement.
     pub(super) fn leave(&mut self, bytes: &KeyBytes) {
-        if let Some(told) = self.keys.get_mut(bytes) {
-            told.again = false;
+        let id = self.keys.find(bytes);
+        if let Some(told) = id.and_then(|id| self.keys.get_mut(id)) {
+            told.marks.clear(Mark::Again);
         }
     }
 
@@ -288,92 +327,86 @@ impl Told {
         self.keys.dials()
     }
 
+    /// The number of a key that was told, whenever it was entered.
+    pub(super) fn id_of(&self, bytes: &KeyBytes) -> Option<KeyId> {
+        self.keys.find(bytes)
+    }
+
     /// Whether a key was told, whenever it was entered.
     pub(super) fn holds(&self, bytes: &KeyBytes) -> bool {
-        self.keys.contains(bytes)
+        self.id_of(bytes).is_some()
     }
 
-    /// Whether a key entered at `first_seen_ns` was told.
-    pub(super) fn knows(&self, bytes: &KeyBytes, first_seen_ns: u64) -> bool {
-        let told = self.keys.get(bytes);
-        told.is_some_and(|told| told.first_seen_ns >= first_seen_ns && !told.again)
+    /// The number of a key that was told, if that was when it was entered at `first_seen_ns` or since.
+    pub(super) fn knows(&self, bytes: &KeyBytes, first_seen_ns: u64) -> Option<KeyId> {
+        let id = self.keys.find(bytes)?;
+        let told = self.keys.get(id)?;
+        let same = told.first_seen_ns >= first_seen_ns;
+        (same && !told.marks.has(Mark::Again)).then_some(id)
     }
 
-    /// Takes note of a key entered into the map at `first_seen_ns`.
-    pub(super) fn see(&mut self, bytes: KeyBytes, first_seen_ns: u64) -> Sighting {
-        let told_ms = clock::boot_ms();
-        let before = self.keys.get_mut(&bytes);
-        let stored = before.as_ref().is_some_and(|told| told.stored);
-        let same = before.filter(|told| told.first_seen_ns >= first_seen_ns);
-        if same.as_ref().is_some_and(|told| !told.again) {
-            return Sighting::Known;
-        }
-        if let Some(ledger) = &mut self.ledger {
-            ledger.told(bytes);
-        }
-        if let Some(told) = same {
-            // What it counted was told; only its judgement was not.
-            (told.again, told.told_ms) = (false, told_ms);
-            return Sighting::New;
-        }
-        let told = ToldKey {
-            first_seen_ns,
-            connections: 0,
-            closed: None,
-            round: self.round,
-            told_ms,
-            again: false,
-            queued: false,
-            stored,
-        };
-        match self.keys.insert(&bytes, told) {
-            None => Sighting::New,
-            Some(_) => {
-                self.evicted += 1;
-                Sighting::Again
+    /// Takes note of a key entered into the map at `first_seen_ns`; its number from now on.
+    pub(super) fn see(&mut self, bytes: &KeyBytes, first_seen_ns: u64) -> (KeyId, Sighting) {
+        let told = ToldKey { first_seen_ns, round: self.round, ..ToldKey::NONE };
+        let known = self.keys.find(bytes).and_then(|id| Some((id, self.keys.get_mut(id)?)));
+        let (id, sighting) = match known {
+            None => (self.keys.insert(bytes, told), Sighting::New),
+            Some((id, before)) if before.first_seen_ns >= first_seen_ns => {
+                // What it counted was told; only its judgement may not have been.
+                if !before.marks.clear(Mark::Again) {
+                    return (id, Sighting::Known);
+                }
+                (id, Sighting::New)
             }
+            Some((id, before)) => {
+                let (mut marks, outcome) = (before.marks, before.outcome);
+                marks.clear(Mark::Again);
+                *before = ToldKey { marks, outcome, ..told };
+                self.evicted += 1;
+                (id, Sighting::Again)
+            }
+        };
+        if let Some(ledger) = &mut self.ledger {
+            ledger.told(id, clock::boot_ms());
         }
+        (id, sighting)
     }
 
     /// That a round over the whole map came by a key.
-    pub(super) fn came_by(&mut self, bytes: &KeyBytes) {
-        if let Some(told) = self.keys.get_mut(bytes) {
+    pub(super) fn came_by(&mut self, id: KeyId) {
+        if let Some(told) = self.keys.get_mut(id) {
             told.round = self.round;
         }
     }
 
     /// What a told key did since it was last asked for; None where nothing.
-    pub(super) fn traffic(
-        &mut self,
-        bytes: &KeyBytes,
-        now: &Counters,
-        clock: Clock,
-    ) -> Option<Traffic> {
-        let told = self.keys.get_mut(bytes)?;
+    pub(super) fn traffic(&mut self, id: KeyId, now: &Counters, clock: Clock) -> Option<Traffic> {
+        let told = self.keys.get_mut(id)?;
         told.round = self.round;
-        let connections = now.connections.saturating_sub(told.connections);
-        let before = told.closed.as_deref();
-        let (sent, received) = before.map_or((0, 0), |it| (it.bytes_sent, it.bytes_received));
-        let bytes_sent = now.bytes_sent.saturating_sub(sent);
-        let bytes_received = now.bytes_received.saturating_sub(received);
+        let before = told.counted();
+        let connections = now.connections.saturating_sub(before.connections);
+        let bytes_sent = now.bytes_sent.saturating_sub(before.bytes_sent);
+        let bytes_received = now.bytes_received.saturating_sub(before.bytes_received);
         let mut rtt = now.rtt;
-        let measured = before.map(|it| it.rtt.whole()).unwrap_or_default();
-        for (now, before) in rtt.0.iter_mut().zip(measured.0) {
+        for (now, before) in rtt.0.iter_mut().zip(before.rtt.whole().0) {
             *now = now.wrapping_sub(before);
         }
         let closed = rtt != RttHistogram::default();
         if connections == 0 && bytes_sent == 0 && bytes_received == 0 && !closed {
             return None;
         }
-        told.connections = now.connections;
-        let Counters { bytes_sent: sent, bytes_received: received, .. } = *now;
-        told.closed =
-            Closed { bytes_sent: sent, bytes_received: received, rtt: Rtts::from(&now.rtt) }.kept();
+        told.count(Counted {
+            connections: now.connections,
+            bytes_sent: now.bytes_sent,
+            bytes_received: now.bytes_received,
+            rtt: Rtts::from(&now.rtt),
+        });
         if let Some(ledger) = &mut self.ledger {
-            ledger.changed(*bytes, told);
+            ledger.changed(id, told);
         }
         Some(Traffic {
-            key: decode::key(bytes).ok()?,
+            key: decode::key(&self.keys.bytes_of(id)?).ok()?,
+            id,
             last_seen: clock.wall(now.last_seen_ns),
             connections,
             bytes_sent,
@@ -391,7 +424,7 @@ impl Told {
     /// went with it, but that it was seen once is known.
     pub(super) fn end_round(&mut self, clock: Clock, out: &mut Vec<Observation>) {
         let round = self.round;
-        for (bytes, told) in self.keys.take(|told| told.round != round) {
+        for (id, bytes, told) in self.keys.take(|told| told.round != round) {
             if let Some(ledger) = &mut self.ledger {
                 ledger.gone(bytes, &told);
             }
@@ -400,9 +433,9 @@ impl Told {
                 continue;
             };
             if told.connections == 0 {
-                out.push(Observation::Traffic(told.seen_once(key, clock)));
+                out.push(Observation::Traffic(told.seen_once(id, key, clock)));
             }
-            out.push(Observation::Forgotten(key));
+            out.push(Observation::Forgotten { id, key });
             self.evicted += 1;
         }
         self.tidy_ledger();
@@ -414,13 +447,18 @@ impl Told {
         std::mem::take(&mut self.evicted)
     }
 
-    /// Forgets a key.
-    pub(super) fn remove(&mut self, bytes: &KeyBytes) {
-        if let Some(told) = self.keys.remove(bytes)
-            && let Some(ledger) = &mut self.ledger
-        {
-            ledger.gone(*bytes, &told);
+    /// Forgets a key, and tells so.
+    pub(super) fn remove(&mut self, id: KeyId, out: &mut Vec<Observation>) {
+        let Some((bytes, told)) = self.keys.remove(id) else { return };
+        if let Some(ledger) = &mut self.ledger {
+            ledger.gone(bytes, &told);
         }
+        out.extend(decode::key(&bytes).map(|key| Observation::Forgotten { id, key }));
+    }
+
+    /// What was told so far has been taken.
+    pub(super) fn handed_over(&mut self) {
+        self.keys.handed_over();
     }
 }
 
@@ -449,13 +487,16 @@ mod tests {
     fn a_key_is_told_once_until_it_is_forgotten() {
         let mut told = Told::new();
         let bytes = key_bytes(&key(1));
-        assert_eq!(told.see(bytes, 10), Sighting::New);
-        assert_eq!(told.see(bytes, 10), Sighting::Known);
-        assert_eq!(told.see(bytes, 20), Sighting::Again);
+        assert_eq!(told.see(&bytes, 10).1, Sighting::New);
+        assert_eq!(told.see(&bytes, 10).1, Sighting::Known);
+        assert_eq!(told.see(&bytes, 20).1, Sighting::Again);
         // The ring's record of the first entry, read late.
-        assert_eq!(told.see(bytes, 10), Sighting::Known);
-        told.remove(&bytes);
-        assert_eq!(told.see(bytes, 30), Sighting::New);
+        assert_eq!(told.see(&bytes, 10).1, Sighting::Known);
+        let (id, _) = told.see(&bytes, 10);
+        let mut out = Vec::new();
+        told.remove(id, &mut out);
+        assert_eq!(out, [Observation::Forgotten { id, key: key(1) }]);
+        assert_eq!(told.see(&bytes, 30).1, Sighting::New);
         assert_eq!(told.take_evicted(), 1, "the one that was seen again, not the one removed");
         assert_eq!(told.take_evicted(), 0);
     }
@@ -466,17 +507,17 @@ mod tests {
         let outcomes = [Outcome::Attempted, Outcome::Established, Outcome::Refused];
         let keys = outcomes.map(|outcome| key_bytes(&FlowKey { outcome, ..key(1) }));
         for (at_ns, bytes) in (1..).zip(&keys) {
-            assert_eq!(told.see(*bytes, at_ns), Sighting::New);
+            assert_eq!(told.see(bytes, at_ns).1, Sighting::New);
         }
-        assert_eq!(told.see(keys[0], 1), Sighting::Known);
-        told.remove(&keys[1]);
+        assert_eq!(told.see(&keys[0], 1).1, Sighting::Known);
+        told.remove(told.id_of(&keys[1]).unwrap(), &mut Vec::new());
         assert_eq!(told.dials(), 1);
         assert_eq!(keys.map(|it| told.holds(&it)), [true, false, true]);
         told.begin_round();
-        told.came_by(&keys[2]);
+        told.came_by(told.id_of(&keys[2]).unwrap());
         let mut out = Vec::new();
         told.end_round(Clock::read(), &mut out);
-        assert!(matches!(&out[..], [_, Observation::Forgotten(gone)]
+        assert!(matches!(&out[..], [_, Observation::Forgotten { key: gone, .. }]
             if gone.outcome == Outcome::Attempted));
         assert_eq!(keys.map(|it| told.holds(&it)), [false, false, true]);
     }
@@ -487,27 +528,33 @@ mod tests {
         let bytes = key_bytes(&key(1));
         let clock = Clock::read();
         let mut counters = Counters { connections: 3, bytes_sent: 100, ..Counters::default() };
-        assert_eq!(told.traffic(&bytes, &counters, clock), None, "never told");
-        told.see(bytes, 0);
-        let traffic = told.traffic(&bytes, &counters, clock).unwrap();
+        assert_eq!(told.traffic(KeyId(0), &counters, clock), None, "never told");
+        let (id, _) = told.see(&bytes, 0);
+        let traffic = told.traffic(id, &counters, clock).unwrap();
         assert_eq!((traffic.connections, traffic.bytes_sent), (3, 100));
-        assert_eq!(told.traffic(&bytes, &counters, clock), None);
+        assert_eq!(told.traffic(id, &counters, clock), None);
         counters.rtt.0[2] += 1;
-        let traffic = told.traffic(&bytes, &counters, clock).unwrap();
+        let traffic = told.traffic(id, &counters, clock).unwrap();
         assert_eq!((traffic.connections, traffic.rtt.0[2]), (0, 1));
+        counters.connections += u64::from(u32::MAX);
+        for left in [u64::from(u32::MAX), 1] {
+            assert_eq!(told.traffic(id, &counters, clock).unwrap().connections, left);
+            counters.connections += 1;
+        }
     }
 
     #[test]
     fn what_a_round_does_not_come_by_is_gone() {
         let mut told = Told::new();
         let (one, two) = (key_bytes(&key(1)), key_bytes(&key(2)));
-        told.see(one, 0);
-        told.see(two, 0);
+        let (one, _) = told.see(&one, 0);
+        told.see(&two, 0);
         told.begin_round();
-        told.traffic(&one, &Counters::default(), Clock::read());
+        told.traffic(one, &Counters::default(), Clock::read());
         let mut out = Vec::new();
         told.end_round(Clock::read(), &mut out);
-        let [Observation::Traffic(traffic), Observation::Forgotten(gone)] = &out[..] else {
+        let [Observation::Traffic(traffic), Observation::Forgotten { key: gone, .. }] = &out[..]
+        else {
             panic!("{out:?}");
         };
         assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));

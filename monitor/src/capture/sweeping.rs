@@ -2,7 +2,7 @@
 //! it has forgotten, and what was lost. Told part by part, so that what is made of it is never as large
 //! as the whole.
 
-use monitor_core::flow::{FlowKey, Loss, Observation};
+use monitor_core::flow::{KeyId, Loss, Observation};
 
 use crate::capture::clock::Clock;
 use crate::capture::namespaces;
@@ -36,7 +36,7 @@ impl Capture {
     /// Asks the kernel what known keys did, which it has forgotten, and what was lost. Call it every
     /// ten seconds or so. Only of keys that `counts` picks it is told what they did: of one that has no
     /// edge yet nobody could count it, so that it is told the next time.
-    pub fn sweep(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<Vec<Observation>> {
+    pub fn sweep(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<Vec<Observation>> {
         let mut sweep = self.begin_sweep()?;
         let mut all = Vec::new();
         while let Some(mut part) = self.sweep_on(&mut sweep, &counts)? {
@@ -55,7 +55,7 @@ impl Capture {
     pub fn sweep_on(
         &mut self,
         sweep: &mut Sweep,
-        counts: impl Fn(&FlowKey) -> bool,
+        counts: impl Fn(KeyId) -> bool,
     ) -> Result<Option<Vec<Observation>>> {
         let Some(under_way) = &mut sweep.0 else { return Ok(None) };
         if self.teller.sweep_on(&mut under_way.batch, counts)? == Part::Last {
@@ -64,6 +64,7 @@ impl Capture {
             self.end_sweep(accepts);
         }
         self.look_at_packets();
+        self.look_for_servers();
         Ok(Some(self.teller.take()))
     }
 
@@ -109,7 +110,7 @@ impl Teller {
         Ok(UnderWay { batch: Batch::new(), accepts })
     }
 
-    fn sweep_on(&mut self, batch: &mut Batch, counts: impl Fn(&FlowKey) -> bool) -> Result<Part> {
+    fn sweep_on(&mut self, batch: &mut Batch, counts: impl Fn(KeyId) -> bool) -> Result<Part> {
         while self.pending.len() < Self::PART {
             if !self.read_batch(batch, &counts)? {
                 self.told.end_round(self.clock, &mut self.pending);

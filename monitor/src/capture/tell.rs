@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use monitor_common as wire;
-use monitor_core::flow::{Begun, Canary as News, Flood, Flow, FlowKey, Loss, Observation, Remote};
+use monitor_core::flow::{
+    Begun, Canary as News, Direction, Flood, Flow, FlowKey, KeyId, Loss, Observation, Remote,
+};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
@@ -27,6 +29,7 @@ use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
 use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::servers::Servers;
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
 use crate::capture::{CaptureError, Result, map_error};
@@ -42,6 +45,7 @@ pub(super) struct Teller {
     pub(super) losses: Losses,
     canary: Canary,
     openers: Openers,
+    pub(super) servers: Servers,
     pub(super) clock: Clock,
     pub(super) sweeps: u32,
     pub(super) pending: Vec<Observation>,
@@ -70,6 +74,7 @@ impl Teller {
             losses,
             canary,
             openers: Openers::new(),
+            servers: Servers::default(),
             clock: Clock::read(),
             sweeps: 0,
             pending: Vec::new(),
@@ -85,6 +90,7 @@ impl Teller {
 
     /// What is to be told, in order.
     pub(super) fn take(&mut self) -> Vec<Observation> {
+        self.told.handed_over();
         std::mem::take(&mut self.pending)
     }
 
@@ -254,58 +260,64 @@ impl Teller {
         let bytes = decode::key_bytes(&flow.key);
         if flow.connections == 0 {
             // The other end of a dial that is told: it is counted by itself.
-            return self.tell(flow.key, now_ns, &origin, Begun::Before);
+            return self.tell((flow.key, None), now_ns, &origin, Begun::Before);
         }
         if self.told.holds(&bytes) {
             return;
         }
         let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
-        if self.seen.enter(&bytes, &stats) {
-            self.told.see(bytes, now_ns);
-        } else if !self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
+        let id = if self.seen.enter(&bytes, &stats) {
+            Some(self.told.see(&bytes, now_ns).0)
+        } else if self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
+            // Where something else came of the same dial meanwhile, it is not counted.
+            None
+        } else {
             return;
-        }
-        // Where all else that came of the same dial is known, it is not counted.
-        self.tell(flow.key, now_ns, &origin, Begun::Before);
+        };
+        self.tell((flow.key, id), now_ns, &origin, Begun::Before);
     }
 
-    /// Makes the kernel forget keys; what they did is told next. What else came of the same dials goes
-    /// with them: it is told as far as it came, and again when it is seen again.
-    pub(super) fn rearm(&mut self, keys: &[FlowKey]) -> Result<()> {
-        let keys: BTreeSet<KeyBytes> = keys.iter().map(decode::key_bytes).collect();
+    /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. What else
+    /// came of the same dials goes with them. Whether one of them is a listener's.
+    pub(super) fn rearm(&mut self, keys: &[KeyId]) -> Result<bool> {
+        // None where it is forgotten already, and that is about to be told.
+        let keys = keys.iter().filter_map(|id| Some((*id, self.told.keys.bytes_of(*id)?)));
+        let keys: Vec<(KeyId, KeyBytes)> = keys.collect();
         self.credit(&keys);
-        for bytes in &keys {
-            if let Some(entry) = self.seen.get(bytes) {
-                self.read_rearmed(&entry, &keys);
+        let is_listener = |key: FlowKey| key.direction == Direction::Listening;
+        let listens = keys.iter().any(|(_, it)| decode::key(it).is_ok_and(is_listener));
+        for (id, bytes) in keys {
+            if let Some(entry) = self.seen.get(&bytes) {
+                self.forget(&entry);
             }
-            let removed = self.seen.remove(bytes);
+            let removed = self.seen.remove(&bytes);
             removed.map_err(|source| map_error(monitor_common::map::SEEN, source))?;
-            self.told.remove(bytes);
+            // Where there was no entry; else it is forgotten with that.
+            self.told.remove(id, &mut self.pending);
         }
-        Ok(())
+        Ok(listens)
     }
 
-    /// Of an entry that is removed for some `keys`.
-    fn read_rearmed(&mut self, entry: &Entry, keys: &BTreeSet<KeyBytes>) {
+    /// Forgets all keys of an entry, and tells what they did. One that was never told, since the ring had no
+    /// room, is told first: nothing else would.
+    fn forget(&mut self, entry: &Entry) {
         let at_ns = self.came_at(entry);
         for (bytes, counters) in &entry.flows {
-            let is_other = !keys.contains(bytes);
-            if is_other {
-                self.sighted(bytes, entry, at_ns);
+            if !self.told.holds(bytes) {
+                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
             }
-            let traffic = self.told.traffic(bytes, counters, self.clock);
+            // None of a canary's.
+            let Some(id) = self.told.id_of(bytes) else { continue };
+            let traffic = self.told.traffic(id, counters, self.clock);
             self.pending.extend(traffic.map(Observation::Traffic));
-            if is_other {
-                self.told.remove(bytes);
-                self.pending.extend(decode::key(bytes).ok().map(Observation::Forgotten));
-            }
+            self.told.remove(id, &mut self.pending);
         }
     }
 
     /// What is to be told again costs whoever shows it nothing.
-    fn credit(&mut self, keys: &BTreeSet<KeyBytes>) {
+    fn credit(&mut self, keys: &[(KeyId, KeyBytes)]) {
         let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
-        let entries: BTreeSet<KeyBytes> = keys.iter().map(decode::held).collect();
+        let entries: BTreeSet<KeyBytes> = keys.iter().map(|(_, key)| decode::held(key)).collect();
         for payer in entries.iter().filter_map(|key| decode::payer(key).ok()) {
             *credits.entry(payer).or_default() += 1;
         }
@@ -317,7 +329,7 @@ impl Teller {
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
     /// others did, and which are gone.
     /// Of those that `counts` does not pick, what they did is told the next time.
-    pub(super) fn read_seen(&mut self, counts: impl Fn(&FlowKey) -> bool) -> Result<()> {
+    pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
         while self.read_batch(&mut batch, &counts)? {}
@@ -329,7 +341,7 @@ impl Teller {
     pub(super) fn read_batch(
         &mut self,
         batch: &mut Batch,
-        counts: impl Fn(&FlowKey) -> bool,
+        counts: impl Fn(KeyId) -> bool,
     ) -> Result<bool> {
         let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
         if more {
@@ -345,15 +357,22 @@ impl Teller {
         Ok(more)
     }
 
-    fn read_entry(&mut self, entry: &Entry, counts: impl Fn(&FlowKey) -> bool) {
+    fn read_entry(&mut self, entry: &Entry, counts: impl Fn(KeyId) -> bool) {
         let at_ns = self.came_at(entry);
         for (bytes, counters) in &entry.flows {
-            self.sighted(bytes, entry, at_ns);
-            if decode::key(bytes).is_ok_and(|key| counts(&key)) {
-                let traffic = self.told.traffic(bytes, counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
-            } else {
-                self.told.came_by(bytes);
+            let known = self.told.knows(bytes, entry.first_seen_ns);
+            let id = known.or_else(|| {
+                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
+                self.told.id_of(bytes)
+            });
+            match id {
+                Some(id) if counts(id) => {
+                    let traffic = self.told.traffic(id, counters, self.clock);
+                    self.pending.extend(traffic.map(Observation::Traffic));
+                }
+                Some(id) => self.told.came_by(id),
+                // A canary's, or removed.
+                None => {}
             }
             if decode::opens(bytes) {
                 self.want(bytes, &entry.origin);
@@ -364,15 +383,9 @@ impl Teller {
     /// When what was not told of an entry came: as it was made, or since, where it is known; then at the
     /// latest when it was last seen.
     fn came_at(&self, entry: &Entry) -> u64 {
-        let known = entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns));
+        let known =
+            entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns).is_some());
         if known { entry.last_seen_ns } else { entry.first_seen_ns }
-    }
-
-    /// Tells of a key of an entry, unless it was told.
-    fn sighted(&mut self, bytes: &KeyBytes, entry: &Entry, at_ns: u64) {
-        if !self.told.knows(bytes, entry.first_seen_ns) {
-            self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
-        }
     }
 
     /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
@@ -401,12 +414,13 @@ impl Teller {
         if self.canary.owns(&key) {
             return self.pending.extend(self.canary.came(bytes, &key));
         }
-        match self.told.see(bytes, entered_ns) {
+        let (id, sighting) = self.told.see(&bytes, entered_ns);
+        match sighting {
             Sighting::Known => return,
-            Sighting::Again => self.pending.push(Observation::Forgotten(key)),
+            Sighting::Again => self.pending.push(Observation::Forgotten { id, key }),
             Sighting::New => {}
         }
-        self.tell(key, at_ns, origin, Begun::Seen);
+        self.tell((key, Some(id)), at_ns, origin, Begun::Seen);
         if decode::opens(&bytes) {
             self.want(&bytes, origin);
         }
@@ -418,7 +432,7 @@ impl Teller {
             Ok(key) if self.canary.owns(&key) => {
                 self.pending.extend(self.canary.came(*bytes, &key));
             }
-            Ok(key) => self.tell(key, at_ns, origin, Begun::Seen),
+            Ok(key) => self.tell((key, self.told.id_of(bytes)), at_ns, origin, Begun::Seen),
             Err(Undecodable) => self.undecodable(bytes),
         }
     }
@@ -449,14 +463,21 @@ impl Teller {
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(&mut self, key: FlowKey, at_ns: u64, origin: &Origin, begun: Begun) {
+    fn tell(
+        &mut self,
+        (key, id): (FlowKey, Option<KeyId>),
+        at_ns: u64,
+        origin: &Origin,
+        begun: Begun,
+    ) {
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if let Remote::Cgroup(id) = key.remote {
             self.cgroups.ensure(id, None, &mut self.pending);
         }
         self.addresses.ensure(origin.netns, pid, &mut self.pending);
-        let opener = origin.opener.or_else(|| self.openers.of(&key, origin));
+        let opener = origin.opener.or_else(|| self.servers.opener(&key, origin));
+        let opener = opener.or_else(|| self.openers.of(&key, origin));
         let opener = opener.filter(|opener| *opener != key.cgroup);
         if let Some(opener) = opener {
             self.cgroups.ensure(opener, None, &mut self.pending);
@@ -464,6 +485,7 @@ impl Teller {
         let process = origin.process.as_ref().map(|caller| self.processes.describe(caller, at_ns));
         self.pending.push(Observation::Flow(Flow {
             key,
+            id,
             at: self.clock.wall(at_ns),
             netns: origin.netns,
             client: origin.client,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use monitor_core::attribute::{SeenFrom, Sighting, Workload};
+use monitor_core::attribute::{KeyIds, SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
@@ -268,7 +268,7 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         dialled: None,
         begun: Begun::Seen,
         opened_by: None,
-        keys: Vec::new(),
+        keys: KeyIds::new(),
     }
 }
 

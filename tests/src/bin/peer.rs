@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use tests::activation::Activation;
 use tests::ways::{self, PATIENCE, answer};
 
 const USAGE: &str = "\
@@ -23,6 +24,7 @@ peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N
                  a WAY of `tests::ways`: fast-open-send, ring, from-port=123, …
 peer odd serve ADDRESS:PORT    by UDP-Lite
 peer use ADDRESS:PORT    connects its standard input, a socket
+peer accept      serves at its standard input, a socket that listens
 peer kprobe      registers one, if it can, and says what came of it
 peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
@@ -32,6 +34,7 @@ peer obey        one order a line from standard input, one answer a line: `dial 
                  `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
                  `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
                  `handed|handed-udp CGROUP ADDRESS:PORT` (opens a socket that another in that cgroup connects),
+                 `manager listen ADDRESS:PORT`, `manager start CGROUP` (a server for that), `manager end`,
                  `leave` (for the network namespace of whoever started it),
                  `churn DIRECTORY TAG N ADDRESS:PORT` (a cgroup made, dialled from and removed, N times);
                  or what to start and wait for, which answers itself: `start PROGRAM ARGS…`,
@@ -76,6 +79,12 @@ fn run(words: &[String]) -> anyhow::Result<()> {
         }
         ["odd", "serve", address] => serve_datagrams(tests::odd::server(address.parse()?)?),
         ["obey"] => obey(),
+        ["accept"] => {
+            let end = Some(rustix::process::Signal::KILL);
+            rustix::process::set_parent_process_death_signal(end).context("end with my parent")?;
+            let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
+            accept(&TcpListener::from(socket))
+        }
         ["use", address] => {
             let socket = io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
             connected(socket, address.parse()?)?;
@@ -207,6 +216,7 @@ fn end_with_input() {
 
 fn obey() -> anyhow::Result<()> {
     let mut held = Vec::new();
+    let mut manager = Activation::default();
     let mut odd = tests::odd::Sockets::default();
     say("ready")?;
     for line in io::stdin().lock().lines() {
@@ -252,6 +262,7 @@ fn obey() -> anyhow::Result<()> {
                 command.args(["use", address]).stdin(socket);
                 start(&mut command)?;
             }
+            ["manager", rest @ ..] => say(manager.obey(rest)?)?,
             ["leave"] => {
                 let home = std::os::unix::process::parent_id();
                 enter_namespace(&format!("/proc/{home}/ns/net"))?;

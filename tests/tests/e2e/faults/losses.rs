@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use rustix::process::Signal;
@@ -11,7 +12,7 @@ use tests::agent::{Agent, SOON, SWEPT, Setup};
 use tests::eventually;
 use tests::kernel::Loaded;
 use tests::lab::Lab;
-use tests::process::finish;
+use tests::process::{Running, finish};
 use tests::receiver::edge_of;
 use tests::traffic::{Protocol, edge, nameless};
 
@@ -124,7 +125,7 @@ fn ports_beyond_what_one_may_bind_are_counted_exactly() {
 }
 
 #[test]
-fn connections_beyond_the_table_are_counted_exactly_when_they_end() {
+fn connections_beyond_the_table_are_counted_exactly_once() {
     const HELD: u64 = 300;
     let lab = lab();
     let here = lab.alone();
@@ -137,8 +138,50 @@ fn connections_beyond_the_table_are_counted_exactly_when_they_end() {
     // Both ends of each are followed; which of them were forgotten meanwhile is the kernel's choice.
     let followed = followed(&agent);
     assert!((1..HELD).contains(&followed), "{followed} followed");
-    dialler.does("release", "released");
     loses_exactly(&agent, "untracked", 2 * HELD - followed);
+    // Their ends are told to nobody, nor counted.
+    dialler.does("release", "released");
+    agent.shows(&server.edge_from(&web), SWEPT, |view| view["evidence"]["connections"] == HELD);
+    eventually(SOON, "all of them ended", || match self::followed(&agent) {
+        0 => Ok(()),
+        left => Err(format!("{left} followed")),
+    });
+    loses_exactly(&agent, "untracked", 2 * HELD - followed);
+}
+
+#[test]
+fn ends_that_only_another_program_asked_for_are_no_loss() {
+    let lab = lab();
+    let here = lab.alone();
+    let at = |port| SocketAddr::new(here.v4, port);
+    let (api, web) = (lab.service("api"), lab.service("web"));
+    let older = lab.serve(&api, &here, Protocol::Tcp, at(80));
+    let newer = lab.serve_ports(&api, &here, at(20_000), 100);
+    let mut dialler = lab.dialler(&web, &here);
+    // It asks to be told how connections end, of which the agent then hears too.
+    let mut watch = Running::start(&mut lab.looks(&["watch"]));
+    eventually(SOON, "it watches", || {
+        dialler.reaches(&older);
+        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
+        if line.contains(&web.name) { Ok(()) } else { Err(line) }
+    });
+    // Older than the agent.
+    dialler.does(&format!("hold {} 5", older.address), "held");
+    let few = Setup::mode("learn").within(&lab, "canary = \"1h\"\ndetail = \"full\"\n");
+    let agent = lab.agent("agent", &few.tables("[detect]\nbudget = 16\n"));
+    dialler.does("release", "released");
+    dialler.reaches(&older);
+    agent.sees(&older.edge_from(&web));
+    // Beyond the budget: counted as that, and not followed.
+    dialler.dials(&format!("tcp {} --ports 100", newer.address), "established");
+    eventually(SWEPT, "what was beyond the budget", || match agent.lost("over-budget") {
+        0 => Err("nothing".to_owned()),
+        _ => Ok(()),
+    });
+    let lost = agent.json(&["status"])["lost"].clone();
+    let reasons: Vec<&String> = lost.as_object().into_iter().flatten().map(|it| it.0).collect();
+    assert_eq!(reasons, ["over-budget"], "{lost}");
+    assert!(watch.runs(), "it ended before the connections did");
 }
 
 #[test]
