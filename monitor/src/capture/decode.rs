@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use monitor_common as wire;
-use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
+use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::socket::Socket;
 use zerocopy::{FromZeros as _, TryFromBytes};
@@ -67,17 +67,6 @@ pub(super) struct Caller {
     pub(super) executable_id: u64,
 }
 
-/// What a key counted so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Counters {
-    pub(super) first_seen_ns: u64,
-    pub(super) last_seen_ns: u64,
-    pub(super) connections: u64,
-    pub(super) bytes_sent: u64,
-    pub(super) bytes_received: u64,
-    pub(super) rtt: RttHistogram,
-}
-
 pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     let (kind, _) = wire::RecordKind::try_read_from_prefix(bytes).map_err(|_bytes| Undecodable)?;
     match kind {
@@ -138,62 +127,6 @@ const fn direction(direction: wire::Direction) -> Direction {
         wire::Direction::Inbound => Direction::Inbound,
         wire::Direction::Listening => Direction::Listening,
     }
-}
-
-/// What the map holds under one key: of a TCP dial all that came of it, each a key of its own to everybody
-/// else; of any other key that alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) first_seen_ns: u64,
-    pub(super) last_seen_ns: u64,
-    /// Of what was news last.
-    pub(super) origin: Origin,
-    pub(super) flows: Vec<(KeyBytes, Counters)>,
-}
-
-impl Entry {
-    /// Whether a key of it counted nothing yet.
-    pub(super) fn lacks(&self, key: &KeyBytes) -> bool {
-        self.flows.iter().all(|(bytes, _)| bytes != key)
-    }
-}
-
-/// None where its writer is still at it.
-pub(super) fn entry(key: &KeyBytes, stats: &StatsBytes) -> Result<Option<Entry>, Undecodable> {
-    let key: wire::FlowKey = read(key)?;
-    let stats: wire::FlowStats = read(stats)?;
-    if stats.first_seen_ns == 0 {
-        return Ok(None);
-    }
-    let flow = |outcome: wire::Outcome| {
-        let connections = stats.counts[outcome.slot()];
-        let mut counters = Counters {
-            first_seen_ns: stats.first_seen_ns,
-            last_seen_ns: stats.last_seen_ns,
-            connections,
-            ..Counters::default()
-        };
-        if outcome == wire::Outcome::Established {
-            counters.bytes_sent = stats.bytes_sent;
-            counters.bytes_received = stats.bytes_received;
-            counters.rtt = RttHistogram(stats.rtt);
-        }
-        let bytes = zerocopy::transmute!(wire::FlowKey { outcome, ..key });
-        (connections != 0).then_some((bytes, counters))
-    };
-    let one = [key.outcome];
-    let outcomes = if key.is_dial() { &wire::Outcome::OF_DIALS[..] } else { &one };
-    Ok(Some(Entry {
-        first_seen_ns: stats.first_seen_ns,
-        last_seen_ns: stats.last_seen_ns,
-        origin: origin(&stats.origin),
-        flows: outcomes.iter().copied().filter_map(flow).collect(),
-    }))
-}
-
-/// The key under which the map holds it, see [`entry`]; as it is where it is none.
-pub(super) fn held(bytes: &KeyBytes) -> KeyBytes {
-    read::<wire::FlowKey>(bytes).map_or(*bytes, |key| zerocopy::transmute!(key.held()))
 }
 
 pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
@@ -507,11 +440,11 @@ pub(super) fn started_bytes(started: &Started) -> StartedBytes {
     zerocopy::transmute!(wire::Executable { path, shell_id: started.shell_id })
 }
 
-fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
+pub(super) fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
     T::try_read_from_bytes(bytes).map_err(|_bytes| Undecodable)
 }
 
-fn origin(origin: &wire::Origin) -> Origin {
+pub(super) fn origin(origin: &wire::Origin) -> Origin {
     let process = (origin.process.pid != 0).then(|| Caller {
         pid: origin.process.pid,
         uid: origin.process.uid,
@@ -553,6 +486,7 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
+    use crate::capture::entries::{entry, held};
 
     fn flow_key() -> FlowKey {
         FlowKey {

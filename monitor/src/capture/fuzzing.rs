@@ -4,6 +4,7 @@
 use monitor_core::flow::FlowKey;
 
 use crate::capture::decode::{self, KeyBytes, Record, StatsBytes};
+use crate::capture::entries;
 
 /// A key as it was read, and as it is read again after it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,6 @@ pub fn record(bytes: &[u8]) -> Option<Trip> {
 pub fn entry(bytes: &[u8]) -> Option<Trip> {
     let (key, value) = bytes.split_first_chunk::<{ size_of::<KeyBytes>() }>()?;
     let value = value.first_chunk::<{ size_of::<StatsBytes>() }>()?;
-    let entry = decode::entry(key, value).ok()??;
+    let entry = entries::entry(key, value).ok()??;
     entry.flows.first().and_then(|(key, _)| trip(key))
 }

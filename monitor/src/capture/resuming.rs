@@ -6,7 +6,8 @@ use monitor_core::edge::Edge;
 use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
-use crate::capture::decode::{self, Entry, KeyBytes};
+use crate::capture::decode::{self, KeyBytes};
+use crate::capture::entries::Entry;
 use crate::capture::ledger::Row;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;

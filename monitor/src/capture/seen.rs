@@ -13,7 +13,8 @@ use monitor_core::rtt::Rtts;
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
-use crate::capture::decode::{self, Counters, Entry, KeyBytes, StatsBytes, Undecodable};
+use crate::capture::decode::{self, KeyBytes, StatsBytes, Undecodable};
+use crate::capture::entries::{self, Counters, Entry};
 use crate::capture::ledger::Ledger;
 use crate::capture::told_keys::ToldKeys;
 
@@ -35,18 +36,18 @@ impl SeenMap {
 
     /// The entry that a key belongs to; None where there is none, or its writer is still at it.
     pub(super) fn get(&self, key: &KeyBytes) -> Option<Entry> {
-        let held = decode::held(key);
-        decode::entry(&held, &self.map.get(&held, 0).ok()?).ok()?
+        let held = entries::held(key);
+        entries::entry(&held, &self.map.get(&held, 0).ok()?).ok()?
     }
 
     /// Enters what is not there; false where its entry is, or finds no room.
     pub(super) fn enter(&mut self, key: &KeyBytes, stats: &StatsBytes) -> bool {
-        self.map.insert(decode::held(key), stats, IF_ABSENT).is_ok()
+        self.map.insert(entries::held(key), stats, IF_ABSENT).is_ok()
     }
 
     /// Removes the entry that a key belongs to; it need not be there.
     pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
-        match self.map.remove(&decode::held(key)) {
+        match self.map.remove(&entries::held(key)) {
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::NotFound =>
             {
@@ -118,7 +119,7 @@ impl Batch {
         &self,
     ) -> impl Iterator<Item = (&KeyBytes, Result<Option<Entry>, Undecodable>)> {
         let read = self.keys.iter().zip(&self.values).take(self.count);
-        read.map(|(key, stats)| (key, decode::entry(key, stats)))
+        read.map(|(key, stats)| (key, entries::entry(key, stats)))
     }
 
     fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {

@@ -20,9 +20,10 @@ use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
-    self, Caller, Entry, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record,
-    SocketOwner, Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
+    Undecodable,
 };
+use crate::capture::entries::{self, Entry};
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
@@ -317,7 +318,7 @@ impl Teller {
     /// What is to be told again costs whoever shows it nothing.
     fn credit(&mut self, keys: &[(KeyId, KeyBytes)]) {
         let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
-        let entries: BTreeSet<KeyBytes> = keys.iter().map(|(_, key)| decode::held(key)).collect();
+        let entries: BTreeSet<KeyBytes> = keys.iter().map(|(_, key)| entries::held(key)).collect();
         for payer in entries.iter().filter_map(|key| decode::payer(key).ok()) {
             *credits.entry(payer).or_default() += 1;
         }
