@@ -4,6 +4,7 @@
 
 mod history;
 mod pairing;
+mod safe;
 mod shares;
 mod waiting;
 
@@ -14,15 +15,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
+use crate::edge::{Edge, Handover, Peer, Port};
 use crate::flow::{
-    Ancestor, Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
+    Begun, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
 };
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::socket::Socket;
 
 use self::history::History;
 use self::pairing::{Listening, Namespaces};
+use self::safe::safe_process;
 use self::waiting::{Waiting, WaitingRoom};
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
@@ -468,28 +470,6 @@ impl Attribution {
     fn peer_of(&self, cgroup: CgroupId) -> Peer {
         Peer::Service(self.service_of(cgroup))
     }
-}
-
-/// What a process says of itself, as safe text.
-fn safe_process(process: Arc<Process>) -> Arc<Process> {
-    if is_safe_process(&process) {
-        return process;
-    }
-    let name = |path: &Option<String>| path.as_deref().map(executable_name);
-    let ancestor = |it: &Ancestor| Ancestor { pid: it.pid, executable: name(&it.executable) };
-    Arc::new(Process {
-        executable: name(&process.executable),
-        command: executable_name(&process.command),
-        ancestors: process.ancestors.iter().take(Process::ANCESTORS).map(ancestor).collect(),
-        ..*process
-    })
-}
-
-/// As nearly all are.
-fn is_safe_process(process: &Process) -> bool {
-    let names = process.ancestors.iter().map(|it| &it.executable).chain([&process.executable]);
-    let mut texts = names.flatten().chain([&process.command]);
-    process.ancestors.len() <= Process::ANCESTORS && texts.all(|it| is_executable_name(it))
 }
 
 /// What an outbound flow dialled.

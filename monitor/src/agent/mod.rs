@@ -122,11 +122,11 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         files,
     };
     agent.resume(tables)?;
-    let written = agent.files.written();
-    agent.step(Input::Files(written))?;
+    agent.step(Input::Files(agent.files.written()))?;
     if let Some(trouble) = before {
         agent.step(Input::Trouble(trouble))?;
     }
+    capture::give_back();
     announce(agent.capture.summary());
     let status = agent.engine.status(now().wall);
     agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));

@@ -245,37 +245,43 @@ impl Teller {
     }
 
     /// Tells of connections that are older than the kernel programs, unless those saw one like them.
-    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
-        if self.canary.owns(&flow.key) {
-            return;
-        }
+    pub(super) fn pre_existing(&mut self, flows: Vec<OldFlow>) {
         let now_ns = clock::boot_ns();
-        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
-        let process = flow.pid.map(|pid| Caller {
-            pid,
-            uid: flow.uid,
-            command: String::new(),
-            executable_id,
-        });
-        let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener: None };
-        let bytes = decode::key_bytes(&flow.key);
-        if flow.connections == 0 {
-            // The other end of a dial that is told: it is counted by itself.
-            return self.tell((flow.key, None), now_ns, &origin, Begun::Before);
+        self.pending.reserve(flows.len());
+        for flow in flows {
+            if self.canary.owns(&flow.key) {
+                continue;
+            }
+            let process = flow.pid.map(|pid| Caller {
+                pid,
+                uid: flow.uid,
+                command: String::new(),
+                executable_id: flow.executable_id,
+            });
+            // A dialling socket's own cgroup is its opener's: nobody else is to be asked for.
+            let is_dial = flow.key.direction == Direction::Outbound;
+            let opener = is_dial.then_some(flow.key.cgroup);
+            let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener };
+            if flow.connections == 0 {
+                // The other end of a dial that is told: it is counted by itself.
+                self.tell((flow.key, None), now_ns, &origin, Begun::Before);
+                continue;
+            }
+            let bytes = decode::key_bytes(&flow.key);
+            if self.told.holds(&bytes) {
+                continue;
+            }
+            let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
+            let id = if self.seen.enter(&bytes, &stats) {
+                Some(self.told.see(&bytes, now_ns).0)
+            } else if self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
+                // Where something else came of the same dial meanwhile, it is not counted.
+                None
+            } else {
+                continue;
+            };
+            self.tell((flow.key, id), now_ns, &origin, Begun::Before);
         }
-        if self.told.holds(&bytes) {
-            return;
-        }
-        let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
-        let id = if self.seen.enter(&bytes, &stats) {
-            Some(self.told.see(&bytes, now_ns).0)
-        } else if self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
-            // Where something else came of the same dial meanwhile, it is not counted.
-            None
-        } else {
-            return;
-        };
-        self.tell((flow.key, id), now_ns, &origin, Begun::Before);
     }
 
     /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. What else
