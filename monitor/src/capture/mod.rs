@@ -4,6 +4,7 @@
 //! next one, which takes it up.
 
 mod config;
+mod entries;
 mod error;
 mod preflight;
 mod tracefs;

@@ -8,6 +8,7 @@ use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
+use crate::capture::entries::Entry;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
 use crate::capture::{Before, CaptureError, Result, Resumed};
@@ -31,38 +32,36 @@ impl Teller {
         let mut flows = Vec::new();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
-            for (bytes, stats) in batch.entries() {
-                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
-                else {
-                    continue;
-                };
-                let pid = origin.process.as_ref().map(|process| process.pid);
-                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
-                if !self.cgroups.knows(key.cgroup) {
-                    // Nobody could name it now; it was named when it was told.
-                    self.told.leave(bytes);
-                }
-                let id = self.told.knows(bytes, counters.first_seen_ns);
-                if id.is_some() {
-                    let at = self.clock.wall(counters.first_seen_ns);
-                    let (netns, client) = (origin.netns, origin.client);
-                    flows.push((
-                        *bytes,
-                        Flow {
-                            key,
-                            id,
-                            at,
-                            netns,
-                            client,
-                            process: None,
-                            begun: Begun::default(),
-                            opener: None,
-                        },
-                    ));
-                }
+            for (_, entry) in batch.entries() {
+                let Ok(Some(entry)) = entry else { continue };
+                let resumed = |(bytes, _): &(KeyBytes, _)| self.resumed(bytes, &entry);
+                flows.extend(entry.flows.iter().filter_map(resumed));
             }
         }
         Ok(flows)
+    }
+
+    fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<(KeyBytes, Flow)> {
+        let key = decode::key(bytes).ok()?;
+        let origin = &entry.origin;
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if !self.cgroups.knows(key.cgroup) {
+            // Nobody could name it now; it was named when it was told.
+            self.told.leave(bytes);
+        }
+        let id = self.told.knows(bytes, entry.first_seen_ns)?;
+        let flow = Flow {
+            key,
+            id: Some(id),
+            at: self.clock.wall(entry.first_seen_ns),
+            netns: origin.netns,
+            client: origin.client,
+            process: None,
+            begun: Begun::default(),
+            opener: None,
+        };
+        Some((*bytes, flow))
     }
 
     /// Tells what came up while no agent ran.
@@ -95,7 +94,7 @@ impl Teller {
 
     /// How many keys the store may know something of.
     pub(super) fn told_keys(&self) -> usize {
-        self.told.len()
+        self.told.keys.len()
     }
 
     /// What the kernel has lost in all, as far as it was told.

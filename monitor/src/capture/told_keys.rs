@@ -79,6 +79,11 @@ impl ToldKeys {
         self.slots.len() - self.free.len() - self.leaving.len()
     }
 
+    /// How many there are but for their outcomes.
+    pub(super) fn dials(&self) -> usize {
+        self.dials.len()
+    }
+
     /// The number of a key that was told.
     pub(super) fn find(&self, bytes: &KeyBytes) -> Option<KeyId> {
         let (dial, outcome) = split(bytes);

@@ -229,7 +229,7 @@ fn a_state_of_the_first_format_is_taken_up() {
         let (mut store, snapshot) = Store::open(dir.path()).unwrap();
         assert_eq!((snapshot.services.len(), snapshot.next_audit), (1, 1));
         let evidence = snapshot.edges.iter().find_map(|(_, record)| record.evidence.as_deref());
-        assert_eq!(evidence.map(|it| it.from_client.connections), Some(7));
+        assert_eq!(evidence.map(|it| it.from_client().connections), Some(7));
         assert!(snapshot.tallied.is_empty());
         // Both are there, the one as it was, the other as it is written now.
         store.commit(&[edge(80)]).unwrap();
