@@ -272,15 +272,12 @@ impl Teller {
                 continue;
             }
             let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
-            let id = if self.seen.enter(&bytes, &stats) {
-                Some(self.told.see(&bytes, now_ns).0)
-            } else if self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes)) {
-                // Where something else came of the same dial meanwhile, it is not counted.
-                None
-            } else {
-                continue;
-            };
-            self.tell((flow.key, id), now_ns, &origin, Begun::Before);
+            let entered = self.seen.enter(&bytes, &stats).then(|| self.told.see(&bytes, now_ns).0);
+            // Where something else came of the same dial meanwhile, it is not counted.
+            let lacks = || self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes));
+            if entered.is_some() || lacks() {
+                self.tell((flow.key, entered), now_ns, &origin, Begun::Before);
+            }
         }
     }
 
@@ -333,9 +330,8 @@ impl Teller {
         }
     }
 
-    /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
-    /// others did, and which are gone.
-    /// Of those that `counts` does not pick, what they did is told the next time.
+    /// Goes through the whole seen-map: keys that were never told (the ring was full), what the others
+    /// did, and which are gone. Of those that `counts` does not pick, that is told the next time.
     pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
