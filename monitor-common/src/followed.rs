@@ -13,7 +13,7 @@ use crate::Process;
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tracked {
-    /// Its outcome is `Established`, whatever has happened so far.
+    /// As `SEEN` holds it, whatever has happened so far.
     pub key: FlowKey,
     pub netns_cookie: u64,
     pub process: Process,

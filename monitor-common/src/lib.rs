@@ -13,6 +13,7 @@ mod flood;
 mod followed;
 mod hash;
 mod lineage;
+mod stats;
 
 pub use address::Address;
 pub use executable::{
@@ -24,6 +25,7 @@ pub use flood::{
 };
 pub use followed::{ClientKey, Dialler, Dials, Followed, Opened, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
+pub use stats::{FlowStats, Origin};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to
@@ -34,7 +36,8 @@ pub const LAYOUT: u64 = digest(include_bytes!("lib.rs"))
     ^ digest(include_bytes!("flood.rs")).rotate_left(3)
     ^ digest(include_bytes!("followed.rs")).rotate_left(4)
     ^ digest(include_bytes!("hash.rs")).rotate_left(5)
-    ^ digest(include_bytes!("lineage.rs")).rotate_left(6);
+    ^ digest(include_bytes!("lineage.rs")).rotate_left(6)
+    ^ digest(include_bytes!("stats.rs")).rotate_left(7);
 
 /// FNV-1a: tells texts apart, not attackers.
 #[must_use]
@@ -185,6 +188,28 @@ pub enum Outcome {
     Established = 6,
 }
 
+impl Outcome {
+    /// How many counters it takes to tell apart what comes of one key of `SEEN`.
+    pub const SLOTS: usize = 5;
+
+    /// What may come of a dial, each with a counter of its own.
+    pub const OF_DIALS: [Self; Self::SLOTS] =
+        [Self::Established, Self::Attempted, Self::Refused, Self::TimedOut, Self::Unreachable];
+
+    /// Its place in [`FlowStats::counts`]. No key has both of what is sent and what is attempted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        match self {
+            Self::Established => 0,
+            Self::Attempted | Self::Sent => 1,
+            Self::Refused => 2,
+            Self::TimedOut => 3,
+            Self::Unreachable => 4,
+        }
+    }
+}
+
 /// What makes a flow news.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -207,6 +232,23 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 56);
 
 impl FlowKey {
+    /// Whether it is a TCP dial. `SEEN` holds one key for all that comes of it, under
+    /// [`Outcome::Attempted`]; any other key it holds as it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_dial(&self) -> bool {
+        matches!(self.protocol, Protocol::Tcp)
+            && matches!(self.direction, Direction::Outbound)
+            && matches!(self.remote_kind, RemoteKind::Address)
+    }
+
+    /// As `SEEN` holds it.
+    #[must_use]
+    pub const fn held(self) -> Self {
+        let outcome = if self.is_dial() { Outcome::Attempted } else { self.outcome };
+        Self { outcome, ..self }
+    }
+
     /// That `owner` listens at `key`.
     #[inline(always)]
     #[must_use]
@@ -275,90 +317,6 @@ impl Owner {
     pub const UNKNOWN: Self = Self { cgroup_id: 0, executable_id: 0, process: Process::UNKNOWN };
 }
 
-/// What is told of a flow's first sighting beside its key.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Origin {
-    pub netns_cookie: u64,
-    /// Of `process`; 0 where unknown.
-    pub executable_id: u64,
-    /// The client's own address; zero where it is not known.
-    pub client: Address,
-    pub process: Process,
-    /// See [`Origin::ends`].
-    pub ends: u64,
-}
-const _: () = assert!(size_of::<Origin>() == 64);
-
-impl Origin {
-    /// Of a process alone: it listens, or who its client is is not known yet.
-    #[inline(always)]
-    #[must_use]
-    pub const fn without_client(owner: &Owner, netns_cookie: u64) -> Self {
-        let (executable_id, process) = (owner.executable_id, owner.process);
-        Self { netns_cookie, executable_id, process, ..Self::NONE }
-    }
-
-    const NONE: Self = Self {
-        netns_cookie: 0,
-        executable_id: 0,
-        client: Address::ZERO,
-        process: Process::UNKNOWN,
-        ends: 0,
-    };
-
-    /// The client's own port, 0 where it is not known, and above it the cgroup that the socket was opened
-    /// in, 0 where that is not known. In one word, and ids of cgroups
-    /// are counted up from 1: the upper bits are free.
-    #[inline(always)]
-    #[must_use]
-    pub const fn ends(client_port: u16, opener: u64) -> u64 {
-        client_port as u64 | opener << 16
-    }
-
-    #[must_use]
-    pub const fn client_port(&self) -> u16 {
-        let [low, high, ..] = self.ends.to_le_bytes();
-        u16::from_le_bytes([low, high])
-    }
-
-    #[must_use]
-    pub const fn opener(&self) -> u64 {
-        self.ends >> 16
-    }
-}
-
-/// Value of `SEEN`: counters since the key was entered, never reset.
-#[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct FlowStats {
-    /// Written last: 0 in an entry whose writer is still at it.
-    pub first_seen_ns: u64,
-    pub last_seen_ns: u64,
-    /// Dials, accepts or datagrams.
-    pub connections: u64,
-    /// Payload of closed connections; TCP only. The kernel counts each SYN and FIN as a byte; they
-    /// are taken off, but for a connection that was cut off either may be one wrong.
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub origin: Origin,
-    pub rtt: [u32; RTT_BUCKETS],
-}
-const _: () = assert!(size_of::<FlowStats>() == 168);
-
-impl FlowStats {
-    /// What an entry starts from: seen once, the rest to be filled in.
-    pub const ONCE: Self = Self {
-        first_seen_ns: 0,
-        last_seen_ns: 0,
-        connections: 1,
-        bytes_sent: 0,
-        bytes_received: 0,
-        origin: Origin::NONE,
-        rtt: [0; RTT_BUCKETS],
-    };
-}
-
 /// Key of `LISTENERS`: a TCP address being listened at.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -418,7 +376,7 @@ pub enum RecordKind {
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum News {
-    /// Its key was entered into `SEEN`.
+    /// Its key was entered into `SEEN`, or this came of a key there for the first time.
     Entered = 1,
     /// The other end's was: see [`Dialler::news`].
     OtherEnd = 2,
@@ -432,12 +390,14 @@ pub enum News {
 pub struct FlowRecord {
     pub kind: RecordKind,
     pub news: News,
-    /// Of an entered key its `first_seen_ns` there.
     pub at_ns: u64,
+    /// The `first_seen_ns` of its key in `SEEN`: which entry that was. 0 where that was being written at
+    /// this moment, and where none was entered.
+    pub entered_ns: u64,
     pub key: FlowKey,
     pub origin: Origin,
 }
-const _: () = assert!(size_of::<FlowRecord>() == 136);
+const _: () = assert!(size_of::<FlowRecord>() == 144);
 
 /// A cgroup of the version-2 hierarchy was created.
 #[derive(TryFromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, PartialEq, Eq)]
@@ -502,6 +462,16 @@ mod tests {
     extern crate std;
 
     use std::format;
+
+    use super::Outcome;
+
+    #[test]
+    fn what_comes_of_a_dial_has_a_counter_each() {
+        for (slot, outcome) in Outcome::OF_DIALS.into_iter().enumerate() {
+            assert_eq!(outcome.slot(), slot);
+        }
+        assert_eq!(Outcome::Sent.slot(), Outcome::Attempted.slot());
+    }
 
     #[test]
     fn every_file_is_part_of_the_layout() {

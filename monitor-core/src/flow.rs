@@ -149,6 +149,15 @@ impl FlowKey {
     pub const fn dial(&self) -> Self {
         Self { outcome: Outcome::Attempted, ..*self }
     }
+
+    /// What an outbound flow dialled.
+    #[must_use]
+    pub const fn dialled(&self) -> Option<SocketAddr> {
+        match self.remote {
+            Remote::Address(address) => Some(SocketAddr::new(address, self.port)),
+            Remote::Cgroup(_) | Remote::World | Remote::Socket(_) => None,
+        }
+    }
 }
 
 /// The number by which capture tells of a key: small, so that a table of them is a list. Once its key

@@ -20,8 +20,11 @@ pub struct Evidence {
     /// The best outcome so far: once established, always established.
     pub outcome: Outcome,
     pub seen_from: SeenFrom,
-    /// Connections as each end counted them: two views of the same connections, never a sum.
-    pub from_client: Tally,
+    connections: u64,
+    to_server: u64,
+    to_client: u64,
+    /// As many as fit; `rare` has the rest.
+    failures: u32,
     pub rtt: Rtts,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
     pub executables: Executables,
@@ -32,6 +35,7 @@ pub struct Evidence {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Rare {
     from_server: Tally,
+    failures: u64,
     dialled: Vec<SocketAddr>,
     opened_by: Option<ServiceName>,
 }
@@ -44,6 +48,7 @@ struct Stored<'a> {
     outcome: Outcome,
     seen_from: SeenFrom,
     from_client: Tally,
+    #[serde(default, skip_serializing_if = "Tally::is_nothing")]
     from_server: Tally,
     #[serde(default, skip_serializing_if = "Rtts::is_empty")]
     rtt: Cow<'a, Rtts>,
@@ -58,11 +63,15 @@ struct Stored<'a> {
 /// What one end counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
+    #[serde(default, skip_serializing_if = "is_none")]
     pub connections: u64,
     /// Dials that came to nothing.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub failures: u64,
     /// Payload bytes of closed connections.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_server: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
     pub to_client: u64,
 }
 
@@ -73,6 +82,15 @@ impl Tally {
         self.to_server += other.to_server;
         self.to_client += other.to_client;
     }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What one end of an edge counted since it was last asked.
@@ -121,7 +139,10 @@ impl Evidence {
             last_seen: sighting.at,
             outcome: sighting.outcome,
             seen_from: sighting.seen_from,
-            from_client: Tally::default(),
+            connections: 0,
+            to_server: 0,
+            to_client: 0,
+            failures: 0,
             rtt: Rtts::default(),
             executables: Executables::default(),
             rare: None,
@@ -155,11 +176,7 @@ impl Evidence {
     pub fn count(&mut self, count: &Count) {
         self.last_seen = self.last_seen.max(count.last_seen);
         let outbound = count.direction == Direction::Outbound;
-        let tally = if outbound {
-            &mut self.from_client
-        } else {
-            &mut self.rare.get_or_insert_default().from_server
-        };
+        let mut tally = if outbound { self.from_client() } else { self.from_server() };
         if count.outcome.reached() {
             tally.connections += count.connections;
         } else if count.outcome.is_final() {
@@ -172,6 +189,11 @@ impl Evidence {
         };
         tally.to_server += to_server;
         tally.to_client += to_client;
+        if outbound {
+            self.set_from_client(tally);
+        } else {
+            self.rare.get_or_insert_default().from_server = tally;
+        }
         // Both ends measure the same path: one of them is enough.
         let measures = outbound || self.seen_from == SeenFrom::Server;
         if measures && count.rtt != RttHistogram::default() {
@@ -185,7 +207,9 @@ impl Evidence {
         self.last_seen = self.last_seen.max(other.last_seen);
         self.outcome = self.outcome.max(other.outcome);
         self.seen_from = self.seen_from.and(other.seen_from);
-        self.from_client.add(&other.from_client);
+        let mut from_client = self.from_client();
+        from_client.add(&other.from_client());
+        self.set_from_client(from_client);
         self.rtt.add(&other.rtt.whole());
         for executable in other.executables.iter() {
             if self.executables.len() < Self::EXECUTABLES && !self.executables.contains(executable)
@@ -200,6 +224,28 @@ impl Evidence {
                 rare.dialled = theirs.dialled;
             }
             rare.opened_by = rare.opened_by.take().or(theirs.opened_by);
+        }
+    }
+
+    /// Connections as each end counted them: two views of the same connections, never a sum.
+    #[must_use]
+    pub fn from_client(&self) -> Tally {
+        let more = self.rare.as_ref().map_or(0, |it| it.failures);
+        Tally {
+            connections: self.connections,
+            failures: more + u64::from(self.failures),
+            to_server: self.to_server,
+            to_client: self.to_client,
+        }
+    }
+
+    fn set_from_client(&mut self, tally: Tally) {
+        let Tally { connections, failures, to_server, to_client } = tally;
+        (self.connections, self.to_server, self.to_client) = (connections, to_server, to_client);
+        self.failures = u32::try_from(failures).unwrap_or(u32::MAX);
+        let more = failures - u64::from(self.failures);
+        if more > 0 {
+            self.rare.get_or_insert_default().failures = more;
         }
     }
 
@@ -224,7 +270,7 @@ impl Evidence {
     /// The fuller of the two ends' views, field by field: an end that came late missed some.
     #[must_use]
     pub fn totals(&self) -> Tally {
-        let (a, b) = (self.from_client, self.from_server());
+        let (a, b) = (self.from_client(), self.from_server());
         Tally {
             connections: a.connections.max(b.connections),
             failures: a.failures.max(b.failures),
@@ -241,7 +287,7 @@ impl Serialize for Evidence {
             last_seen: self.last_seen,
             outcome: self.outcome,
             seen_from: self.seen_from,
-            from_client: self.from_client,
+            from_client: self.from_client(),
             from_server: self.from_server(),
             rtt: Cow::Borrowed(&self.rtt),
             executables: Cow::Borrowed(&self.executables),
@@ -256,18 +302,47 @@ impl From<Stored<'_>> for Evidence {
     fn from(stored: Stored<'_>) -> Self {
         let rare = Rare {
             from_server: stored.from_server,
+            failures: 0,
             dialled: stored.dialled.into_owned(),
             opened_by: stored.opened_by.map(Cow::into_owned),
         };
-        Self {
+        let mut evidence = Self {
             first_seen: stored.first_seen,
             last_seen: stored.last_seen,
             outcome: stored.outcome,
             seen_from: stored.seen_from,
-            from_client: stored.from_client,
+            connections: 0,
+            to_server: 0,
+            to_client: 0,
+            failures: 0,
             rtt: stored.rtt.into_owned(),
             executables: stored.executables.into_owned(),
             rare: (rare != Rare::default()).then(|| Box::new(rare)),
+        };
+        evidence.set_from_client(stored.from_client);
+        evidence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_reads_as_it_is_written_however_much_it_is() {
+        assert_eq!(size_of::<Evidence>(), 96);
+        let tally = r#"{"connections":1,"failures":2,"to_server":3,"to_client":4}"#;
+        let much = tally.replace('2', "18446744073709551615");
+        for (from_client, from_server, rest) in [
+            (tally, tally, r#""executables":[]"#),
+            (&much, tally, r#""executables":["/bin/x"],"dialled":["192.0.2.1:80"]"#),
+            (&much, &much, r#""executables":[],"opened_by":"systemd:a.service""#),
+        ] {
+            let text = format!(
+                r#"{{"first_seen":"2026-01-01T00:00:00Z","last_seen":"2026-01-01T00:00:01Z","outcome":"established","seen_from":"both","from_client":{from_client},"from_server":{from_server},{rest}}}"#
+            );
+            let evidence: Evidence = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&evidence).unwrap(), text);
         }
     }
 }

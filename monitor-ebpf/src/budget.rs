@@ -3,17 +3,16 @@
 //! one by one, and so takes no place from what others show.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use monitor_common::{
-    BUDGET_SPAN_NS, Budget, Flood, FlowKey, Loss, News, Origin, Payer, peer_hash, register_of,
-};
+use monitor_common::{BUDGET_SPAN_NS, Budget, Flood, FlowKey, Loss, Payer, peer_hash, register_of};
 
 use crate::count::add;
 use crate::emit;
 use crate::maps::{BUDGET_INTERVAL_NS, BUDGETS, EXECUTABLE_SEED, FLOODS};
 use crate::words::Words;
 
-/// Takes the price of one new key from whoever shows it; false where nothing is left.
-#[inline(always)]
+/// Takes the price of one new key from whoever shows it; false where nothing is left. A call, for its room
+/// on the stack.
+#[inline(never)]
 pub(crate) fn spend(key: &FlowKey, now_ns: u64) -> bool {
     take(&Words::of(Payer::of(key)), BUDGET_INTERVAL_NS.load(), now_ns)
 }
@@ -61,17 +60,18 @@ pub(crate) const SKETCHED: u8 = 1;
 /// loaded makes the verifier try every way there is, where CAP_PERFMON is missing.
 pub(crate) const COUNTED: u8 = 0;
 
-/// Counts a new key beyond the budget. Of each flood the first is told as an example, the second, the
-/// fourth and so on: who floods is known at once, and a few of those it dials.
+/// Counts a new key beyond the budget; whether to tell of it. Of each flood the first is told as an
+/// example, the second, the fourth and so on: who floods is known at once, and a few of those it dials.
 #[inline(never)]
-pub(crate) fn overflow<const SKETCH: u8>(key: &FlowKey, origin: &Origin, now_ns: u64) {
+pub(crate) fn overflow<const SKETCH: u8>(key: &FlowKey, now_ns: u64) -> bool {
     let payer = Words::of(Payer::of(key));
     if FLOODS.get_ptr(&*payer).is_none() {
         // Another CPU was first, or there is no room: it is looked for below.
         _ = FLOODS.insert(&*payer, &NONE, u64::from(BPF_NOEXIST));
     }
     let Some(flood) = FLOODS.get_ptr_mut(&*payer) else {
-        return emit::lost(Loss::MapFull);
+        emit::lost(Loss::MapFull);
+        return false;
     };
     emit::lost(Loss::OverBudget);
     if SKETCH != 0 {
@@ -95,9 +95,7 @@ pub(crate) fn overflow<const SKETCH: u8>(key: &FlowKey, origin: &Origin, now_ns:
         add(&raw mut (*flood).count, 1);
         before
     };
-    if before & before.wrapping_add(1) == 0 {
-        emit::flow(News::OverBudget, key, origin, now_ns);
-    }
+    before & before.wrapping_add(1) == 0
 }
 
 /// Entered from read-only data: there is no room for it on the stack.

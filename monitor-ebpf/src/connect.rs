@@ -15,7 +15,7 @@ use crate::follow;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::Sighted;
+use crate::seen::{Came, Dialled, Sighted};
 use crate::words::Words;
 
 pub(crate) const ALLOW: i32 = 1;
@@ -65,20 +65,28 @@ fn ping(ctx: *mut bpf_sock_addr, remote: Address) {
 fn dial(ctx: *mut bpf_sock_addr, remote: Address, port: u16) {
     let mut caller = owner::current();
     let netns_cookie = netns_cookie(ctx);
-    let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Established));
+    let key = Words::of(outbound(&caller, remote, port, Protocol::Tcp, Outcome::Attempted));
     // SAFETY: `ctx` is this hook's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let mut flags = Followed::DIALLING;
-    if !seen::is_known(&key) {
+    let dialled = seen::dialled(&key);
+    if dialled != Dialled::Established {
         let Some(opener) = follow::opener(cookie) else {
             return;
         };
         caller.process = owner::process(caller.process.pid);
-        let attempted = Words::of(FlowKey { outcome: Outcome::Attempted, ..*key });
-        let sighted = seen::observe::<SKETCHED>(&attempted, seen::now_ns(), || Origin {
+        let origin = Words::of(Origin {
             ends: Origin::ends(0, opener),
             ..Origin::without_client(&caller, netns_cookie)
         });
+        let sighted = match dialled {
+            Dialled::Established | Dialled::Attempted => Sighted::Known,
+            Dialled::Otherwise => {
+                let attempt = (&*key, Came::ATTEMPTED);
+                seen::observe::<SKETCHED, _>(attempt, || (&*key, *origin))
+            }
+            Dialled::Never => seen::enter::<SKETCHED>(&key, Outcome::Attempted, &origin),
+        };
         // A flood takes no place from connections that are told.
         let untold = sighted == Sighted::OverBudget;
         flags |= if untold { Followed::UNTOLD } else { Followed::NEWS };

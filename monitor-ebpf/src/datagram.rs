@@ -75,7 +75,7 @@ pub(crate) fn sent(
 ) {
     let mut caller = owner::current();
     let key = Words::of(outbound(&caller, remote, port, protocol, outcome));
-    if seen::count(&key, seen::about_now_ns()) {
+    if seen::count(&key, outcome, seen::about_now_ns()) {
         return;
     }
     // A number in any case: what is only there sometimes may not be read from the stack, and kernels up to
@@ -90,7 +90,7 @@ pub(crate) fn sent(
     };
     caller.process = owner::process(caller.process.pid);
     let origin = Words::of(origin(ctx, &caller, None, opener));
-    let sighted = seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
+    let sighted = seen::enter::<SKETCHED>(&key, outcome, &origin);
     if at != UNBOUND && sighted == Sighted::OverBudget {
         note(at, &remote, port, Direction::Outbound, RemoteKind::Address as u64);
     }
@@ -120,14 +120,14 @@ fn try_receive(ctx: *mut bpf_sock_addr, remote: Address) {
         note(at, &remote, port, Direction::Inbound, kind);
     }
     let key = Words::of(inbound(cgroup_id, remote, kind, bound));
-    if seen::count(&key, seen::about_now_ns()) {
+    if seen::count(&key, Outcome::Sent, seen::about_now_ns()) {
         return;
     }
     let Some(opener) = follow::opener(cookie(ctx)) else {
         return;
     };
     let origin = Words::of(origin(ctx, &owner::caller(), Some((remote, port)), opener));
-    seen::enter::<SKETCHED>(&key, &origin, seen::now_ns());
+    seen::enter::<SKETCHED>(&key, Outcome::Sent, &origin);
 }
 
 /// No place.

@@ -7,26 +7,42 @@ use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
 };
 use monitor_common::{
-    CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, News, Origin, RecordKind,
+    CgroupCreated, CgroupRemoved, FlowKey, FlowRecord, Loss, News, Origin, Outcome, RecordKind,
     WAKE_INTERVAL_NS,
 };
 
 use crate::count::add;
 use crate::maps::{self, EVENTS, LOST, WOKEN};
 
-/// Tells of a flow.
-#[inline(always)]
-pub(crate) fn flow(news: News, key: &FlowKey, origin: &Origin, now_ns: u64) {
+/// Why a flow is told, and what came of it: in one word, since there is room for five.
+#[derive(Clone, Copy)]
+pub(crate) struct Why(u64);
+
+impl Why {
+    #[inline(always)]
+    pub(crate) const fn of(news: News, outcome: Outcome) -> Self {
+        Self(news as u64 | ((outcome as u64) << 32))
+    }
+}
+
+/// Tells of a flow: of `key`, which was entered at `entered_ns`. A call, for its room on the stack.
+#[inline(never)]
+pub(crate) fn flow(why: Why, key: &FlowKey, origin: &Origin, entered_ns: u64, now_ns: u64) {
     let Some(mut record) = EVENTS.reserve::<FlowRecord>(0) else {
         return lost(Loss::RingFull);
     };
-    record.write(FlowRecord {
-        kind: RecordKind::Flow,
-        news,
-        at_ns: now_ns,
-        key: *key,
-        origin: *origin,
-    });
+    let told = MaybeUninit::as_mut_ptr(&mut record);
+    // SAFETY: `told` points to the reserved record, which nobody else sees before it is submitted; `why`
+    // was made of what these two are. In place: on its way the key would be taken apart on the stack.
+    unsafe {
+        (&raw mut (*told).kind).write(RecordKind::Flow);
+        (&raw mut (*told).news).cast::<u32>().write(why.0 as u32);
+        (&raw mut (*told).at_ns).write(now_ns);
+        (&raw mut (*told).entered_ns).write(entered_ns);
+        (&raw mut (*told).key).write(*key);
+        (&raw mut (*told).key.outcome).cast::<u8>().write_volatile((why.0 >> 32) as u8);
+        (&raw mut (*told).origin).write(*origin);
+    }
     record.submit(wake(now_ns));
 }
 

@@ -15,6 +15,7 @@ use crate::maps::ODD;
 use crate::note::note;
 use crate::odd::{UDPLITE, is_odd};
 use crate::seen;
+use crate::seen::Came;
 use crate::words::Words;
 
 const PASS: i32 = 1;
@@ -50,8 +51,8 @@ fn try_send(skb: *mut __sk_buff) -> Option<()> {
 
 #[inline(always)]
 fn tell(key: &FlowKey, odd: &Odd) {
-    let origin = || Origin::without_client(&odd.owner, odd.netns_cookie);
-    seen::observe::<SKETCHED>(key, seen::now_ns(), origin);
+    let told = || (key, Origin::without_client(&odd.owner, odd.netns_cookie));
+    seen::observe::<SKETCHED, _>((key, Came::packet(key.outcome)), told);
 }
 
 /// The socket that a packet comes from, and its protocol, where it is an unusual one.

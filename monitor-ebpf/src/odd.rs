@@ -16,6 +16,7 @@ use crate::maps::{FULL, MAKERS, NETS, ODD, TRIED, WATCHED};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
+use crate::seen::Came;
 use crate::words::Words;
 
 const ALLOW: i32 = 1;
@@ -82,8 +83,8 @@ fn try_create(sock: *mut bpf_sock, kind: u32, protocol: u32) {
 #[inline(always)]
 fn told(owner: &Owner, kind: SocketKind, protocol: u8, netns_cookie: u64) {
     let key = Words::of(FlowKey::opening(owner, kind, protocol));
-    let origin = || Origin::without_client(owner, netns_cookie);
-    seen::observe::<SKETCHED>(&key, seen::now_ns(), origin);
+    let told = || (&*key, Origin::without_client(owner, netns_cookie));
+    seen::observe::<SKETCHED, _>((&key, Came::ESTABLISHED), told);
 }
 
 /// Capabilities as the kernel numbers them.

@@ -23,7 +23,7 @@ use crate::maps::{BOUND, FULL, LISTENERS, NETNS_IN_SOCK_OPS};
 use crate::note::note;
 use crate::owner;
 use crate::seen;
-use crate::seen::{Closed, Sighted};
+use crate::seen::{Came, Closed, Sighted};
 use crate::words::Words;
 
 /// Any other value takes away what other programs answered.
@@ -114,14 +114,18 @@ fn dialled<const SKETCH: u8>(ctx: &SockOpsContext) {
     let Some(followed) = follow::of(cookie(ctx)).filter(|it| it.is_whole()) else {
         return;
     };
-    let tracked = &followed.tracked;
-    if !seen::count(&tracked.key, seen::about_now_ns()) {
-        let origin = Words::of(dialler(tracked, local(ctx), local_port(ctx)));
-        let sighted = seen::enter::<SKETCH>(&Words::of(tracked.key), &origin, seen::now_ns());
-        if sighted == Sighted::OverBudget {
-            followed.cookie = 0;
-        }
+    let sighted = came::<SKETCH>(ctx, &followed.tracked, Came::ESTABLISHED);
+    if sighted == Sighted::OverBudget {
+        followed.cookie = 0;
     }
+}
+
+/// This came of a dial.
+#[inline(always)]
+fn came<const SKETCH: u8>(ctx: &SockOpsContext, tracked: &Tracked, this: Came) -> Sighted {
+    // Whoever takes its place meanwhile has another key.
+    let told = || (Words::of(tracked.key), dialler(tracked, local(ctx), local_port(ctx)));
+    seen::observe::<SKETCH, _>((&tracked.key, this), told)
 }
 
 #[inline(always)]
@@ -159,7 +163,7 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
         outcome: Outcome::Established,
         _reserved: [0; 2],
     });
-    let is_known = seen::count(&key, now_ns);
+    let is_known = seen::count(&key, Outcome::Established, now_ns);
     if !is_known || from.is_news {
         let origin = Words::of(Origin {
             netns_cookie,
@@ -169,9 +173,12 @@ fn accepted<const SKETCH: u8>(ctx: &SockOpsContext) {
             ends: Origin::ends(client_port, 0),
         });
         if is_known {
-            seen::repeat(&key, &origin, seen::now_ns());
-        } else if seen::enter::<SKETCH>(&key, &origin, seen::now_ns()) == Sighted::OverBudget {
-            return;
+            seen::repeat(&key, &origin);
+        } else {
+            let sighted = seen::enter::<SKETCH>(&key, Outcome::Established, &origin);
+            if sighted == Sighted::OverBudget {
+                return;
+            }
         }
     }
     // Where the dialler is here as well, what is carried is counted at its end.
@@ -229,9 +236,7 @@ fn failed<const SKETCH: u8>(ctx: &SockOpsContext, followed: &Followed) {
     } else {
         Outcome::Unreachable
     };
-    let tracked = &followed.tracked;
-    let key = Words::of(FlowKey { outcome, ..tracked.key });
-    seen::observe::<SKETCH>(&key, seen::now_ns(), || dialler(tracked, local(ctx), local_port(ctx)));
+    came::<SKETCH>(ctx, &followed.tracked, Came::failed(outcome));
 }
 
 #[inline(always)]
@@ -293,9 +298,9 @@ fn listening<const SKETCH: u8>(ctx: &SockOpsContext, owner: &Owner, caller: Call
     } else {
         emit::lost(Loss::MapFull);
     }
-    let origin = || Origin::without_client(&owner, key.netns_cookie);
     let flow = Words::of(FlowKey::listening(&owner, &key));
-    seen::observe::<SKETCH>(&flow, seen::now_ns(), origin);
+    let told = || (&*flow, Origin::without_client(&owner, key.netns_cookie));
+    seen::observe::<SKETCH, _>((&flow, Came::ESTABLISHED), told);
     // Not there: it was never bound.
     _ = BOUND.remove(cookie);
 }

@@ -21,4 +21,4 @@ pub mod tool;
 pub mod traffic;
 pub mod ways;
 
-pub use waiting::{eventually, stretched};
+pub use waiting::eventually;

@@ -23,7 +23,7 @@ fn times(said: Option<OsString>) -> u32 {
 
 /// How long to wait on this machine for what takes `patience` on an ordinary one.
 #[must_use]
-pub fn stretched(patience: Duration) -> Duration {
+pub(crate) fn stretched(patience: Duration) -> Duration {
     patience.saturating_mul(*PATIENCE)
 }
 

@@ -5,6 +5,7 @@
 mod history;
 mod naming;
 mod pairing;
+mod safe;
 mod shares;
 mod sighting;
 mod waiting;
@@ -15,16 +16,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::directory::Directory;
-use crate::edge::{Edge, Handover, Peer, Port, executable_name, is_executable_name};
-use crate::flow::{
-    Ancestor, Direction, Flow, FlowKey, KeyId, Outcome, Process, Protocol, Remote, Traffic,
-};
+use crate::edge::{Edge, Handover, Peer, Port};
+use crate::flow::{Direction, Flow, FlowKey, KeyId, Outcome, Protocol, Remote, Traffic};
 use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName};
 use crate::socket::Socket;
 
 use self::history::History;
 use self::naming::Holding;
 use self::pairing::{Listening, Namespaces};
+use self::safe::safe_process;
 use self::waiting::{Waiting, WaitingRoom};
 use self::workloads::Workloads;
 
@@ -250,7 +250,7 @@ impl Attribution {
         };
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
-        let dialled = dial.as_ref().and_then(|dial| dialled(&dial.flow.key));
+        let dialled = dial.as_ref().and_then(|dial| dial.flow.key.dialled());
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
@@ -346,7 +346,7 @@ impl Attribution {
         self.namespaces.dials(&flow);
         let (edge, seen_from) = self.dialled_edge(&flow, address);
         let opened_by = self.opener_of(&flow);
-        let dialled = dialled(&flow.key).filter(|_| seen_from == SeenFrom::Both);
+        let dialled = flow.key.dialled().filter(|_| seen_from == SeenFrom::Both);
         if let Some(dialled) = dialled {
             self.history.remember(&edge, dialled);
         }
@@ -385,7 +385,7 @@ impl Attribution {
         // Nobody answered, or a datagram that nobody saw come in: it is meant for whom it reached
         // before.
         let unanswered = protocol != Protocol::Tcp || !flow.key.outcome.reached();
-        let before = client.service().zip(dialled(&flow.key)).filter(|_| unanswered);
+        let before = client.service().zip(flow.key.dialled()).filter(|_| unanswered);
         let before =
             before.and_then(|(client, to)| self.history.edge_of(client, protocol, to)).cloned();
         (before.unwrap_or_else(|| edge(Peer::Address(address), flow.key.port)), SeenFrom::Client)
@@ -408,36 +408,6 @@ impl Attribution {
 
     fn peer_of(&self, cgroup: CgroupId) -> Peer {
         Peer::Service(self.service_of(cgroup))
-    }
-}
-
-/// What a process says of itself, as safe text.
-fn safe_process(process: Arc<Process>) -> Arc<Process> {
-    if is_safe_process(&process) {
-        return process;
-    }
-    let name = |path: &Option<String>| path.as_deref().map(executable_name);
-    let ancestor = |it: &Ancestor| Ancestor { pid: it.pid, executable: name(&it.executable) };
-    Arc::new(Process {
-        executable: name(&process.executable),
-        command: executable_name(&process.command),
-        ancestors: process.ancestors.iter().take(Process::ANCESTORS).map(ancestor).collect(),
-        ..*process
-    })
-}
-
-/// As nearly all are.
-fn is_safe_process(process: &Process) -> bool {
-    let names = process.ancestors.iter().map(|it| &it.executable).chain([&process.executable]);
-    let mut texts = names.flatten().chain([&process.command]);
-    process.ancestors.len() <= Process::ANCESTORS && texts.all(|it| is_executable_name(it))
-}
-
-/// What an outbound flow dialled.
-const fn dialled(key: &FlowKey) -> Option<SocketAddr> {
-    match key.remote {
-        Remote::Address(address) => Some(SocketAddr::new(address, key.port)),
-        Remote::Cgroup(_) | Remote::World | Remote::Socket(_) => None,
     }
 }
 

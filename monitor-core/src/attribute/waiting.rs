@@ -37,6 +37,7 @@ pub(crate) struct WaitingRoom {
     unsettled: HashMap<(CgroupId, u16), usize, FixedState>,
     /// How many each cgroup has here.
     by_cgroup: HashMap<CgroupId, usize, FixedState>,
+    hasher: FixedState,
 }
 
 /// Who dials which port, where a TCP dial does not know its own end yet.
@@ -55,7 +56,8 @@ impl WaitingRoom {
             by_client: HashMap::with_hasher(hasher.clone()),
             by_accept: HashMap::with_hasher(hasher.clone()),
             unsettled: HashMap::with_hasher(hasher.clone()),
-            by_cgroup: HashMap::with_hasher(hasher),
+            by_cgroup: HashMap::with_hasher(hasher.clone()),
+            hasher,
         }
     }
 
@@ -181,11 +183,18 @@ impl WaitingRoom {
         }
     }
 
+    /// So many are kept room for without looking whether that is needed.
+    const ROOM: usize = 1_024;
+
     /// Gives up the empty places at the front.
     fn close_up(&mut self) {
         while let Some(None) = self.places.front() {
             self.places.pop_front();
             self.first += 1;
+        }
+        // A burst is over: its room is worth more than growing again.
+        if self.present == 0 && self.places.capacity() > Self::ROOM {
+            *self = Self { first: self.first, ..Self::new(self.hasher.clone()) };
         }
     }
 }

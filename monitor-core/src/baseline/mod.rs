@@ -12,7 +12,7 @@ mod undecided;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::attribute::Sighting;
 use crate::edge::{Edge, Peer};
@@ -105,12 +105,17 @@ pub enum Provenance {
 /// Who says so, and why: what `approve` and `forbid` take beside the edge.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Grounds {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
     pub until: Option<WallTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approver: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Also where nobody reads it: what is flattened into another is always read as if somebody did.
+fn as_text<S: Serializer>(until: &Option<WallTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    until.map(|until| until.to_string()).serialize(serializer)
 }
 
 impl Grounds {
@@ -334,13 +339,12 @@ impl Baseline {
         Some(Counted { exchanges, last_told: record.pending.as_ref().map(|it| it.last_told) })
     }
 
-    /// Adds a sighting to what is normal, where no end of it is guarded. An edge that waits for a
-    /// person's decision is never learned. Returns whether that was something new.
-    pub fn learn(&mut self, sighting: &Sighting) -> bool {
-        let place = self.edges.place_of(&sighting.edge);
+    /// Adds a sighting, whose edge is kept at `place`, to what is normal, where no end of it is guarded.
+    /// An edge that waits for a person's decision is never learned. Returns whether that was something
+    /// new.
+    pub fn learn(&mut self, sighting: &Sighting, place: Place) -> bool {
         // It was seen: it is touched already.
-        let Some((place, (_, record))) = place.and_then(|it| Some((it, self.edges.touch_at(it)?)))
-        else {
+        let Some((_, record)) = self.edges.touch_at(place) else {
             return false;
         };
         if record.pending.is_some() {

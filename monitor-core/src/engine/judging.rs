@@ -26,7 +26,7 @@ impl Engine {
             // Nobody learns a flood.
             Judgement::Learnable if self.floods.may_hold(&sighting.edge) => {}
             Judgement::Learnable => {
-                if self.baseline.learn(sighting) {
+                if place.is_some_and(|place| self.baseline.learn(sighting, place)) {
                     let due = now.boot.plus_millis(Self::LEARNED_MS);
                     self.learned_due.get_or_insert(due);
                 }

@@ -10,6 +10,7 @@ mod latency;
 mod naming;
 mod quiet;
 mod record;
+mod tallies;
 mod trouble;
 mod upkeep;
 mod view;
@@ -39,7 +40,8 @@ use self::trouble::{Gap, Losses};
 pub use self::canary::CanaryView;
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::latency::Latency;
-pub use self::record::{AuditEntry, Change, Snapshot, Tallied};
+pub use self::record::{AuditEntry, Change, Snapshot};
+pub use self::tallies::{Tallied, Tallies, TalliesError};
 pub use self::view::{
     BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
     Standing, Status,
@@ -184,8 +186,9 @@ impl Engine {
     /// Evidence is stored at most this often, milliseconds; what is told or decided is stored at once.
     pub const SAVE_MS: u64 = 30_000;
     /// What was learned is stored this much later, milliseconds, together with what is learned meanwhile.
-    /// Until then nobody was told of it, and the kernel's tables tell it to the next agent.
-    pub const LEARNED_MS: u64 = 100;
+    /// Until then nobody was told of it, and the kernel's tables tell it to the next agent. So much later
+    /// than [`Attribution::PATIENCE_MS`] that most often what the kernel's keys hold of it goes with it.
+    pub const LEARNED_MS: u64 = 1_000;
     /// That somebody looks is stored with everything else, and at least this often, milliseconds.
     const ALIVE_MS: u64 = 300_000;
     /// What has run out is looked for at most this often, milliseconds.

@@ -7,8 +7,7 @@ use crate::baseline::{Dirty, EdgeRecord, ServiceRecord};
 use crate::delivery::{Delivery, DeliveryId, Held, Kept};
 use crate::directory::{Key, Source, Subject};
 use crate::edge::Edge;
-use crate::engine::Actor;
-use crate::flow::RttHistogram;
+use crate::engine::{Actor, Tallies};
 use crate::ids::{ServiceName, WallTime};
 use crate::incident::Incident;
 use crate::mute::Mute;
@@ -31,29 +30,8 @@ pub enum Change {
     Alive(WallTime),
     /// The kernel's tables are these from now on: what was tallied of others is void.
     Tables(String),
-    /// What is held of a key of the kernel's tables, by its bytes there.
-    Tallied(Vec<u8>, Option<Box<Tallied>>),
-}
-
-/// Of a key of the kernel's tables: which edge it is, and how much of its counters the edge's evidence
-/// holds. Stored together with that evidence, so that neither is ever ahead of the other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tallied {
-    pub edge: Edge,
-    /// When the kernel entered the key: entered again, it is another.
-    pub first_seen_ns: u64,
-    pub connections: u64,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    #[serde(default, skip_serializing_if = "is_empty")]
-    pub rtt: RttHistogram,
-    /// Its judgement has changed: it is to be told again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub again: bool,
-}
-
-fn is_empty(rtt: &RttHistogram) -> bool {
-    *rtt == RttHistogram::default()
+    /// What is held of keys of the kernel's tables, by their bytes there; what is not in it stays.
+    Tallied(Tallies),
 }
 
 /// Who changed what, and when.
@@ -82,7 +60,7 @@ pub struct Snapshot {
     pub alive: Option<WallTime>,
     /// The kernel's tables that `tallied` is of.
     pub tables: Option<String>,
-    pub tallied: Vec<(Vec<u8>, Tallied)>,
+    pub tallied: Tallies,
 }
 
 impl From<Kept> for Change {

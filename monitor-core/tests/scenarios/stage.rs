@@ -346,7 +346,7 @@ impl Stage {
                 | Change::Mute(_, None)
                 // The kernel's tables are not on this stage.
                 | Change::Tables(_)
-                | Change::Tallied(..) => {}
+                | Change::Tallied(_) => {}
             }
         }
         self.engine = Engine::restore(settings(mode), snapshot);
@@ -369,7 +369,7 @@ pub(crate) fn key_of(change: &Change) -> String {
         Change::Known(key, _) => format!("known {key:?}"),
         Change::Alive(_) => "alive".to_owned(),
         Change::Tables(_) => "tables".to_owned(),
-        Change::Tallied(key, _) => format!("tallied {key:?}"),
+        Change::Tallied(_) => "tallied".to_owned(),
     }
 }
 

@@ -10,11 +10,16 @@ use crate::serve::{Query, Refusal, Request};
 
 impl Agent {
     pub(crate) fn answer(&mut self, request: Request) -> anyhow::Result<()> {
-        let now = now();
         // Fresh counters for whoever looks at them.
         if matches!(request.query, Query::Map | Query::Services | Query::Baseline) {
-            self.sweep()?;
+            return self.answer_swept(request);
         }
+        self.answer_now(request)
+    }
+
+    /// As things stand.
+    pub(crate) fn answer_now(&mut self, request: Request) -> anyhow::Result<()> {
+        let now = now();
         match request.query.clone() {
             Query::Ready => request.answer(Ok(true)),
             Query::Status => request.answer(Ok(Status {

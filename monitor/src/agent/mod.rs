@@ -9,6 +9,7 @@ mod perform;
 mod preflight;
 mod record;
 mod supervisor;
+mod sweeping;
 mod tally;
 mod trial;
 
@@ -21,7 +22,9 @@ use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
 use monitor_core::detect::{Kind, Meanwhile, Trouble};
 use monitor_core::directory::Fact;
-use monitor_core::engine::{EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched};
+use monitor_core::engine::{
+    Change, EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched,
+};
 use monitor_core::flow::Observation;
 use monitor_core::ids::{BootTime, Now, WallTime};
 use monitor_core::incident::Alert;
@@ -43,7 +46,8 @@ use crate::wording::counted;
 use self::audience::Audience;
 use self::files::Files;
 use self::perform::{Decided, LAST_LINES, Performer};
-use self::tally::{Tables, tally};
+use self::sweeping::Sweeping;
+use self::tally::{Book, Tables};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 pub use self::record::{RecordOptions, Recorded, record};
@@ -118,20 +122,23 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let feed = Feed::new();
     let served = tokio::spawn(serve::serve(door, requests, feed.clone(), stop.clone()));
     let (outcomes, mut settled) = mpsc::channel(OUTCOMES);
+    let (book, kept) = tables.changed(capture.tables().as_deref());
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
         sources: Sources::start(&config.identity),
         performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,
+        book,
+        sweeping: Sweeping::default(),
         files,
     };
-    agent.resume(tables)?;
-    let written = agent.files.written();
-    agent.step(Input::Files(written))?;
+    agent.resume(kept)?;
+    agent.step(Input::Files(agent.files.written()))?;
     if let Some(trouble) = before {
         agent.step(Input::Trouble(trouble))?;
     }
+    capture::give_back();
     announce(agent.capture.summary());
     let status = agent.engine.status(now().wall);
     agent.performer.tell(Told::Ready(ready(&config, agent.capture.summary(), &status)));
@@ -223,6 +230,8 @@ fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
 struct Agent {
     engine: Engine,
     capture: Capture,
+    book: Book,
+    sweeping: Sweeping,
     namer: Namer,
     sources: Sources,
     performer: Performer,
@@ -260,7 +269,8 @@ impl Agent {
                     self.observe(heard)?;
                 }
                 facts = self.sources.next() => self.learn(facts)?,
-                _ = sweep.tick() => self.sweep()?,
+                _ = sweep.tick() => self.begin_sweep()?,
+                () = std::future::ready(()), if self.sweeping.is_under_way() => self.sweep_on()?,
                 _ = look.tick() => {
                     if let Some(news) = self.files.changed() {
                         self.step(news)?;
@@ -276,10 +286,10 @@ impl Agent {
         }
     }
 
-    /// Takes up what an agent before this one knew of the kernel's tables.
-    fn resume(&mut self, tables: Tables) -> anyhow::Result<()> {
-        let changed = tables.changed(self.capture.tables().as_deref());
-        self.performer.store(changed);
+    /// Takes up what an agent before this one knew of the kernel's tables; `kept` is what the store is
+    /// to know of them.
+    fn resume(&mut self, kept: Vec<Change>) -> anyhow::Result<()> {
+        self.performer.store(kept);
         let Resumed { surroundings, flows } = self.capture.resumed();
         self.observe(surroundings)?;
         for (flow, edge) in flows {
@@ -294,13 +304,13 @@ impl Agent {
         let mut effects: Vec<Effect> =
             facts.into_iter().flat_map(|fact| self.engine.step(now, Input::Fact(fact))).collect();
         naming::find_keys(&mut effects, &self.capture);
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture).map(drop)
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
         let mut effects = self.engine.step(now(), input);
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture)
     }
 
@@ -312,19 +322,8 @@ impl Agent {
                 effects.extend(self.engine.step(now(), input));
             }
         }
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture).map(drop)
-    }
-
-    fn sweep(&mut self) -> anyhow::Result<()> {
-        let mut sweep = self.capture.begin_sweep().context("sweep the kernel's tables")?;
-        loop {
-            let heard = self.capture.sweep_on(&mut sweep, |key| self.engine.edge_of(key).is_some());
-            match heard.context("sweep the kernel's tables")? {
-                Some(part) => self.observe(part)?,
-                None => return Ok(()),
-            }
-        }
     }
 
     /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or
@@ -340,7 +339,7 @@ impl Agent {
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
         let mut effects = self.engine.finish(now());
-        tally(&mut effects, &mut self.engine, &mut self.capture);
+        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         let performed = self.performer.perform(effects, &mut self.capture);
         let left = match ending {
             Ending::Kept => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use monitor_core::delivery::{Delivery, DeliveryId, Outcome, Test};
-use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply};
+use monitor_core::engine::{AuditEntry, Change, CommandError, Effect, Reply, Tallies};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -129,7 +129,7 @@ impl Performer {
 
     /// Stores what waits, and `changes` after it. A refusal is told once, and its end as well.
     pub(crate) fn store(&mut self, changes: Vec<Change>) {
-        self.changes += changes.len();
+        self.changes += changes.iter().map(values).sum::<usize>();
         self.unstored.extend(changes);
         if self.unstored.is_empty() {
             return;
@@ -148,7 +148,7 @@ impl Performer {
                     tracing::error!("{why}; kept in memory and tried again");
                     self.refusal = Some(why);
                 }
-                if self.unstored.len() > Self::UNSTORED {
+                if self.unstored.iter().map(values).sum::<usize>() > Self::UNSTORED {
                     boil_down(&mut self.unstored);
                 }
             }
@@ -252,6 +252,7 @@ async fn attempt(notifier: &Notifier, delivery: &Delivery) -> Outcome {
 
 /// Keeps the newest change of each value.
 fn boil_down(changes: &mut Vec<Change>) {
+    let mut tallied = BTreeMap::new();
     let key = |change: &Change| match change {
         Change::Service(name, _) => format!("s{name}"),
         Change::Edge(edge, _) => format!("e{edge}"),
@@ -264,8 +265,30 @@ fn boil_down(changes: &mut Vec<Change>) {
         Change::Alive(_) => "z".to_owned(),
         // Before what is tallied of them.
         Change::Tables(_) => "k".to_owned(),
-        Change::Tallied(key, _) => format!("t{key:02x?}"),
+        Change::Tallied(_) => "t".to_owned(),
     };
-    let newest: BTreeMap<String, Change> = changes.drain(..).map(|it| (key(&it), it)).collect();
+    let mut newest = BTreeMap::new();
+    for change in changes.drain(..) {
+        match &change {
+            Change::Tallied(tallies) => tallied.extend(tallies.rows()),
+            // What was tallied of others is void.
+            Change::Tables(_) => tallied.clear(),
+            _ => {}
+        }
+        newest.insert(key(&change), change);
+    }
+    let mut tallies = Tallies::default();
+    tallies.extend(tallied);
+    if let Some(change) = newest.get_mut("t") {
+        *change = Change::Tallied(tallies);
+    }
     changes.extend(newest.into_values());
+}
+
+/// How many values a change is of.
+fn values(change: &Change) -> usize {
+    match change {
+        Change::Tallied(tallies) => tallies.len(),
+        _ => 1,
+    }
 }

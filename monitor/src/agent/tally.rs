@@ -3,7 +3,7 @@
 //! after `kill -9` counts nothing twice, and takes nothing for told that was not stored.
 
 use monitor_core::baseline::Written;
-use monitor_core::engine::{Change, Effect, Engine, Snapshot, Tallied};
+use monitor_core::engine::{Change, Effect, Engine, Snapshot, Tallies};
 use sha2::{Digest as _, Sha256};
 
 use crate::capture::{Before, Capture};
@@ -14,8 +14,17 @@ pub(crate) struct Tables {
     stored: Option<String>,
     judges: String,
     before: Before,
+    /// How many rows it has of them.
+    rows: usize,
     /// What is to be judged anew although the tables are the same.
-    again: Vec<Change>,
+    again: Tallies,
+}
+
+/// What was stored of the kernel's tables since that was last begun anew: it only grows until then.
+pub(crate) struct Book {
+    /// As the store names the tables.
+    name: String,
+    rows: usize,
 }
 
 impl Tables {
@@ -24,35 +33,40 @@ impl Tables {
     pub(crate) fn of(config: &Config, files: &Written, snapshot: &mut Snapshot) -> Self {
         let judges = judges(config, files);
         let stored = snapshot.tables.take();
-        let mut again = Vec::new();
+        let mut again = Tallies::default();
         let mut before = Before { tables: None, tallied: std::mem::take(&mut snapshot.tallied) };
         if let Some((tables, judged)) = stored.as_deref().and_then(|it| it.split_once(' ')) {
             before.tables = Some(tables.to_owned());
             if judged != judges {
-                for (key, tallied) in &mut before.tallied {
-                    tallied.again = true;
-                    again.push(change((key.clone(), Some(tallied.clone()))));
-                }
+                let rows = before.tallied.rows().map(|(key, mut held)| {
+                    held.iter_mut().for_each(|it| it.again = true);
+                    (key, held)
+                });
+                again.extend(rows);
+                before.tallied = again.clone();
             }
         }
-        Self { stored, judges, before, again }
+        let rows = before.tallied.len();
+        Self { stored, judges, before, rows, again }
     }
 
     pub(crate) fn before(&mut self) -> Before {
         std::mem::take(&mut self.before)
     }
 
-    /// What the store is to know now, where that is not what it knows.
-    pub(crate) fn changed(self, tables: Option<&str>) -> Vec<Change> {
+    /// What the store knows from now on, and what it is to know for that.
+    pub(crate) fn changed(self, tables: Option<&str>) -> (Book, Vec<Change>) {
         let judges = &self.judges;
-        let now = tables.map_or_else(String::new, |tables| format!("{tables} {judges}"));
+        let name = tables.map_or_else(String::new, |tables| format!("{tables} {judges}"));
         let stored = self.stored.unwrap_or_default();
-        if stored == now {
-            return Vec::new();
+        if stored == name {
+            return (Book { name, rows: self.rows }, Vec::new());
         }
         let same = tables.is_some_and(|tables| stored.starts_with(tables));
-        let kept = self.again.into_iter().filter(|_| same);
-        std::iter::once(Change::Tables(now)).chain(kept).collect()
+        let again = if same { self.again } else { Tallies::default() };
+        let book = Book { name: name.clone(), rows: again.len() };
+        let again = (!again.is_empty()).then_some(Change::Tallied(again));
+        (book, std::iter::once(Change::Tables(name)).chain(again).collect())
     }
 }
 
@@ -65,35 +79,58 @@ fn judges(config: &Config, files: &Written) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Adds what belongs into the same transaction.
-pub(crate) fn tally(effects: &mut Vec<Effect>, engine: &mut Engine, capture: &mut Capture) {
-    if capture.tables().is_none() {
-        return;
-    }
-    let mut more = Vec::new();
-    for effect in &*effects {
-        if let Effect::Rearm(keys) = effect {
-            let rows = capture.tallied_again(keys, |key| engine.edge_of(key));
-            more.extend(rows.map(change));
+impl Book {
+    /// Rows beyond twice as many as there are keys, before it is begun anew: so that small tables are not
+    /// written again and again.
+    const ROWS: usize = 16_384;
+
+    /// Adds what belongs into the same transaction.
+    pub(crate) fn tally(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        engine: &mut Engine,
+        capture: &mut Capture,
+    ) {
+        if self.name.is_empty() {
+            return;
+        }
+        let mut again = Tallies::default();
+        for effect in &*effects {
+            if let Effect::Rearm(keys) = effect {
+                again.append(capture.tallied_again(keys, |key| engine.edge_of(key)));
+            }
+        }
+        let stores_evidence = |effect: &Effect| {
+            let is_evidence = |change: &Change| {
+                matches!(change, Change::Edge(..) | Change::Service(..) | Change::Incident(..))
+            };
+            matches!(effect, Effect::Store(changes) if changes.iter().any(is_evidence))
+        };
+        if effects.iter().any(stores_evidence) {
+            effects.push(Effect::Store(engine.unsaved()));
+            // Before those that are to be told again.
+            effects.push(Effect::Store(self.held(engine, capture)));
+        }
+        self.rows += again.len();
+        if !again.is_empty() {
+            effects.push(Effect::Store(vec![Change::Tallied(again)]));
         }
     }
-    let stores_evidence = |effect: &Effect| {
-        let is_evidence = |change: &Change| {
-            matches!(change, Change::Edge(..) | Change::Service(..) | Change::Incident(..))
-        };
-        matches!(effect, Effect::Store(changes) if changes.iter().any(is_evidence))
-    };
-    if effects.iter().any(stores_evidence) {
-        effects.push(Effect::Store(engine.unsaved()));
-        let rows: Vec<_> = capture.tallied(|key| engine.edge_of(key)).map(change).collect();
-        // Before those that are to be told again.
-        effects.push(Effect::Store(rows));
-    }
-    if !more.is_empty() {
-        effects.push(Effect::Store(more));
-    }
-}
 
-fn change((key, tallied): (Vec<u8>, Option<Tallied>)) -> Change {
-    Change::Tallied(key, tallied.map(Box::new))
+    /// What is held of the keys now: what changed of it, or all of it where too much has.
+    fn held(&mut self, engine: &Engine, capture: &mut Capture) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let tallies = if self.rows > 2 * capture.told_keys() + Self::ROWS {
+            changes.push(Change::Tables(self.name.clone()));
+            self.rows = 0;
+            capture.tallied_anew(|key| engine.edge_of(key))
+        } else {
+            capture.tallied(|key| engine.edge_of(key))
+        };
+        self.rows += tallies.len();
+        if !tallies.is_empty() {
+            changes.push(Change::Tallied(tallies));
+        }
+        changes
+    }
 }

@@ -443,10 +443,22 @@ impl Attached {
         lacking.then(|| format!("executables while no agent runs: {why}"))
     }
 
-    /// Has one program verified without attaching it.
+    /// Has programs verified that are attached later, as far as that goes: why not is said then.
+    pub(super) fn load(&mut self, programs: &[Spec]) {
+        let kept = self.pins.as_ref().is_some_and(|it| it.programs == Programs::Same);
+        for spec in programs.iter().filter(|it| !kept && it.optional.is_none()) {
+            drop(self.load_one(spec));
+        }
+    }
+
+    /// Has one program verified without attaching it, once.
     pub(super) fn load_one(&mut self, spec: &Spec) -> Result<(), ProgramError> {
         let name = self.name_of(spec);
-        match self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)? {
+        let program = self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+        if program.fd().is_ok() {
+            return Ok(());
+        }
+        match program {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::SockOps(program) => program.load(),

@@ -23,6 +23,8 @@ pub(super) struct OldFlow {
     /// Who holds it; None for a connection that nobody took yet.
     pub(super) pid: Option<u32>,
     pub(super) uid: u32,
+    /// What its process runs; 0 where that is not known.
+    pub(super) executable_id: u64,
     pub(super) connections: u64,
 }
 
@@ -32,82 +34,68 @@ pub(super) trait Holders {
     fn executable_id(&self, pid: u32) -> u64;
 }
 
-/// Whose a connection's client is, by its own end and by the server's. Of loopback addresses every
-/// namespace has its own.
-type Dials = HashMap<(NetnsCookie, SocketAddr, SocketAddr), CgroupId>;
-/// The same by the client's end alone, for what was dialled under another address; None where several
-/// cgroups could be meant.
-type Clients = HashMap<(NetnsCookie, SocketAddr), Option<CgroupId>>;
-
 /// The flows of all connections, each dial followed by the other end of its first connection.
 pub(super) fn flows(
     found: &[OldConnections],
     internal: &[Network],
     holders: &impl Holders,
 ) -> Vec<OldFlow> {
+    let (mut dials, mut accepts) = (Vec::new(), Vec::new());
+    for namespace in found {
+        namespace.each(|connection| {
+            if namespace.is_served(&connection) {
+                accepts.push(connection);
+            } else {
+                dials.push(connection);
+            }
+        });
+    }
+    let pairs = Pairs::of(&dials, &accepts);
+    let count = dials.len() + accepts.len();
     let mut teller = Flows {
         internal,
         holders,
-        dials: HashMap::new(),
-        clients: HashMap::new(),
-        flows: Vec::new(),
-        known: HashMap::new(),
+        flows: Vec::with_capacity(count),
+        known: HashMap::with_capacity(count),
     };
-    for namespace in found {
-        namespace.each(|socket| {
-            if !namespace.is_served(socket) {
-                teller.note_dial(namespace.netns, socket.1);
-            }
-        });
+    for (dial, other) in dials.iter().zip(&pairs.accepted) {
+        let is_first = teller.dialled(dial);
+        if let Some((accept, from)) = other.filter(|_| is_first).and_then(|at| pairs.accept(at)) {
+            teller.accepted(accept, from, Repeat::Told);
+        }
     }
-    let mut accepted = HashMap::new();
-    for namespace in found {
-        namespace.each(|socket| {
-            if namespace.is_served(socket) {
-                let at = (place(namespace.netns, socket.1.remote), socket.1.remote, socket.1.local);
-                accepted.insert(at, (namespace.netns, socket));
-            }
-        });
-    }
-    for namespace in found {
-        namespace.each(|socket| {
-            if namespace.is_served(socket) {
-                return;
-            }
-            let is_first = teller.dialled(namespace.netns, socket);
-            let ends = (place(namespace.netns, socket.1.local), socket.1.local, socket.1.remote);
-            if let Some((netns, other)) = accepted.get(&ends).filter(|_| is_first) {
-                teller.accepted(*netns, *other, Repeat::Told);
-            }
-        });
-    }
-    for namespace in found {
-        namespace.each(|socket| {
-            if namespace.is_served(socket) {
-                teller.accepted(namespace.netns, socket, Repeat::Counted);
-            }
-        });
+    for (accept, from) in accepts.iter().zip(&pairs.clients) {
+        teller.accepted(accept, *from, Repeat::Counted);
     }
     teller.flows
 }
 
-/// A socket and its protocol.
-type Connection<'a> = (Protocol, &'a OldSocket);
+/// A socket that has a far end.
+#[derive(Debug, Clone, Copy)]
+struct Connection<'a> {
+    netns: NetnsCookie,
+    protocol: Protocol,
+    socket: &'a OldSocket,
+}
 
 impl OldConnections {
     fn each<'a>(&'a self, mut take: impl FnMut(Connection<'a>)) {
-        self.tcp.iter().for_each(|it| take((Protocol::Tcp, it)));
-        self.udp.iter().for_each(|it| take((Protocol::Udp, it)));
+        for (protocol, sockets) in [(Protocol::Tcp, &self.tcp), (Protocol::Udp, &self.udp)] {
+            sockets
+                .iter()
+                .for_each(|socket| take(Connection { netns: self.netns, protocol, socket }));
+        }
     }
 
     /// Whether the far end dialled.
-    fn is_served(&self, (protocol, socket): Connection<'_>) -> bool {
-        let ports: &HashSet<u16> = match protocol {
+    fn is_served(&self, connection: &Connection<'_>) -> bool {
+        let ports: &HashSet<u16> = match connection.protocol {
             Protocol::Tcp => &self.tcp_ports,
             // Of the others none is asked for.
             Protocol::Udp | Protocol::UdpLite | Protocol::Icmp | Protocol::Ip => &self.udp_ports,
         };
-        ports.contains(&socket.local.port()) && socket.stage != Stage::Dialling
+        let OldSocket { local, stage, .. } = connection.socket;
+        *stage != Stage::Dialling && ports.contains(&local.port())
     }
 
     /// Leaves out the sockets of all other cgroups.
@@ -122,6 +110,67 @@ fn place(netns: NetnsCookie, address: SocketAddr) -> NetnsCookie {
     if address.ip().is_loopback() { netns } else { NetnsCookie(0) }
 }
 
+/// Which dial and which accept are the two ends of one connection. Of loopback addresses every
+/// namespace has its own.
+struct Pairs<'a> {
+    accepts: &'a [Connection<'a>],
+    /// The other end of each dial, by its place among the accepts.
+    accepted: Vec<Option<usize>>,
+    /// Whose the client of each accept is.
+    clients: Vec<Option<CgroupId>>,
+}
+
+impl<'a> Pairs<'a> {
+    fn of(dials: &[Connection<'_>], accepts: &'a [Connection<'a>]) -> Self {
+        let mut by_ends = HashMap::with_capacity(dials.len());
+        for (at, Connection { netns, protocol, socket }) in dials.iter().enumerate() {
+            let ends = (place(*netns, socket.local), *protocol, socket.local, socket.remote);
+            by_ends.insert(ends, at);
+        }
+        let mut pairs =
+            Self { accepts, accepted: vec![None; dials.len()], clients: vec![None; accepts.len()] };
+        let mut alone = Vec::new();
+        for (at, Connection { netns, protocol, socket }) in accepts.iter().enumerate() {
+            let ends = (place(*netns, socket.remote), *protocol, socket.remote, socket.local);
+            let dial = by_ends.get(&ends).copied();
+            match dial.and_then(|dial| Some((dials.get(dial)?, pairs.accepted.get_mut(dial)?))) {
+                Some((dial, accepted)) => {
+                    *accepted = Some(at);
+                    pairs.clients[at] = Some(dial.socket.cgroup);
+                }
+                None => alone.push(at),
+            }
+        }
+        drop(by_ends);
+        pairs.match_alone(&alone, dials);
+        pairs
+    }
+
+    /// Whose the client is by its own end alone, for what was dialled under another address; nobody's
+    /// where several cgroups could be meant.
+    fn match_alone(&mut self, alone: &[usize], dials: &[Connection<'_>]) {
+        if alone.is_empty() {
+            return;
+        }
+        let mut clients = HashMap::with_capacity(dials.len());
+        for Connection { netns, protocol, socket } in dials {
+            let at = (place(*netns, socket.local), *protocol, socket.local);
+            let client = clients.entry(at).or_insert(Some(socket.cgroup));
+            *client = client.filter(|cgroup| *cgroup == socket.cgroup);
+        }
+        for &at in alone {
+            let Connection { netns, protocol, socket } = self.accepts[at];
+            let client = (place(netns, socket.remote), protocol, socket.remote);
+            self.clients[at] = clients.get(&client).copied().flatten();
+        }
+    }
+
+    /// An accept, and whose its client is.
+    fn accept(&self, at: usize) -> Option<(&'a Connection<'a>, Option<CgroupId>)> {
+        Some((self.accepts.get(at)?, *self.clients.get(at)?))
+    }
+}
+
 /// What to do with a flow that is known already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repeat {
@@ -133,24 +182,16 @@ enum Repeat {
 struct Flows<'a, H> {
     internal: &'a [Network],
     holders: &'a H,
-    dials: Dials,
-    clients: Clients,
     flows: Vec<OldFlow>,
     /// Where in `flows` a key is.
     known: HashMap<FlowKey, usize>,
 }
 
 impl<H: Holders> Flows<'_, H> {
-    fn note_dial(&mut self, netns: NetnsCookie, socket: &OldSocket) {
-        let netns = place(netns, socket.local);
-        self.dials.insert((netns, socket.local, socket.remote), socket.cgroup);
-        let client = self.clients.entry((netns, socket.local)).or_insert(Some(socket.cgroup));
-        *client = client.filter(|cgroup| *cgroup == socket.cgroup);
-    }
-
     /// Whether it is the first connection of its key.
-    fn dialled(&mut self, netns: NetnsCookie, (protocol, socket): Connection<'_>) -> bool {
-        let pid = self.holders.pid(socket.inode);
+    fn dialled(&mut self, connection: &Connection<'_>) -> bool {
+        let Connection { protocol, socket, .. } = *connection;
+        let (pid, executable_id) = self.holder(socket);
         let key = FlowKey {
             cgroup: socket.cgroup,
             direction: Direction::Outbound,
@@ -164,16 +205,16 @@ impl<H: Holders> Flows<'_, H> {
                 // For UDP as its connect is told: of what it sends nothing is seen.
                 Outcome::Attempted
             },
-            executable_id: pid.map_or(0, |pid| self.holders.executable_id(pid)),
+            executable_id,
         };
-        self.add(key, netns, socket.local, socket, pid)
+        let (netns, client, uid) = (connection.netns, socket.local, socket.uid);
+        let flow = OldFlow { key, netns, client, pid, uid, executable_id, connections: 1 };
+        self.add(flow, Repeat::Counted)
     }
 
-    fn accepted(&mut self, netns: NetnsCookie, (protocol, socket): Connection<'_>, repeat: Repeat) {
+    fn accepted(&mut self, connection: &Connection<'_>, from: Option<CgroupId>, repeat: Repeat) {
+        let Connection { netns, protocol, socket } = *connection;
         let client = socket.remote;
-        let at = place(netns, client);
-        let exact = self.dials.get(&(at, client, socket.local)).copied();
-        let from = exact.or_else(|| self.clients.get(&(at, client)).copied().flatten());
         let key = FlowKey {
             cgroup: socket.cgroup,
             direction: Direction::Inbound,
@@ -187,34 +228,27 @@ impl<H: Holders> Flows<'_, H> {
             outcome: if protocol == Protocol::Tcp { Outcome::Established } else { Outcome::Sent },
             executable_id: 0,
         };
-        let pid = self.holders.pid(socket.inode);
-        match repeat {
-            Repeat::Counted => drop(self.add(key, netns, client, socket, pid)),
-            Repeat::Told => {
-                let (uid, connections) = (socket.uid, 0);
-                self.known.entry(key).or_insert(self.flows.len());
-                self.flows.push(OldFlow { key, netns, client, pid, uid, connections });
-            }
-        }
+        let (pid, executable_id) = self.holder(socket);
+        let connections = u64::from(repeat == Repeat::Counted);
+        let uid = socket.uid;
+        self.add(OldFlow { key, netns, client, pid, uid, executable_id, connections }, repeat);
     }
 
-    /// Counts a connection; true where its key is new.
-    fn add(
-        &mut self,
-        key: FlowKey,
-        netns: NetnsCookie,
-        client: SocketAddr,
-        socket: &OldSocket,
-        pid: Option<u32>,
-    ) -> bool {
-        if let Some(flow) = self.known.get(&key).and_then(|at| self.flows.get_mut(*at)) {
-            flow.connections += 1;
-            return false;
+    /// Who holds a socket, and what that runs.
+    fn holder(&self, socket: &OldSocket) -> (Option<u32>, u64) {
+        let pid = self.holders.pid(socket.inode);
+        (pid, pid.map_or(0, |pid| self.holders.executable_id(pid)))
+    }
+
+    /// Whether its key is new.
+    fn add(&mut self, flow: OldFlow, repeat: Repeat) -> bool {
+        let next = self.flows.len();
+        let at = *self.known.entry(flow.key).or_insert(next);
+        match self.flows.get_mut(at) {
+            Some(known) if repeat == Repeat::Counted => known.connections += 1,
+            _ => self.flows.push(flow),
         }
-        self.known.insert(key, self.flows.len());
-        let (uid, connections) = (socket.uid, 1);
-        self.flows.push(OldFlow { key, netns, client, pid, uid, connections });
-        true
+        at == next
     }
 
     fn collapsed(&self, address: IpAddr) -> Remote {

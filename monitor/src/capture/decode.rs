@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use monitor_common as wire;
-use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote, RttHistogram};
+use monitor_core::flow::{Direction, FlowKey, Loss, Outcome, Protocol, Remote};
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::socket::Socket;
 use zerocopy::{FromZeros as _, TryFromBytes};
@@ -32,6 +32,8 @@ pub(super) enum Record {
         news: wire::News,
         key: KeyBytes,
         at_ns: u64,
+        /// Which entry of the map it came of, by its `first_seen_ns`; None where that is not known.
+        entered_ns: Option<u64>,
         origin: Origin,
     },
     CgroupCreated {
@@ -65,17 +67,6 @@ pub(super) struct Caller {
     pub(super) executable_id: u64,
 }
 
-/// What a key counted so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Counters {
-    pub(super) first_seen_ns: u64,
-    pub(super) last_seen_ns: u64,
-    pub(super) connections: u64,
-    pub(super) bytes_sent: u64,
-    pub(super) bytes_received: u64,
-    pub(super) rtt: RttHistogram,
-}
-
 pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
     let (kind, _) = wire::RecordKind::try_read_from_prefix(bytes).map_err(|_bytes| Undecodable)?;
     match kind {
@@ -85,6 +76,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, Undecodable> {
                 news: record.news,
                 key: zerocopy::transmute!(record.key),
                 at_ns: record.at_ns,
+                entered_ns: Some(record.entered_ns).filter(|entered_ns| *entered_ns != 0),
                 origin: origin(&record.origin),
             })
         }
@@ -135,20 +127,6 @@ const fn direction(direction: wire::Direction) -> Direction {
         wire::Direction::Inbound => Direction::Inbound,
         wire::Direction::Listening => Direction::Listening,
     }
-}
-
-/// Of an entry whose writer is still at it, `first_seen_ns` is 0.
-pub(super) fn stats(bytes: &StatsBytes) -> Result<(Counters, Origin), Undecodable> {
-    let stats: wire::FlowStats = read(bytes)?;
-    let counters = Counters {
-        first_seen_ns: stats.first_seen_ns,
-        last_seen_ns: stats.last_seen_ns,
-        connections: stats.connections,
-        bytes_sent: stats.bytes_sent,
-        bytes_received: stats.bytes_received,
-        rtt: RttHistogram(stats.rtt),
-    };
-    Ok((counters, origin(&stats.origin)))
 }
 
 pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
@@ -209,15 +187,7 @@ pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
             Direction::Listening => wire::Direction::Listening,
         },
         remote_kind,
-        outcome: match key.outcome {
-            Outcome::Attempted => wire::Outcome::Attempted,
-            Outcome::Refused => wire::Outcome::Refused,
-            Outcome::TimedOut => wire::Outcome::TimedOut,
-            // The kernel holds no key with it: there is nothing to find under this one.
-            Outcome::Unreachable | Outcome::Denied => wire::Outcome::Unreachable,
-            Outcome::Sent => wire::Outcome::Sent,
-            Outcome::Established => wire::Outcome::Established,
-        },
+        outcome: wire_outcome(key.outcome),
         _reserved: [0; 2],
     })
 }
@@ -287,8 +257,13 @@ pub(super) fn handed_over(listener: &ListenerBytes, owner: SocketOwner) -> Optio
     (!same && listener.shared == 0).then_some(zerocopy::transmute!(handed))
 }
 
-/// A value of `SEEN` for connections that are there already.
-pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBytes {
+/// A value of `SEEN` for connections that are there already, of which this came.
+pub(super) fn counted(
+    outcome: Outcome,
+    origin: &Origin,
+    connections: u64,
+    now_ns: u64,
+) -> StatsBytes {
     let caller = origin.process.as_ref();
     let process = caller.map_or(wire::Process::UNKNOWN, |it| wire::Process {
         pid: it.pid,
@@ -298,7 +273,7 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
     zerocopy::transmute!(wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
-        connections,
+        counts: counts(wire_outcome(outcome), connections),
         origin: wire::Origin {
             netns_cookie: origin.netns.0,
             executable_id: caller.map_or(0, |it| it.executable_id),
@@ -306,8 +281,14 @@ pub(super) fn counted(origin: &Origin, connections: u64, now_ns: u64) -> StatsBy
             process,
             ends: wire::Origin::ends(origin.client.map_or(0, |it| it.port()), 0),
         },
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     })
+}
+
+const fn counts(outcome: wire::Outcome, count: u64) -> [u64; wire::Outcome::SLOTS] {
+    let mut counts = [0; wire::Outcome::SLOTS];
+    counts[outcome.slot()] = count;
+    counts
 }
 
 /// An entry of `LISTENERS` for a socket that is about to listen.
@@ -344,8 +325,9 @@ pub(super) fn listening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
+        counts: counts(wire::Outcome::Established, 1),
         origin: wire_origin,
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     };
     let key = wire::FlowKey::listening(&listener.owner, &key);
     Ok((zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin)))
@@ -363,8 +345,9 @@ pub(super) fn opening(
     let stats = wire::FlowStats {
         first_seen_ns: now_ns,
         last_seen_ns: now_ns,
+        counts: counts(wire::Outcome::Established, 1),
         origin: wire_origin,
-        ..wire::FlowStats::ONCE
+        ..wire::FlowStats::NONE
     };
     let key = wire::FlowKey {
         remote: socket_address(socket),
@@ -380,6 +363,18 @@ const fn wire_protocol(protocol: Protocol) -> wire::Protocol {
         Protocol::UdpLite => wire::Protocol::UdpLite,
         Protocol::Icmp => wire::Protocol::Icmp,
         Protocol::Ip => wire::Protocol::Ip,
+    }
+}
+
+const fn wire_outcome(outcome: Outcome) -> wire::Outcome {
+    match outcome {
+        Outcome::Attempted => wire::Outcome::Attempted,
+        Outcome::Refused => wire::Outcome::Refused,
+        Outcome::TimedOut => wire::Outcome::TimedOut,
+        // The kernel holds no key with it: there is nothing to find under this one.
+        Outcome::Unreachable | Outcome::Denied => wire::Outcome::Unreachable,
+        Outcome::Sent => wire::Outcome::Sent,
+        Outcome::Established => wire::Outcome::Established,
     }
 }
 
@@ -445,11 +440,11 @@ pub(super) fn started_bytes(started: &Started) -> StartedBytes {
     zerocopy::transmute!(wire::Executable { path, shell_id: started.shell_id })
 }
 
-fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
+pub(super) fn read<T: TryFromBytes>(bytes: &[u8]) -> Result<T, Undecodable> {
     T::try_read_from_bytes(bytes).map_err(|_bytes| Undecodable)
 }
 
-fn origin(origin: &wire::Origin) -> Origin {
+pub(super) fn origin(origin: &wire::Origin) -> Origin {
     let process = (origin.process.pid != 0).then(|| Caller {
         pid: origin.process.pid,
         uid: origin.process.uid,
@@ -491,6 +486,7 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
+    use crate::capture::entries::{entry, held};
 
     fn flow_key() -> FlowKey {
         FlowKey {
@@ -511,6 +507,7 @@ mod tests {
             kind: wire::RecordKind::Flow,
             news: wire::News::Entered,
             at_ns: 5,
+            entered_ns: 4,
             key,
             origin: wire::Origin {
                 netns_cookie: 3,
@@ -560,10 +557,13 @@ mod tests {
 
     #[test]
     fn a_flow_record_is_read() {
-        let Ok(Record::Flow { news, key: bytes, at_ns, origin }) = record(&flow_record()) else {
+        let Ok(Record::Flow { news, key: bytes, at_ns, entered_ns, origin }) =
+            record(&flow_record())
+        else {
             panic!("not read");
         };
-        assert_eq!((news, key(&bytes), at_ns), (wire::News::Entered, Ok(flow_key()), 5));
+        assert_eq!((news, key(&bytes)), (wire::News::Entered, Ok(flow_key())));
+        assert_eq!((at_ns, entered_ns), (5, Some(4)));
         assert_eq!(origin.client, Some("[2001:db8::1]:4".parse().unwrap()));
         let caller = Caller { pid: 1, uid: 2, command: "curl".to_owned(), executable_id: 9 };
         assert_eq!(origin.process, Some(caller));
@@ -612,10 +612,10 @@ mod tests {
         let named: [(usize, &[u8]); 6] = [
             (0, &[1, 2, 3]),
             (4, &[1, 2, 3]),
-            (66, &protocols),
-            (67, &[1, 2, 3]),
-            (68, &[1, 2, 3, 4]),
-            (69, &[1, 2, 3, 4, 5, 6]),
+            (74, &protocols),
+            (75, &[1, 2, 3]),
+            (76, &[1, 2, 3, 4]),
+            (77, &[1, 2, 3, 4, 5, 6]),
         ];
         for (at, known) in named {
             for byte in (0..=u8::MAX).filter(|byte| !known.contains(byte)) {
@@ -641,8 +641,57 @@ mod tests {
         }
         // A flow whose key is garbage is refused as a record.
         let mut wrong = flow_record();
-        wrong[16 + 50] = 99;
+        wrong[24 + 50] = 99;
         assert_eq!(record(&wrong), Err(Undecodable));
+    }
+
+    #[test]
+    fn all_that_came_of_a_dial_is_one_entry() {
+        let of = |outcome| key_bytes(&FlowKey { outcome, ..flow_key() });
+        let mut counts = counts(wire::Outcome::Attempted, 2);
+        counts[wire::Outcome::Established.slot()] = 7;
+        counts[wire::Outcome::Refused.slot()] = 1;
+        let stats = wire::FlowStats {
+            first_seen_ns: 5,
+            last_seen_ns: 6,
+            counts,
+            bytes_sent: 100,
+            ..wire::FlowStats::NONE
+        };
+        let held = held(&of(Outcome::Established));
+        assert_eq!(held, of(Outcome::Attempted));
+        let entry = entry(&held, &zerocopy::transmute!(stats)).unwrap().unwrap();
+        let flow = |outcome| {
+            let (_, it) = entry.flows.iter().find(|(bytes, _)| *bytes == of(outcome))?;
+            Some((it.first_seen_ns, it.connections, it.bytes_sent))
+        };
+        assert_eq!(flow(Outcome::Attempted), Some((5, 2, 0)));
+        assert_eq!(flow(Outcome::Established), Some((5, 7, 100)));
+        assert_eq!(flow(Outcome::Refused), Some((5, 1, 0)));
+        assert_eq!((flow(Outcome::TimedOut), entry.flows.len()), (None, 3));
+    }
+
+    #[test]
+    fn any_other_key_is_its_own_entry() {
+        let others = [
+            FlowKey { protocol: Protocol::Udp, outcome: Outcome::Sent, ..flow_key() },
+            FlowKey { protocol: Protocol::Udp, outcome: Outcome::Attempted, ..flow_key() },
+            FlowKey { direction: Direction::Inbound, ..flow_key() },
+            FlowKey { direction: Direction::Listening, remote: Remote::World, ..flow_key() },
+        ];
+        for key in others {
+            let bytes = key_bytes(&key);
+            assert_eq!(held(&bytes), bytes);
+            let stats =
+                wire::FlowStats { first_seen_ns: 5, counts: [3; 5], ..wire::FlowStats::NONE };
+            let entry = entry(&bytes, &zerocopy::transmute!(stats)).unwrap().unwrap();
+            let flows = entry.flows.iter().map(|(bytes, it)| (*bytes, it.connections));
+            assert!(flows.eq([(bytes, 3)]), "{key:?}");
+        }
+        let unread = [0xff; size_of::<KeyBytes>()];
+        assert_eq!(held(&unread), unread);
+        let unwritten = zerocopy::transmute!(wire::FlowStats::NONE);
+        assert_eq!(entry(&key_bytes(&flow_key()), &unwritten), Ok(None));
     }
 
     #[test]
@@ -661,9 +710,12 @@ mod tests {
                 ..flow_key()
             };
             assert_eq!(key(&bytes), Ok(expected), "{at}");
-            let (counters, told) = stats(&stats_bytes).unwrap();
-            assert_eq!((counters.first_seen_ns, counters.connections), (5, 1));
-            assert_eq!((&told, origin.netns, origin.client), (&origin, NetnsCookie(3), None));
+            let entry = entry(&bytes, &stats_bytes).unwrap().unwrap();
+            assert_eq!((entry.first_seen_ns, entry.flows[0].1.connections), (5, 1));
+            assert_eq!(
+                (&entry.origin, origin.netns, origin.client),
+                (&origin, NetnsCookie(3), None)
+            );
             assert_eq!(origin.process.map(|it| (it.pid, it.executable_id)), Some((1, 9)));
         }
     }
@@ -713,7 +765,7 @@ mod tests {
     fn is_what_it_is_called(name: &str, bytes: &[u8]) {
         if name == "entry" {
             let (bytes, value) = bytes.split_first_chunk().unwrap();
-            assert!(key(bytes).is_ok() && stats(value.try_into().unwrap()).is_ok(), "{name}");
+            assert!(entry(bytes, value.try_into().unwrap()).unwrap().is_some(), "{name}");
             return;
         }
         let read = record(bytes);

@@ -4,6 +4,7 @@
 use monitor_core::flow::FlowKey;
 
 use crate::capture::decode::{self, KeyBytes, Record, StatsBytes};
+use crate::capture::entries;
 
 /// A key as it was read, and as it is read again after it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub fn record(bytes: &[u8]) -> Option<Trip> {
 #[must_use]
 pub fn entry(bytes: &[u8]) -> Option<Trip> {
     let (key, value) = bytes.split_first_chunk::<{ size_of::<KeyBytes>() }>()?;
-    let _counters = decode::stats(value.first_chunk::<{ size_of::<StatsBytes>() }>()?).ok()?;
-    trip(key)
+    let value = value.first_chunk::<{ size_of::<StatsBytes>() }>()?;
+    let entry = entries::entry(key, value).ok()??;
+    entry.flows.first().and_then(|(key, _)| trip(key))
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use monitor_common::digest;
-use monitor_core::engine::Tallied;
+use monitor_core::engine::Tallies;
 use monitor_core::network::Network;
 
 use crate::capture::attach::{self, Pinning, Programs, Settings};
@@ -22,7 +22,7 @@ use crate::capture::{CaptureError, Result, random_seed};
 pub struct Before {
     /// Which tables they were, as [`crate::capture::Capture::tables`] names them.
     pub tables: Option<String>,
-    pub tallied: Vec<(Vec<u8>, Tallied)>,
+    pub tallied: Tallies,
 }
 
 /// The directory that this agent holds, with the set that is attached.
@@ -105,11 +105,8 @@ impl Plan {
             return Told::new();
         }
         let theirs = self.adopts() && before.tables.as_deref() == Some(&name_of(self.meta.seed));
-        let rows = before.tallied.iter().filter(|_| theirs);
-        Told::keeping(rows.filter_map(|(bytes, tallied)| {
-            let bytes = bytes.as_slice().try_into().ok()?;
-            Some((bytes, tallied.clone()))
-        }))
+        let rows = before.tallied.rows().take_while(|_| theirs);
+        Told::keeping(rows.filter_map(|(bytes, held)| Some((bytes.try_into().ok()?, held))))
     }
 
     /// The losses that were told of these tables.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use monitor_core::edge::Edge;
-use monitor_core::engine::Tallied;
+use monitor_core::engine::{Tallied, Tallies};
 use monitor_core::flow::KeyId;
 
 use crate::capture::decode::KeyBytes;
@@ -20,9 +20,6 @@ pub(super) struct Ledger {
     /// Forgotten although the store holds something of them.
     gone: Vec<KeyBytes>,
 }
-
-/// What the store is to hold of a key; None for nothing.
-pub(super) type Row = (KeyBytes, Option<Tallied>);
 
 impl Ledger {
     /// When a key is this old the engine may have made an edge of it: sooner is not worth a look.
@@ -47,16 +44,18 @@ impl Ledger {
 
 impl Told {
     /// What the store is to learn, as of now: together with all evidence that the engine has.
-    pub(super) fn rows<'e>(
+    pub(super) fn tallied<'e>(
         &mut self,
         now_ms: u32,
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
         let Some(ledger) = self.ledger.as_mut() else {
-            return Vec::new();
+            return tallies;
         };
-        let gone = std::mem::take(&mut ledger.gone);
-        let mut rows: Vec<Row> = gone.into_iter().map(|bytes| (bytes, None)).collect();
+        for bytes in std::mem::take(&mut ledger.gone) {
+            tallies.push(&bytes, None);
+        }
         let is_due =
             |(_, told_ms): &mut (KeyId, u32)| now_ms.wrapping_sub(*told_ms) >= Ledger::FRESH_MS;
         while let Some((key, _)) = ledger.fresh.pop_front_if(is_due) {
@@ -75,26 +74,57 @@ impl Told {
             let Some(edge) = edge_of(key) else { continue };
             told.marks.set(Mark::Stored);
             let row = told.tallied(edge.clone());
-            rows.extend(self.keys.bytes_of(key).map(|bytes| (bytes, Some(row))));
+            if let Some(bytes) = self.keys.bytes_of(key) {
+                tallies.push(&bytes, Some(&row));
+            }
         }
-        rows
+        tallies
+    }
+
+    /// All that the store is to know: as [`Told::tallied`], but where it begins anew.
+    pub(super) fn tallied_anew<'e>(
+        &mut self,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
+        let Some(ledger) = self.ledger.as_mut() else {
+            return tallies;
+        };
+        // Of those that were told a moment ago the rest is to come.
+        ledger.gone.clear();
+        ledger.changed.clear();
+        for key in self.keys.all() {
+            let Some(told) = self.keys.get_mut(key) else { continue };
+            told.marks.clear(Mark::Queued);
+            told.marks.clear(Mark::Stored);
+            let Some(edge) = edge_of(key) else { continue };
+            told.marks.set(Mark::Stored);
+            let row = told.tallied(edge.clone());
+            if let Some(bytes) = self.keys.bytes_of(key) {
+                tallies.push(&bytes, Some(&row));
+            }
+        }
+        tallies
     }
 
     /// That these keys' judgement has changed: to be stored with what changed it.
-    pub(super) fn rows_again<'e>(
-        &mut self,
+    pub(super) fn tallied_again<'e>(
+        &self,
         keys: &[KeyId],
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
-        if self.ledger.is_none() {
-            return Vec::new();
+    ) -> Tallies {
+        let mut tallies = Tallies::default();
+        for key in keys.iter().copied().filter(|_| self.ledger.is_some()) {
+            let told = self.keys.get(key).filter(|told| told.marks.has(Mark::Stored));
+            let (Some(told), Some(edge), Some(bytes)) =
+                (told, edge_of(key), self.keys.bytes_of(key))
+            else {
+                continue;
+            };
+            let row = Tallied { again: true, ..told.tallied(edge.clone()) };
+            tallies.push(&bytes, Some(&row));
         }
-        let again = |key: &KeyId| {
-            let told = self.keys.get(*key).filter(|told| told.marks.has(Mark::Stored))?;
-            let row = Tallied { again: true, ..told.tallied(edge_of(*key)?.clone()) };
-            Some((self.keys.bytes_of(*key)?, Some(row)))
-        };
-        keys.iter().filter_map(again).collect()
+        tallies
     }
 
     /// Forgets of the queues what is forgotten: they are bounded as the keys are.

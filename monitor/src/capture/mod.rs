@@ -4,6 +4,7 @@
 //! next one, which takes it up.
 
 mod config;
+mod entries;
 mod error;
 mod preflight;
 mod tracefs;
@@ -13,6 +14,7 @@ mod decode;
 mod hierarchy;
 mod mountinfo;
 mod procfs;
+mod shared;
 
 mod bpf;
 mod canary;
@@ -68,7 +70,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
-use monitor_core::engine::Tallied;
+use monitor_core::engine::Tallies;
 use monitor_core::flow::{Flow, KeyId, Observation, Remote};
 use monitor_core::ids::CgroupId;
 use monitor_core::network::Network;
@@ -86,7 +88,7 @@ use self::hierarchy::Hierarchy;
 use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
 use self::losses::Losses;
-use self::namespaces::Census;
+use self::namespaces::{Census, Looking};
 use self::nets::Nets;
 use self::older::OlderSockets;
 use self::processes::Processes;
@@ -185,6 +187,8 @@ impl Capture {
         budget: Budget,
         before: Before,
     ) -> Result<Self> {
+        // While the programs are loaded: neither waits for the other.
+        let looking = Census::begin();
         let plan = Plan::make(config, &ground, internal, budget)?;
         let (pinning, draft) = plan.begin()?;
         let mut attached = attach::load(config, &ground, &plan.settings, pinning)?;
@@ -201,8 +205,9 @@ impl Capture {
         }
         let adopts = plan.adopts();
         let adopted = adopts.then_some(before);
-        let started =
-            begin_flows(&mut attached, config, internal, &mut older, &mut teller, adopted)?;
+        attached.load(&attach::FLOWS);
+        let sight = Sight { older: &mut older, teller: &mut teller, looking };
+        let started = begin_flows(&mut attached, config, internal, sight, adopted)?;
         let watched = config.cgroup.clone().unwrap_or_else(|| ground.cgroup.path.clone());
         teller.unusual(Sought::All, &watched);
         let polled = !attached.has(Extra::OpenedSockets);
@@ -258,21 +263,29 @@ impl Capture {
     }
 
     /// What is to be stored of the kernel's keys, in one transaction with all evidence there is now.
-    pub fn tallied<'e>(
-        &mut self,
-        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
-        self.teller.rows(edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    pub fn tallied<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.teller.tallied(edge_of)
+    }
+
+    /// The same where nothing of what was stored before counts any longer.
+    pub fn tallied_anew<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.teller.tallied_anew(edge_of)
+    }
+
+    /// How many keys there is something to be stored of.
+    #[must_use]
+    pub fn told_keys(&self) -> usize {
+        self.teller.told_keys()
     }
 
     /// What is to be stored together with what makes a re-arming of these keys necessary: whoever
     /// starts after this agent was killed in between re-arms them.
     pub fn tallied_again<'e>(
-        &mut self,
+        &self,
         keys: &[KeyId],
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> impl Iterator<Item = (Vec<u8>, Option<Tallied>)> {
-        self.teller.rows_again(keys, edge_of).into_iter().map(|(bytes, row)| (bytes.to_vec(), row))
+    ) -> Tallies {
+        self.teller.tallied_again(keys, edge_of)
     }
 
     /// Ends for good: nothing stays attached or pinned.
@@ -405,39 +418,47 @@ struct Started {
     resumed: Resumed,
 }
 
+/// What there is to look with at what is older than the programs.
+struct Sight<'a> {
+    older: &'a mut OlderSockets,
+    teller: &'a mut Teller,
+    looking: Looking,
+}
+
 /// Tells the kernel what is older than its programs, and attaches those that see flows; takes up what
 /// is `adopted`.
 fn begin_flows(
     attached: &mut Attached,
     config: &Config,
     internal: &[Network],
-    older: &mut OlderSockets,
-    teller: &mut Teller,
+    sight: Sight<'_>,
     adopted: Option<Before>,
 ) -> Result<Started> {
+    let Sight { older, teller, looking } = sight;
     let started = Instant::now();
-    let mut census = Census::take();
-    let refused = older.enter(&census, teller);
+    let mut census = looking.end();
+    let refused = older.enter(&mut census, teller);
     let looked = started.elapsed();
     attached.attach(&attach::FLOWS)?;
     attached.find_makers(config.detail)?;
     let started = Instant::now();
     // Those that were opened in between.
     census.find_namespaces();
-    older.enter(&census, teller);
-    let adopts = adopted.is_some();
-    let resumed = match adopted {
-        Some(before) => resuming::resume(teller, before)?,
+    let (resumed, found) = match adopted {
+        Some(before) => {
+            // Those that the kernel was told of before are none that it missed.
+            drop(older.enter(&mut census, teller));
+            (resuming::resume(teller, before)?, Vec::new())
+        }
         None => {
+            let found = older.enter_and_find(&mut census, teller);
             teller.begin_counting()?;
-            Resumed::default()
+            (Resumed::default(), found)
         }
     };
     teller.unattached(attached.lacking());
     older.tell_listeners(teller);
-    // Those that the kernel was told of before are none that it missed.
-    let connections = if adopts { 0 } else { older.tell_connections(&census, internal, teller) };
-    drop(census);
+    let connections = OlderSockets::tell_connections(found, census, internal, teller);
     let took_ms = (looked + started.elapsed()).as_millis();
     tracing::info!(connections, %took_ms, "sockets that are older than the watch");
     Ok(Started { refused, resumed })

@@ -4,6 +4,7 @@
 //! keeps alive is not.
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,19 +12,21 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt as _};
 use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
-use rustix::fs::{Mode, OFlags, RawDir, open, readlinkat_raw};
+use rustix::fs::{Mode, OFlags, RawDir, fstat, open, readlinkat_raw};
 use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::path::DecInt;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::capture::mountinfo::mounts;
-use crate::capture::netlink::{self, OldSocket, Sockets, Wanted};
+use crate::capture::netlink::{self, OldSocket, Sockets, Stage, Wanted};
 use crate::capture::procfs::pids;
+use crate::capture::shared::{PROCESSES, shared};
 
 /// What was found in one network namespace.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub(super) struct OldSockets {
     pub(super) receivers: Vec<OldSocket>,
     /// The same of UDP-Lite.
     pub(super) lite_receivers: Vec<OldSocket>,
+    /// None where they were not asked for.
+    pub(super) connections: Option<OldConnections>,
 }
 
 /// The connections of one namespace that are there.
@@ -57,11 +62,18 @@ pub(super) struct OldConnections {
 }
 
 impl OldSockets {
+    fn all(&self) -> impl Iterator<Item = &OldSocket> {
+        let connections = self.connections.iter().flat_map(|it| it.tcp.iter().chain(&it.udp));
+        let open = self.listeners.iter().chain(&self.receivers).chain(&self.lite_receivers);
+        open.chain(connections)
+    }
+
     /// Leaves out the sockets of all other cgroups.
     pub(super) fn keep(&mut self, cgroups: &HashSet<CgroupId>) {
         self.listeners.retain(|it| cgroups.contains(&it.cgroup));
         self.receivers.retain(|it| cgroups.contains(&it.cgroup));
         self.lite_receivers.retain(|it| cgroups.contains(&it.cgroup));
+        self.connections.iter_mut().for_each(|it| it.keep(cgroups));
     }
 }
 
@@ -79,6 +91,8 @@ pub(super) struct Census {
     known: HashSet<u64>,
     /// Process ids by the sockets' inodes.
     pub(super) holders: HashMap<u32, u32>,
+    /// How long it took to find them.
+    took: Duration,
 }
 
 /// What a process holds open.
@@ -90,28 +104,44 @@ struct Held {
 }
 
 impl Held {
-    fn by(pid: u32, files: &OwnedFd, directory: &mut [MaybeUninit<u8>]) -> Self {
+    fn by(pid: u32) -> Self {
         let mut held = Self { pid, sockets: Vec::new(), namespaces: Vec::new() };
-        let mut entries = RawDir::new(files, directory);
-        while let Some(Ok(entry)) = entries.next() {
-            let mut room = [MaybeUninit::<u8>::uninit(); 64];
-            let Ok((link, _)) = readlinkat_raw(files, entry.file_name(), &mut room) else {
-                continue;
-            };
-            if let Some(inode) = numbered(link, b"socket:[") {
-                held.sockets.push(inode);
-            } else if numbered(link, b"net:[").is_some() {
-                let name = entry.file_name().to_string_lossy();
-                held.namespaces.push(format!("/proc/{pid}/fd/{name}").into());
+        // Gone meanwhile, or not ours to look at.
+        let Ok(files) = open_directory(&format!("/proc/{pid}/fd")) else { return held };
+        // How many are open, since 6.2. Most have the lowest numbers: to ask by number spares the kernel
+        // the list, a fifth of the time.
+        let mut left = fstat(&files).map_or(0, |it| it.st_size);
+        for number in 0..2 * left {
+            left -= i64::from(held.look(&files, DecInt::new(number).as_c_str()));
+            if left == 0 {
+                return held;
             }
         }
+        (held.sockets, held.namespaces) = (Vec::new(), Vec::new());
+        let mut directory = Vec::with_capacity(1 << 15);
+        let mut entries = RawDir::new(&files, directory.spare_capacity_mut());
+        while let Some(Ok(entry)) = entries.next() {
+            held.look(&files, entry.file_name());
+        }
         held
+    }
+
+    /// Takes in one file; false where there is none.
+    fn look(&mut self, files: &OwnedFd, name: &CStr) -> bool {
+        let mut room = [MaybeUninit::<u8>::uninit(); 64];
+        let Ok((link, _)) = readlinkat_raw(files, name, &mut room) else { return false };
+        if let Some(inode) = numbered(link, b"socket:[") {
+            self.sockets.push(inode);
+        } else if numbered(link, b"net:[").is_some() {
+            let (pid, name) = (self.pid, name.to_string_lossy());
+            self.namespaces.push(format!("/proc/{pid}/fd/{name}").into());
+        }
+        true
     }
 }
 
 impl Census {
-    /// More would be felt by others.
-    const THREADS: usize = 4;
+    const SOON: Duration = Duration::from_millis(50);
 
     /// One pass over every process and every file it has open.
     pub(super) fn take() -> Self {
@@ -121,47 +151,43 @@ impl Census {
         census
     }
 
-    /// Adds who holds which socket, and the namespaces that somebody holds open. The processors share
-    /// this: of a hundred thousand sockets it takes half a second of one.
+    /// The same, while the caller does something else.
+    pub(super) fn begin() -> Looking {
+        Looking(thread::Builder::new().name("census".to_owned()).spawn(Self::take))
+    }
+
+    /// Looks once more where a socket's holder was not found, since it may have been opened meanwhile:
+    /// unless that takes a while, on a machine of very many sockets.
+    pub(super) fn find_missed(&mut self, found: &[Namespace]) {
+        let is_missed = |it: &OldSocket| it.inode != 0 && !self.holders.contains_key(&it.inode);
+        let sockets = || found.iter().filter_map(|it| it.sockets.as_ref().ok());
+        if self.took < Self::SOON && sockets().flat_map(OldSockets::all).any(is_missed) {
+            self.find_holders();
+        }
+    }
+
+    /// Adds who holds which socket, and the namespaces that somebody holds open.
     fn find_holders(&mut self) {
+        let started = Instant::now();
         let pids: Vec<u32> = pids().collect();
-        let next = AtomicUsize::new(0);
-        let look = || {
-            let mut directory = Vec::with_capacity(1 << 15);
-            let mut found = Vec::new();
-            while let Some(&pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // Gone meanwhile, or not ours to look at.
-                let Ok(files) = open_directory(&format!("/proc/{pid}/fd")) else { continue };
-                found.push(Held::by(pid, &files, directory.spare_capacity_mut()));
-            }
-            found
-        };
-        let others =
-            thread::available_parallelism().map_or(0, |it| it.get().min(Self::THREADS) - 1);
-        let mut found = thread::scope(|scope| {
-            let others: Vec<_> = (0..others).map(|_| scope.spawn(look)).collect();
-            let mut found = look();
-            // One that panicked has said so, and found nothing.
-            others.into_iter().for_each(|it| found.append(&mut it.join().unwrap_or_default()));
-            found
-        });
         // Of a socket that several hold, it is the first one's, however the processes were shared.
-        found.sort_unstable_by_key(|it| it.pid);
-        for Held { pid, sockets, namespaces } in found {
+        for Held { pid, sockets, namespaces } in shared(&pids, 1, |&pid| Held::by(pid)) {
             for inode in sockets {
                 self.holders.entry(inode).or_insert(pid);
             }
             namespaces.iter().for_each(|path| self.add(path));
         }
+        self.took = started.elapsed();
     }
 
     fn empty() -> Self {
-        Self { namespaces: Vec::new(), known: HashSet::new(), holders: HashMap::new() }
+        let (namespaces, known, holders) = (Vec::new(), HashSet::new(), HashMap::new());
+        Self { namespaces, known, holders, took: Duration::ZERO }
     }
 
     /// Adds the namespaces that a process is in or that are mounted, as far as they are not known yet.
     pub(super) fn find_namespaces(&mut self) {
-        for pid in pids() {
+        for pid in inhabited() {
             self.add(Path::new(&format!("/proc/{pid}/ns/net")));
         }
         // Those of the machine, where we have mounts of our own.
@@ -187,20 +213,18 @@ impl Census {
         }
     }
 
-    /// The sockets that listen or wait for datagrams, everywhere.
-    pub(super) fn survey(&self) -> Survey<Namespace> {
-        self.each(look)
-    }
-
-    /// The connections, everywhere. What cannot be asked was told by [`Census::survey`].
-    pub(super) fn connections(&self) -> Vec<OldConnections> {
-        self.each(connections).found
+    /// The sockets that are wanted, everywhere.
+    pub(super) fn survey(&self, wanted: Wanted) -> Survey<Namespace> {
+        self.each(match wanted {
+            Wanted::Open => || look(Wanted::Open),
+            Wanted::All => || look(Wanted::All),
+        })
     }
 
     fn each<T: Send + 'static>(&self, look: fn() -> io::Result<T>) -> Survey<T> {
         let mut survey = Survey { found: Vec::new(), refused: 0, reason: None };
-        for namespace in &self.namespaces {
-            match namespace.try_clone().and_then(|namespace| inside(namespace, look)) {
+        for looked in shared(&self.namespaces, 1, |it| inside(it.try_clone()?, look)) {
+            match looked {
                 Ok(namespace) => survey.found.push(namespace),
                 Err(error) => {
                     survey.refused += 1;
@@ -212,9 +236,35 @@ impl Census {
     }
 }
 
+/// A census under way.
+pub(super) struct Looking(io::Result<JoinHandle<Census>>);
+
+impl Looking {
+    /// Waits for its end.
+    pub(super) fn end(self) -> Census {
+        let taken = self.0.ok().and_then(|thread| thread.join().ok());
+        taken.unwrap_or_else(Census::take)
+    }
+}
+
 fn open_directory(path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(open(path, flags, Mode::empty())?)
+}
+
+/// The first process in each network namespace that one is in.
+pub(super) fn inhabited() -> Vec<u32> {
+    let pids: Vec<u32> = pids().collect();
+    let inode = |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).map(|it| it.ino());
+    let inodes = shared(&pids, PROCESSES, inode);
+    let mut seen = HashSet::new();
+    // None of what is gone meanwhile.
+    let is_first = |inode: io::Result<u64>| inode.is_ok_and(|inode| seen.insert(inode));
+    pids.into_iter()
+        .zip(inodes.into_iter().map(is_first))
+        .filter(|it| it.1)
+        .map(|it| it.0)
+        .collect()
 }
 
 /// Where namespaces are mounted; of what kind they are is seen when they are opened.
@@ -237,23 +287,13 @@ pub(super) fn holders(inodes: &HashSet<u32>) -> HashMap<u32, u32> {
 /// Every process that holds one of the sockets of these inodes, with its inode. By one thread: nobody
 /// waits for it.
 pub(super) fn all_holders(inodes: &HashSet<u32>) -> Vec<(u32, u32)> {
-    let of = |pid| held_by(pid).into_iter().map(move |inode| (inode, pid));
+    let of = |pid| Held::by(pid).sockets.into_iter().map(move |inode| (inode, pid));
     pids().flat_map(of).filter(|(inode, _)| inodes.contains(inode)).collect()
 }
 
 /// Whether a process holds the socket of an inode.
 pub(super) fn holds(pid: u32, inode: u32) -> bool {
-    held_by(pid).contains(&inode)
-}
-
-/// The sockets that a process holds; none where it is gone, or not ours to look at.
-fn held_by(pid: u32) -> Vec<u32> {
-    let mut directory = Vec::with_capacity(1 << 15);
-    let files = open_directory(&format!("/proc/{pid}/fd"));
-    files.map_or_else(
-        |_| Vec::new(),
-        |it| Held::by(pid, &it, directory.spare_capacity_mut()).sockets,
-    )
+    Held::by(pid).sockets.contains(&inode)
 }
 
 /// Only the addresses of every namespace that a process is in, or that is mounted.
@@ -316,37 +356,33 @@ fn inside<T: Send + 'static>(
     thread.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
 }
 
-fn look() -> io::Result<Namespace> {
-    Ok(Namespace {
-        cookie: own_cookie()?,
-        addresses: netlink::addresses()?,
-        sockets: old_sockets(),
-    })
+fn look(wanted: Wanted) -> io::Result<Namespace> {
+    let cookie = own_cookie()?;
+    let (addresses, sockets) = (netlink::addresses()?, old_sockets(cookie, wanted));
+    Ok(Namespace { cookie, addresses, sockets })
 }
 
-fn old_sockets() -> io::Result<OldSockets> {
+fn old_sockets(netns: NetnsCookie, wanted: Wanted) -> io::Result<OldSockets> {
     let first_ephemeral = first_ephemeral_port();
-    let chosen = |mut sockets: Vec<OldSocket>| {
-        sockets.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
-        sockets
-    };
-    let receivers = chosen(netlink::sockets(Protocol::Udp, Wanted::Open)?);
+    let (mut receivers, udp) = divided(netlink::sockets(Protocol::Udp, wanted)?);
     // Refused where the kernel has no such protocol.
-    let lite = netlink::sockets(Protocol::UdpLite, Wanted::Open).unwrap_or_default();
-    let listeners = netlink::sockets(Protocol::Tcp, Wanted::Open)?;
-    Ok(OldSockets { listeners, receivers, lite_receivers: chosen(lite) })
+    let lite = netlink::sockets(Protocol::UdpLite, wanted).unwrap_or_default();
+    let (mut lite_receivers, _) = divided(lite);
+    for sockets in [&mut receivers, &mut lite_receivers] {
+        sockets.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
+    }
+    let (listeners, tcp) = divided(netlink::sockets(Protocol::Tcp, wanted)?);
+    let ports = |sockets: &[OldSocket]| sockets.iter().map(|it| it.local.port()).collect();
+    let (tcp_ports, udp_ports) = (ports(&listeners), ports(&receivers));
+    let connections = OldConnections { netns, tcp, udp, tcp_ports, udp_ports };
+    let connections = (wanted == Wanted::All).then_some(connections);
+    Ok(OldSockets { listeners, receivers, lite_receivers, connections })
 }
 
-fn connections() -> io::Result<OldConnections> {
-    let OldSockets { listeners, receivers, .. } = old_sockets()?;
-    let ports = |sockets: Vec<OldSocket>| sockets.iter().map(|it| it.local.port()).collect();
-    Ok(OldConnections {
-        netns: own_cookie()?,
-        tcp: netlink::sockets(Protocol::Tcp, Wanted::Connected)?,
-        udp: netlink::sockets(Protocol::Udp, Wanted::Connected)?,
-        tcp_ports: ports(listeners),
-        udp_ports: ports(receivers),
-    })
+/// Those that have no far end, and those that have one.
+fn divided(mut sockets: Vec<OldSocket>) -> (Vec<OldSocket>, Vec<OldSocket>) {
+    let open = sockets.extract_if(.., |it| it.stage == Stage::Open).collect();
+    (open, sockets)
 }
 
 /// Of this thread's namespace.
@@ -397,6 +433,11 @@ mod tests {
         let inode = numbered(link.to_str().unwrap().as_bytes(), b"socket:[").unwrap();
         let census = Census::take();
         assert_eq!(census.holders.get(&inode), Some(&std::process::id()));
+        // Its number is far from those of all other files.
+        let far = rustix::io::fcntl_dupfd_cloexec(&socket, 900).unwrap();
+        drop(socket);
+        assert_eq!(Census::take().holders.get(&inode), Some(&std::process::id()));
+        drop(far);
         let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
         let found = census.namespaces.iter().map(|it| it.metadata().unwrap().ino());
         assert_eq!(found.filter(|inode| *inode == own).count(), 1);

@@ -39,32 +39,28 @@ pub(super) enum Stage {
 pub(super) enum Wanted {
     /// TCP sockets that listen, UDP and UDP-Lite sockets that are not connected.
     Open,
-    /// Those that have a far end, and for TCP are not being closed by this one.
-    Connected,
+    /// And those that have a far end, and for TCP are not being closed by this one.
+    All,
 }
 
 impl Wanted {
     /// The kernel's number of a protocol, and the states of `enum tcp_state`, one bit for each; None
     /// where it is not asked for.
     const fn asked(self, protocol: Protocol) -> Option<(i32, u32)> {
-        let states = match (self, protocol) {
-            (Self::Open, Protocol::Tcp) => 1 << STATE_LISTEN,
-            (Self::Open, Protocol::Udp | Protocol::UdpLite) => 1 << STATE_CLOSE,
-            (Self::Connected, Protocol::Tcp) => {
-                1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT
-            }
-            (Self::Connected, Protocol::Udp) => 1 << STATE_ESTABLISHED,
-            (Self::Connected, Protocol::UdpLite) | (_, Protocol::Icmp | Protocol::Ip) => {
-                return None;
-            }
-        };
-        let number = match protocol {
-            Protocol::Tcp => libc::IPPROTO_TCP,
-            Protocol::Udp => libc::IPPROTO_UDP,
-            Protocol::UdpLite => libc::IPPROTO_UDPLITE,
+        let (number, open, connected) = match protocol {
+            Protocol::Tcp => (
+                libc::IPPROTO_TCP,
+                1 << STATE_LISTEN,
+                1 << STATE_ESTABLISHED | 1 << STATE_SYN_SENT | 1 << STATE_CLOSE_WAIT,
+            ),
+            Protocol::Udp => (libc::IPPROTO_UDP, 1 << STATE_CLOSE, 1 << STATE_ESTABLISHED),
+            Protocol::UdpLite => (libc::IPPROTO_UDPLITE, 1 << STATE_CLOSE, 0),
             Protocol::Icmp | Protocol::Ip => return None,
         };
-        Some((number, states))
+        match self {
+            Self::Open => Some((number, open)),
+            Self::All => Some((number, open | connected)),
+        }
     }
 }
 
@@ -436,12 +432,12 @@ mod tests {
         let found = sockets(Protocol::Tcp, Wanted::Open).unwrap();
         let client = std::net::TcpStream::connect(local).unwrap();
         let near = client.local_addr().unwrap();
-        let connected = sockets(Protocol::Tcp, Wanted::Connected).unwrap();
+        let all = sockets(Protocol::Tcp, Wanted::All).unwrap();
         let is_it = |it: &&OldSocket| (it.local, it.remote) == (near, local);
-        let its = connected.iter().find(is_it).map(|it| it.stage);
-        assert!(found.is_empty() || its == Some(Stage::Connected), "{connected:?}");
+        let its = all.iter().find(is_it).map(|it| it.stage);
+        assert!(found.is_empty() || its == Some(Stage::Connected), "{all:?}");
         let sockets = Sockets::here().unwrap();
-        let own = connected.iter().find(is_it).map(|it| it.cgroup);
+        let own = all.iter().find(is_it).map(|it| it.cgroup);
         assert_eq!(sockets.opener(&SocketAt::Connected { local: near, remote: local }), own);
         let at = SocketAt::Listening { address: Some(local.ip()), port: local.port() };
         assert_eq!(sockets.opener(&at), own);

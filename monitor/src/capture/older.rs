@@ -2,7 +2,7 @@
 //! have noted itself, and their connections are told as flows. And all listeners, which begin once and are told again where they were
 //! forgotten.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{HashMap as BpfHashMap, MapData};
+use foldhash::HashMap;
 use monitor_common::map;
 use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
@@ -20,7 +21,7 @@ use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
 use crate::capture::hierarchy::children;
 use crate::capture::namespaces::{self, Census, OldConnections, OldSockets};
-use crate::capture::netlink::OldSocket;
+use crate::capture::netlink::{OldSocket, Wanted};
 use crate::capture::preflight::Ground;
 use crate::capture::tell::Teller;
 use crate::capture::{CaptureError, IF_ABSENT, IF_PRESENT, attach, take};
@@ -59,7 +60,7 @@ impl OlderSockets {
         let due = self.entered.is_none_or(|last| last.elapsed() >= Self::ENTER_AGAIN_EVERY);
         if due {
             // What is refused was told at the start.
-            drop(self.enter(&Census::take(), teller));
+            drop(self.enter(&mut Census::take(), teller));
         }
     }
 
@@ -82,10 +83,32 @@ impl OlderSockets {
     }
 
     /// Enters every server's socket that can be found; says what could not be looked into.
-    pub(super) fn enter(&mut self, census: &Census, teller: &mut Teller) -> Option<String> {
+    pub(super) fn enter(&mut self, census: &mut Census, teller: &mut Teller) -> Option<String> {
+        self.look(census, Wanted::Open, teller).1
+    }
+
+    /// The same, and finds every connection that is there.
+    pub(super) fn enter_and_find(
+        &mut self,
+        census: &mut Census,
+        teller: &mut Teller,
+    ) -> Vec<OldConnections> {
+        // What is refused was told before.
+        self.look(census, Wanted::All, teller).0
+    }
+
+    /// Enters what is wanted, and hands back the connections among it and what could not be looked into.
+    fn look(
+        &mut self,
+        census: &mut Census,
+        wanted: Wanted,
+        teller: &mut Teller,
+    ) -> (Vec<OldConnections>, Option<String>) {
         self.entered = Some(Instant::now());
-        let namespaces::Survey { found, mut refused, mut reason } = census.survey();
+        let namespaces::Survey { found, mut refused, mut reason } = census.survey(wanted);
+        census.find_missed(&found);
         let watched = self.part.as_deref().map(cgroups_of);
+        let mut connections = Vec::new();
         for namespace in found {
             teller.addresses(namespace.cookie, namespace.addresses);
             match namespace.sockets {
@@ -101,6 +124,7 @@ impl OlderSockets {
                             uid: socket.uid,
                         }
                     });
+                    connections.extend(sockets.connections);
                 }
                 Err(error) => {
                     refused += 1;
@@ -108,28 +132,26 @@ impl OlderSockets {
                 }
             }
         }
-        reason.map(|reason| {
+        let refused = reason.map(|reason| {
             format!("sockets that were there before, in {refused} network namespaces: {reason}")
-        })
+        });
+        (connections, refused)
     }
 
-    /// Tells of every connection that is there and that the kernel did not see begin.
+    /// Tells of connections that the kernel did not see begin: of how many.
     pub(super) fn tell_connections(
-        &self,
-        census: &Census,
+        found: Vec<OldConnections>,
+        census: Census,
         internal: &[Network],
         teller: &mut Teller,
     ) -> usize {
-        let mut found = census.connections();
-        let sockets = |it: &OldConnections| it.tcp.len() + it.udp.len();
-        let count = found.iter().map(sockets).sum();
-        if let Some(watched) = self.part.as_deref().map(cgroups_of) {
-            found.iter_mut().for_each(|it| it.keep(&watched));
-        }
+        let count = found.iter().map(|it| it.tcp.len() + it.udp.len()).sum();
         let holding: HashSet<u32> = census.holders.values().copied().collect();
         let executables = holding.into_iter().map(|pid| (pid, teller.executable_id(pid))).collect();
-        let flows = connections::flows(&found, internal, &Noted { census, executables });
-        flows.iter().for_each(|flow| teller.pre_existing(flow));
+        let noted = Noted { holders: census.holders, executables };
+        let flows = connections::flows(&found, internal, &noted);
+        drop((found, noted));
+        teller.pre_existing(flows);
         count
     }
 
@@ -179,15 +201,16 @@ impl OlderSockets {
 }
 
 /// What is noted of the processes that hold sockets.
-struct Noted<'a> {
-    census: &'a Census,
+struct Noted {
+    /// By inode.
+    holders: HashMap<u32, u32>,
     /// By process: each holds many.
     executables: HashMap<u32, u64>,
 }
 
-impl Holders for Noted<'_> {
+impl Holders for Noted {
     fn pid(&self, inode: u32) -> Option<u32> {
-        self.census.holders.get(&inode).copied()
+        self.holders.get(&inode).copied()
     }
 
     fn executable_id(&self, pid: u32) -> u64 {

@@ -16,6 +16,7 @@ use crate::capture::decode::{self, Caller, LineageBytes, Started};
 use crate::capture::executables::{Executables, Subject};
 use crate::capture::hierarchy::Hierarchy;
 use crate::capture::procfs::{self, Running, Stat};
+use crate::capture::shared::{PROCESSES, shared};
 
 pub(super) struct Processes {
     noted: BpfHashMap<MapData, u32, LineageBytes>,
@@ -240,7 +241,10 @@ impl Older {
                 cgroup_id: hierarchy.cgroup(pid).map_or(0, |(id, _)| id.0),
             })
         };
-        let processes = procfs::pids().filter_map(|pid| Some((pid, process(pid)?))).collect();
+        let pids: Vec<u32> = procfs::pids().collect();
+        let read = shared(&pids, PROCESSES, |pid| process(*pid));
+        let processes = pids.into_iter().zip(read).filter_map(|(pid, read)| Some((pid, read?)));
+        let processes = processes.collect();
         Self { processes, lineages: HashMap::new() }
     }
 

@@ -3,19 +3,23 @@
 use std::collections::HashMap;
 
 use monitor_core::edge::Edge;
+use monitor_core::engine::Tallies;
 use monitor_core::flow::{Begun, Flow, KeyId};
 
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
-use crate::capture::ledger::Row;
+use crate::capture::entries::Entry;
 use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
 use crate::capture::{Before, CaptureError, Result, Resumed};
 
 /// Takes up what was told, of which the store has kept `before`.
 pub(super) fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
-    let mut edges: HashMap<Vec<u8>, Edge> =
-        before.tallied.into_iter().map(|(bytes, tallied)| (bytes, tallied.edge)).collect();
+    let mut edges: HashMap<Vec<u8>, Edge> = HashMap::new();
+    // What became of a key later is what is known of it: the teller has taken that up.
+    for (bytes, tallied) in before.tallied.rows() {
+        edges.extend(tallied.map(|tallied| (bytes, tallied.edge)));
+    }
     let flows = teller.resume()?.into_iter();
     let flows = flows.filter_map(|(bytes, flow)| Some((flow, edges.remove(bytes.as_slice())?)));
     let flows = flows.collect();
@@ -28,38 +32,36 @@ impl Teller {
         let mut flows = Vec::new();
         let mut batch = Batch::new();
         while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
-            for (bytes, stats) in batch.entries() {
-                let (Ok(key), Ok((counters, origin))) = (decode::key(bytes), decode::stats(stats))
-                else {
-                    continue;
-                };
-                let pid = origin.process.as_ref().map(|process| process.pid);
-                self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
-                if !self.cgroups.knows(key.cgroup) {
-                    // Nobody could name it now; it was named when it was told.
-                    self.told.leave(bytes);
-                }
-                let id = self.told.knows(bytes, counters.first_seen_ns);
-                if id.is_some() {
-                    let at = self.clock.wall(counters.first_seen_ns);
-                    let (netns, client) = (origin.netns, origin.client);
-                    flows.push((
-                        *bytes,
-                        Flow {
-                            key,
-                            id,
-                            at,
-                            netns,
-                            client,
-                            process: None,
-                            begun: Begun::default(),
-                            opener: None,
-                        },
-                    ));
-                }
+            for (_, entry) in batch.entries() {
+                let Ok(Some(entry)) = entry else { continue };
+                let resumed = |(bytes, _): &(KeyBytes, _)| self.resumed(bytes, &entry);
+                flows.extend(entry.flows.iter().filter_map(resumed));
             }
         }
         Ok(flows)
+    }
+
+    fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<(KeyBytes, Flow)> {
+        let key = decode::key(bytes).ok()?;
+        let origin = &entry.origin;
+        let pid = origin.process.as_ref().map(|process| process.pid);
+        self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
+        if !self.cgroups.knows(key.cgroup) {
+            // Nobody could name it now; it was named when it was told.
+            self.told.leave(bytes);
+        }
+        let id = self.told.knows(bytes, entry.first_seen_ns)?;
+        let flow = Flow {
+            key,
+            id: Some(id),
+            at: self.clock.wall(entry.first_seen_ns),
+            netns: origin.netns,
+            client: origin.client,
+            process: None,
+            begun: Begun::default(),
+            opener: None,
+        };
+        Some((*bytes, flow))
     }
 
     /// Tells what came up while no agent ran.
@@ -68,18 +70,31 @@ impl Teller {
         self.read_seen(|_| false)
     }
 
-    /// What the store is to learn; see [`Told::rows`].
-    pub(super) fn rows<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Vec<Row> {
-        self.told.rows(clock::boot_ms(), edge_of)
+    /// What the store is to learn; see [`Told::tallied`].
+    pub(super) fn tallied<'e>(&mut self, edge_of: impl Fn(KeyId) -> Option<&'e Edge>) -> Tallies {
+        self.told.tallied(clock::boot_ms(), edge_of)
     }
 
-    /// See [`Told::rows_again`].
-    pub(super) fn rows_again<'e>(
+    /// See [`Told::tallied_anew`].
+    pub(super) fn tallied_anew<'e>(
         &mut self,
+        edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
+    ) -> Tallies {
+        self.told.tallied_anew(edge_of)
+    }
+
+    /// See [`Told::tallied_again`].
+    pub(super) fn tallied_again<'e>(
+        &self,
         keys: &[KeyId],
         edge_of: impl Fn(KeyId) -> Option<&'e Edge>,
-    ) -> Vec<Row> {
-        self.told.rows_again(keys, edge_of)
+    ) -> Tallies {
+        self.told.tallied_again(keys, edge_of)
+    }
+
+    /// How many keys the store may know something of.
+    pub(super) fn told_keys(&self) -> usize {
+        self.told.keys.len()
     }
 
     /// What the kernel has lost in all, as far as it was told.

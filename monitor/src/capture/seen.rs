@@ -12,11 +12,12 @@ use monitor_core::flow::{FlowKey, KeyId, Observation, RttHistogram, Traffic};
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
-use crate::capture::decode::{self, Counters, KeyBytes, StatsBytes};
+use crate::capture::decode::{self, KeyBytes, StatsBytes, Undecodable};
+use crate::capture::entries::{self, Counters, Entry};
 use crate::capture::ledger::Ledger;
 use crate::capture::told_keys::ToldKeys;
 
-/// The map itself.
+/// The map itself, by the keys that everybody else has: those of one dial are one entry here.
 pub(super) struct SeenMap {
     map: BpfHashMap<MapData, KeyBytes, StatsBytes>,
     entries: Entries,
@@ -32,18 +33,20 @@ impl SeenMap {
         usize::try_from(self.entries.get()).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn get(&self, key: &KeyBytes) -> Option<StatsBytes> {
-        self.map.get(key, 0).ok()
+    /// The entry that a key belongs to; None where there is none, or its writer is still at it.
+    pub(super) fn get(&self, key: &KeyBytes) -> Option<Entry> {
+        let held = entries::held(key);
+        entries::entry(&held, &self.map.get(&held, 0).ok()?).ok()?
     }
 
-    /// Enters a key that is not there; false where it is, or finds no room.
+    /// Enters what is not there; false where its entry is, or finds no room.
     pub(super) fn enter(&mut self, key: &KeyBytes, stats: &StatsBytes) -> bool {
-        self.map.insert(key, stats, IF_ABSENT).is_ok()
+        self.map.insert(entries::held(key), stats, IF_ABSENT).is_ok()
     }
 
-    /// Removes a key; it need not be there.
+    /// Removes the entry that a key belongs to; it need not be there.
     pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
-        match self.map.remove(key) {
+        match self.map.remove(&entries::held(key)) {
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::NotFound =>
             {
@@ -110,9 +113,12 @@ impl Batch {
         Ok(false)
     }
 
-    /// What was read last.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&KeyBytes, &StatsBytes)> {
-        self.keys.iter().zip(&self.values).take(self.count)
+    /// What was read last: each with the key that the kernel holds it under.
+    pub(super) fn entries(
+        &self,
+    ) -> impl Iterator<Item = (&KeyBytes, Result<Option<Entry>, Undecodable>)> {
+        let read = self.keys.iter().zip(&self.values).take(self.count);
+        read.map(|(key, stats)| (key, entries::entry(key, stats)))
     }
 
     fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
@@ -351,11 +357,24 @@ impl Told {
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
-    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Tallied)>) -> Self {
+    pub(super) fn keeping(rows: impl Iterator<Item = (KeyBytes, Option<Tallied>)>) -> Self {
         let mut keys = ToldKeys::default();
         for (bytes, tallied) in rows {
-            keys.insert(&bytes, ToldKey::before(&tallied));
+            match (keys.find(&bytes), tallied.as_ref().map(ToldKey::before)) {
+                (None, Some(told)) => {
+                    keys.insert(&bytes, told);
+                }
+                (Some(id), Some(later)) => {
+                    if let Some(told) = keys.get_mut(id) {
+                        *told = ToldKey { outcome: told.outcome, ..later };
+                    }
+                }
+                (Some(id), None) => drop(keys.remove(id)),
+                (None, None) => {}
+            }
         }
+        // Nobody knows a number yet.
+        keys.handed_over();
         Self { keys, round: 0, ledger: Some(Ledger::default()), evicted: 0 }
     }
 
@@ -367,8 +386,9 @@ impl Told {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.keys.len()
+    /// How many there are but for their outcomes: about as many entries of the map that is.
+    pub(super) fn dials(&self) -> usize {
+        self.keys.dials()
     }
 
     /// The number of a key that was told, whenever it was entered.
@@ -555,7 +575,7 @@ mod tests {
         }
         assert_eq!(told.see(&keys[0], 1).1, Sighting::Known);
         told.remove(told.id_of(&keys[1]).unwrap(), &mut Vec::new());
-        assert_eq!(told.len(), 2);
+        assert_eq!(told.dials(), 1);
         assert_eq!(keys.map(|it| told.holds(&it)), [true, false, true]);
         told.begin_round();
         told.came_by(told.id_of(&keys[2]).unwrap());
@@ -611,6 +631,6 @@ mod tests {
             panic!("{out:?}");
         };
         assert_eq!((traffic.key, traffic.connections, *gone), (key(2), 1, key(2)));
-        assert_eq!((told.len(), told.take_evicted()), (1, 1));
+        assert_eq!((told.dials(), told.take_evicted()), (1, 1));
     }
 }

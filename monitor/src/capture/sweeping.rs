@@ -14,6 +14,14 @@ use crate::capture::{Capture, Result};
 /// A sweep under way; see [`Capture::begin_sweep`].
 pub struct Sweep(Option<UnderWay>);
 
+impl Sweep {
+    /// Whether all was told.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 struct UnderWay {
     batch: Batch,
     accepts: Accepts,

@@ -1,7 +1,7 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
@@ -21,8 +21,9 @@ use crate::capture::clock::{self, Clock};
 use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
-    StatsBytes, Undecodable,
+    Undecodable,
 };
+use crate::capture::entries::{self, Entry};
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
@@ -122,7 +123,7 @@ impl Teller {
             let owner = SocketOwner { cgroup, executable_id, pid, uid };
             let (key, stats, origin) = decode::opening(socket, owner, now_ns);
             if self.seen.enter(&key, &stats) {
-                self.sighting(key, now_ns, &origin);
+                self.sighting(key, now_ns, now_ns, &origin);
             }
         }
     }
@@ -136,15 +137,16 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news: wire::News::Entered, key, at_ns, origin }) => {
-                self.sighting(key, at_ns, &origin);
-            }
-            Ok(Record::Flow { news: wire::News::OtherEnd, key, at_ns, origin }) => {
-                self.repeated(&key, at_ns, &origin);
-            }
-            Ok(Record::Flow { news: wire::News::OverBudget, key, at_ns, origin }) => {
-                self.example(&key, at_ns, &origin);
-            }
+            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => match news {
+                wire::News::Entered => {
+                    // Entered at the same moment by another processor, which is done by now.
+                    let entered_ns =
+                        entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
+                    self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                }
+                wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
+                wire::News::OverBudget => self.example(&key, at_ns, &origin),
+            },
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -155,7 +157,7 @@ impl Teller {
         }
     }
 
-    /// Ends reading records. More keys told than the kernel can hold: most are forgotten there, and
+    /// Ends reading records. Far more told than the kernel can hold: most are forgotten there, and
     /// only a look at the whole map says which.
     pub(super) fn end_batch(&mut self) -> Result<()> {
         let mut floods = Vec::new();
@@ -164,7 +166,7 @@ impl Teller {
             unread.map_err(|source| map_error(monitor_common::map::FLOODS, source))?;
         self.losses.count(Loss::Undecodable, undecodable);
         floods.into_iter().for_each(|flood| self.flooded(flood));
-        if self.told.len() > self.seen.entries().saturating_mul(2) {
+        if self.told.dials() > self.seen.entries().saturating_mul(2) {
             self.read_seen(|_| false)?;
         }
         Ok(())
@@ -234,7 +236,7 @@ impl Teller {
             // Entered by the kernel: told by the ring, or by the next sweep.
             Ok((key, stats, origin)) if !self.told.holds(&key) => {
                 if self.seen.enter(&key, &stats) {
-                    self.sighting(key, now_ns, &origin);
+                    self.sighting(key, now_ns, now_ns, &origin);
                 }
             }
             Ok(_told) => {}
@@ -243,28 +245,39 @@ impl Teller {
     }
 
     /// Tells of connections that are older than the kernel programs, unless those saw one like them.
-    pub(super) fn pre_existing(&mut self, flow: &OldFlow) {
-        if self.canary.owns(&flow.key) {
-            return;
-        }
+    pub(super) fn pre_existing(&mut self, flows: Vec<OldFlow>) {
         let now_ns = clock::boot_ns();
-        let executable_id = flow.pid.map_or(0, |pid| self.executable_id(pid));
-        let process = flow.pid.map(|pid| Caller {
-            pid,
-            uid: flow.uid,
-            command: String::new(),
-            executable_id,
-        });
-        let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener: None };
-        let bytes = decode::key_bytes(&flow.key);
-        if flow.connections == 0 {
-            // The other end of a dial that is told: it is counted by itself.
-            return self.tell((flow.key, None), now_ns, &origin, Begun::Before);
-        }
-        let stats = decode::counted(&origin, flow.connections, now_ns);
-        if !self.told.holds(&bytes) && self.seen.enter(&bytes, &stats) {
-            let (id, _) = self.told.see(&bytes, now_ns);
-            self.tell((flow.key, Some(id)), now_ns, &origin, Begun::Before);
+        self.pending.reserve(flows.len());
+        for flow in flows {
+            if self.canary.owns(&flow.key) {
+                continue;
+            }
+            let process = flow.pid.map(|pid| Caller {
+                pid,
+                uid: flow.uid,
+                command: String::new(),
+                executable_id: flow.executable_id,
+            });
+            // A dialling socket's own cgroup is its opener's: nobody else is to be asked for.
+            let is_dial = flow.key.direction == Direction::Outbound;
+            let opener = is_dial.then_some(flow.key.cgroup);
+            let origin = Origin { netns: flow.netns, client: Some(flow.client), process, opener };
+            if flow.connections == 0 {
+                // The other end of a dial that is told: it is counted by itself.
+                self.tell((flow.key, None), now_ns, &origin, Begun::Before);
+                continue;
+            }
+            let bytes = decode::key_bytes(&flow.key);
+            if self.told.holds(&bytes) {
+                continue;
+            }
+            let stats = decode::counted(flow.key.outcome, &origin, flow.connections, now_ns);
+            let entered = self.seen.enter(&bytes, &stats).then(|| self.told.see(&bytes, now_ns).0);
+            // Where something else came of the same dial meanwhile, it is not counted.
+            let lacks = || self.seen.get(&bytes).is_some_and(|entry| entry.lacks(&bytes));
+            if entered.is_some() || lacks() {
+                self.tell((flow.key, entered), now_ns, &origin, Begun::Before);
+            }
         }
     }
 
@@ -272,8 +285,8 @@ impl Teller {
         self.told.keys.of(|bytes| decode::key(bytes).is_ok_and(|key| concerned(&key)))
     }
 
-    /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. Whether
-    /// one of them is a listener's.
+    /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. What else
+    /// came of the same dials goes with them. Whether one of them is a listener's.
     pub(super) fn rearm(&mut self, keys: &[KeyId]) -> Result<bool> {
         // None where it is forgotten already, and that is about to be told.
         let keys = keys.iter().filter_map(|id| Some((*id, self.told.keys.bytes_of(*id)?)));
@@ -282,23 +295,38 @@ impl Teller {
         let is_listener = |key: FlowKey| key.direction == Direction::Listening;
         let listens = keys.iter().any(|(_, it)| decode::key(it).is_ok_and(is_listener));
         for (id, bytes) in keys {
-            if let Some(stats) = self.seen.get(&bytes)
-                && let Ok((counters, _)) = decode::stats(&stats)
-            {
-                let traffic = self.told.traffic(id, &counters, self.clock);
-                self.pending.extend(traffic.map(Observation::Traffic));
+            if let Some(entry) = self.seen.get(&bytes) {
+                self.forget(&entry);
             }
             let removed = self.seen.remove(&bytes);
             removed.map_err(|source| map_error(monitor_common::map::SEEN, source))?;
+            // Where there was no entry; else it is forgotten with that.
             self.told.remove(id, &mut self.pending);
         }
         Ok(listens)
     }
 
+    /// Forgets all keys of an entry, and tells what they did. One that was never told, since the ring had no
+    /// room, is told first: nothing else would.
+    fn forget(&mut self, entry: &Entry) {
+        let at_ns = self.came_at(entry);
+        for (bytes, counters) in &entry.flows {
+            if !self.told.holds(bytes) {
+                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
+            }
+            // None of a canary's.
+            let Some(id) = self.told.id_of(bytes) else { continue };
+            let traffic = self.told.traffic(id, counters, self.clock);
+            self.pending.extend(traffic.map(Observation::Traffic));
+            self.told.remove(id, &mut self.pending);
+        }
+    }
+
     /// What is to be told again costs whoever shows it nothing.
     fn credit(&mut self, keys: &[(KeyId, KeyBytes)]) {
         let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
-        for payer in keys.iter().filter_map(|(_, key)| decode::payer(key).ok()) {
+        let entries: BTreeSet<KeyBytes> = keys.iter().map(|(_, key)| entries::held(key)).collect();
+        for payer in entries.iter().filter_map(|key| decode::payer(key).ok()) {
             *credits.entry(payer).or_default() += 1;
         }
         for (payer, keys) in credits {
@@ -306,9 +334,8 @@ impl Teller {
         }
     }
 
-    /// Goes through the whole seen-map: keys that were never told (the ring was full), what the
-    /// others did, and which are gone.
-    /// Of those that `counts` does not pick, what they did is told the next time.
+    /// Goes through the whole seen-map: keys that were never told (the ring was full), what the others
+    /// did, and which are gone. Of those that `counts` does not pick, that is told the next time.
     pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
         self.told.begin_round();
         let mut batch = Batch::new();
@@ -325,38 +352,47 @@ impl Teller {
     ) -> Result<bool> {
         let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
         if more {
-            for (bytes, stats) in batch.entries() {
-                self.read_entry(bytes, stats, &counts);
+            for (bytes, entry) in batch.entries() {
+                match entry {
+                    Ok(Some(entry)) => self.read_entry(&entry, &counts),
+                    // Being entered at this moment: told by the ring, or the next time.
+                    Ok(None) => {}
+                    Err(Undecodable) => self.undecodable(bytes),
+                }
             }
         }
         Ok(more)
     }
 
-    fn read_entry(&mut self, bytes: &KeyBytes, stats: &StatsBytes, counts: impl Fn(KeyId) -> bool) {
-        match decode::stats(stats) {
-            // Being entered at this moment: told by the ring, or the next time.
-            Ok((counters, _)) if counters.first_seen_ns == 0 => {}
-            Ok((counters, origin)) => {
-                let known = self.told.knows(bytes, counters.first_seen_ns);
-                let id = known.or_else(|| {
-                    self.sighting(*bytes, counters.first_seen_ns, &origin);
-                    self.told.id_of(bytes)
-                });
-                match id {
-                    Some(id) if counts(id) => {
-                        let traffic = self.told.traffic(id, &counters, self.clock);
-                        self.pending.extend(traffic.map(Observation::Traffic));
-                    }
-                    Some(id) => self.told.came_by(id),
-                    // A canary's, or removed.
-                    None => {}
+    fn read_entry(&mut self, entry: &Entry, counts: impl Fn(KeyId) -> bool) {
+        let at_ns = self.came_at(entry);
+        for (bytes, counters) in &entry.flows {
+            let known = self.told.knows(bytes, entry.first_seen_ns);
+            let id = known.or_else(|| {
+                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
+                self.told.id_of(bytes)
+            });
+            match id {
+                Some(id) if counts(id) => {
+                    let traffic = self.told.traffic(id, counters, self.clock);
+                    self.pending.extend(traffic.map(Observation::Traffic));
                 }
-                if decode::opens(bytes) {
-                    self.want(bytes, &origin);
-                }
+                Some(id) => self.told.came_by(id),
+                // A canary's, or removed.
+                None => {}
             }
-            Err(Undecodable) => self.undecodable(bytes),
+            if decode::opens(bytes) {
+                self.want(bytes, &entry.origin);
+            }
         }
+    }
+
+    /// When what was not told of an entry came: as it was made, or since, where it is known; then at the
+    /// latest when it was last seen.
+    fn came_at(&self, entry: &Entry) -> u64 {
+        let known =
+            entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns).is_some());
+        if known { entry.last_seen_ns } else { entry.first_seen_ns }
     }
 
     /// Counts an entry that cannot be read, once: it is removed, and makes room for one that can.
@@ -377,15 +413,15 @@ impl Teller {
         }
     }
 
-    /// Tells of a flow key, unless it was told.
-    fn sighting(&mut self, bytes: KeyBytes, at_ns: u64, origin: &Origin) {
+    /// Tells of a flow key of the entry made at `entered_ns`, unless it was told.
+    fn sighting(&mut self, bytes: KeyBytes, entered_ns: u64, at_ns: u64, origin: &Origin) {
         let Ok(key) = decode::key(&bytes) else {
             return self.undecodable(&bytes);
         };
         if self.canary.owns(&key) {
             return self.pending.extend(self.canary.came(bytes, &key));
         }
-        let (id, sighting) = self.told.see(&bytes, at_ns);
+        let (id, sighting) = self.told.see(&bytes, entered_ns);
         match sighting {
             Sighting::Known => return,
             Sighting::Again => self.pending.push(Observation::Forgotten { id, key }),

@@ -79,6 +79,11 @@ impl ToldKeys {
         self.slots.len() - self.free.len() - self.leaving.len()
     }
 
+    /// How many there are but for their outcomes.
+    pub(super) fn dials(&self) -> usize {
+        self.dials.len()
+    }
+
     /// The number of a key that was told.
     pub(super) fn find(&self, bytes: &KeyBytes) -> Option<KeyId> {
         let (dial, outcome) = split(bytes);
@@ -137,6 +142,11 @@ impl ToldKeys {
         }
         self.leaving.push(id.0);
         Some((bytes, told))
+    }
+
+    /// Numbers of which some may be nobody's; the keys have no others.
+    pub(super) fn all(&self) -> impl Iterator<Item = KeyId> + use<> {
+        (0..number(self.slots.len())).map(KeyId)
     }
 
     /// Takes out what `is_gone`.

@@ -1,14 +1,12 @@
 //! Sockets that are neither TCP's nor UDP's and were there before us, or that the kernel does not tell
 //! of: found by what `/proc` lists of each network namespace, and by who holds them open.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 
 use monitor_core::socket::Socket;
 
 use crate::capture::namespaces;
-use crate::capture::procfs::pids;
 
 /// A socket that somebody holds open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +47,8 @@ impl Unusual {
 
 /// Those that are open, by inode.
 fn open(sought: Sought) -> BTreeMap<u32, Socket> {
-    let mut seen = HashSet::new();
     let mut sockets = BTreeMap::new();
-    for pid in pids() {
-        let namespace = fs::metadata(format!("/proc/{pid}/ns/net"));
-        if !namespace.is_ok_and(|namespace| seen.insert(namespace.ino())) {
-            continue;
-        }
+    for pid in namespaces::inhabited() {
         for list in LISTS.iter().filter(|it| sought == Sought::All || it.name == PACKETS) {
             // Not there where the kernel has no such protocol.
             let text = fs::read_to_string(format!("/proc/{pid}/net/{}", list.name));

@@ -2,14 +2,15 @@
 //! durable transaction, so that after `kill -9` or a power cut the state is that of an acknowledged
 //! commit. This module knows the database and nothing of what the values mean.
 //!
-//! Format 1. Tables, all values JSON as the core writes it (readable with any tool, and fields can be
+//! Format 2. Tables, all values JSON as the core writes it, those of `edges` MessagePack of the same
+//! fields, for of these many are written at once (both are readable with any tool, and fields can be
 //! added without a new format):
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | `format`, `program` | a number, the version that last opened it |
 //! | `meta` | `alive` | until when somebody looked, microseconds since 1970 |
-//! | `meta` | `tables` | which tables of the kernel's `tallied` is of |
+//! | `meta` | `tables` | which tables of the kernel's `told` is of |
 //! | `services` | the service's name | `ServiceRecord` |
 //! | `edges` | the edge's text | `EdgeRecord` |
 //! | `incidents` | the incident's id | `Incident` |
@@ -18,7 +19,13 @@
 //! | `mutes` | the mute's pattern | `Mute` |
 //! | `known` | source, kind and id of what a source of names told of | which source, and `Subject` |
 //! | `audit` | number of the entry | `AuditEntry`, the newest [`Store::AUDIT`] of them |
-//! | `tallied` | a key of the kernel's tables, as it is there | `Tallied`: what the edges hold of it |
+//! | `told` | number of the part | a part of `Tallies`: what the edges hold of keys of the kernel's tables |
+//!
+//! `told` is only added to, until whoever adds has it begin anew: it is read as a whole, by nobody but
+//! the next agent, and a row of its own for each key took ten times as long.
+//!
+//! Format 1 is read as well: its edges are JSON until they are next stored, which `{` tells, and its
+//! `tallied` had a row for each key. That is dropped, so that the kernel's keys are news once more.
 //!
 //! A file that this program cannot read, because it is damaged or newer, is refused and not changed
 //! by a single byte: it is examined through a [`Shadow`] before it is opened for writing.
@@ -62,7 +69,9 @@ type Backend = fn(File) -> Result<Box<dyn StorageBackend>, redb::Error>;
 
 impl Store {
     /// The format this program writes and reads.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
+    /// The oldest that it reads.
+    const OLDEST: u32 = 1;
     /// Audit entries kept.
     pub const AUDIT: u64 = 100_000;
     const FILE: &str = "state.redb";
@@ -123,7 +132,9 @@ impl Store {
         let path = self.path.clone();
         let stored = self.reopen()?.write(|transaction| {
             let mut tables = Tables::open(transaction)?;
-            changes.iter().try_for_each(|change| tables.apply(change))
+            let both_edges =
+                |a: &Change, b: &Change| matches!((a, b), (Change::Edge(..), Change::Edge(..)));
+            changes.chunk_by(both_edges).try_for_each(|alike| tables.apply(alike))
         });
         stored.map_err(|source| {
             // After a failed write the database refuses everything until it is opened again.
@@ -175,17 +186,27 @@ impl Store {
         Ok(self.database.insert(database))
     }
 
-    /// Notes which version of the program opened the file last, where that changed.
+    /// Notes which version of the program opened the file last and in which format it writes, where
+    /// that changed.
     fn sign(&mut self) -> Result<(), StoreError> {
         let path = self.path.clone();
         let failed = |source| StoreError::read(&path, source);
+        let format = Self::FORMAT.to_string();
+        let signature = [(table::PROGRAM, VERSION), (table::FORMAT, format.as_str())];
         let database = self.reopen()?;
-        if read_meta(database, table::PROGRAM).map_err(failed)?.as_deref() == Some(VERSION) {
+        let mut signed = true;
+        for (key, value) in signature {
+            signed &= read_meta(database, key).map_err(failed)?.as_deref() == Some(value);
+        }
+        if signed {
             return Ok(());
         }
         let signed = database.write(|transaction| {
-            transaction.open_table(table::META)?.insert(table::PROGRAM, VERSION)?;
-            Ok(())
+            let mut meta = transaction.open_table(table::META)?;
+            for (key, value) in signature {
+                meta.insert(key, value)?;
+            }
+            table::drop_old(transaction)
         });
         signed.map_err(|source| StoreError::Commit { path, changes: 1, source: Box::new(source) })
     }
@@ -283,7 +304,7 @@ fn check_format(path: &Path, database: &Database) -> Result<(), StoreError> {
         .map_err(|source| StoreError::read(path, source))?
         .ok_or_else(|| damaged("it says no format, so this program did not write it".to_owned()))?;
     match format.parse::<u32>() {
-        Ok(Store::FORMAT) => Ok(()),
+        Ok(Store::OLDEST..=Store::FORMAT) => Ok(()),
         Ok(found) if found > Store::FORMAT => {
             Err(StoreError::Newer { path: path.to_owned(), found, known: Store::FORMAT })
         }

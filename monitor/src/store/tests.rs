@@ -1,12 +1,13 @@
 //! The real database on a real file system: what was acknowledged is there, what cannot be read is
 //! left alone.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use monitor_core::baseline::{EdgeRecord, ServiceRecord};
-use monitor_core::engine::Actor;
+use monitor_core::engine::{Actor, Tallied, Tallies};
 use monitor_core::ids::{ServiceName, WallTime};
 
 use super::*;
@@ -103,6 +104,144 @@ fn mutes_and_what_was_held_back_are_there_again_and_need_not_have_been() {
     store.commit(&[Change::Held("ops".to_owned(), Box::default())]).unwrap();
 }
 
+fn tallied(number: u16, connections: u64) -> (Vec<u8>, Option<Tallied>) {
+    let Change::Edge(edge, _) = edge(number) else { panic!() };
+    let held = Tallied {
+        edge,
+        first_seen_ns: 7,
+        connections,
+        bytes_sent: 0,
+        bytes_received: 0,
+        rtt: monitor_core::flow::RttHistogram::default(),
+        again: false,
+    };
+    (number.to_be_bytes().to_vec(), Some(held))
+}
+
+fn tallies(rows: &[(Vec<u8>, Option<Tallied>)]) -> Change {
+    let mut tallies = Tallies::default();
+    tallies.extend(rows.to_vec());
+    Change::Tallied(tallies)
+}
+
+#[test]
+fn what_was_tallied_is_there_in_its_order_until_it_begins_anew() {
+    let (first, gone) = ([tallied(1, 1), tallied(2, 1)], [(tallied(2, 0).0, None), tallied(1, 9)]);
+    let tables = || Change::Tables("them".to_owned());
+    let dir = written(&[tables(), tallies(&first)]);
+    let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!(snapshot.tallied.rows().collect::<Vec<_>>(), first);
+    store.commit(&[tallies(&gone)]).unwrap();
+    drop(store);
+    let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+    let all: Vec<_> = first.iter().chain(&gone).cloned().collect();
+    assert_eq!(snapshot.tallied.rows().collect::<Vec<_>>(), all);
+    store.commit(&[tables(), tallies(&gone[1..])]).unwrap();
+    drop(store);
+    let (store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!(snapshot.tallied.rows().collect::<Vec<_>>(), gone[1..]);
+    drop(store);
+    tamper(&dir, |it| {
+        let told: redb::TableDefinition<u64, &[u8]> = redb::TableDefinition::new("told");
+        it.open_table(told).unwrap().insert(9, [2, 1].as_slice()).unwrap();
+    });
+    refused(&dir, "table told, key \"9\": row 0 cannot be read");
+}
+
+/// New rows beside one another, between others and in place of others.
+#[test]
+fn edges_find_their_place_in_whatever_order_they_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut model: BTreeMap<String, Option<EdgeRecord>> = BTreeMap::new();
+    let steps: [(u32, u32); 6] = [(7, 3), (1, 1), (2, 9), (5, 2), (11, 1), (1, 4)];
+    for (round, (step, every)) in steps.into_iter().enumerate() {
+        let mut changes = Vec::new();
+        for number in (0..3_000_u32).map(|it| it * step * 7919 % 9_001) {
+            let name = u16::try_from(number).unwrap();
+            let Change::Edge(name, _) = edge(name) else { panic!() };
+            let mut record = EdgeRecord::default();
+            let pending = record.pending.get_or_insert_default();
+            pending.last_told = WallTime(i64::try_from(round).unwrap());
+            let record = number.is_multiple_of(every).then_some(record);
+            model.insert(name.to_string(), record.clone());
+            changes.push(Change::Edge(name, record.map(Box::new)));
+        }
+        store.commit(&changes).unwrap();
+    }
+    drop(store);
+    let (_store, snapshot) = Store::open(dir.path()).unwrap();
+    let read: Vec<(String, EdgeRecord)> =
+        snapshot.edges.into_iter().map(|(edge, record)| (edge.to_string(), record)).collect();
+    let expected: Vec<(String, EdgeRecord)> =
+        model.into_iter().filter_map(|(edge, record)| Some((edge, record?))).collect();
+    assert_eq!(read.len(), expected.len());
+    assert!(read == expected, "others than were stored");
+}
+
+#[test]
+fn all_that_an_edge_holds_is_there_again() {
+    let json = serde_json::json!({
+        "evidence": {
+            "first_seen": "2026-01-01T00:00:00.000001Z", "last_seen": "2026-01-01T00:00:00Z",
+            "outcome": "established", "seen_from": "both",
+            "from_client": {"connections": 1, "failures": 2, "to_server": 3, "to_client": 4},
+            "from_server": {"connections": 5, "failures": 0, "to_server": 0, "to_client": 0},
+            "rtt": [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4_000_000_000_u32],
+            "executables": ["/bin/a", "/bin/b"], "dialled": ["127.0.0.1:80", "[::1]:80"],
+            "opened_by": "systemd:init.socket",
+        },
+        "allowed": [
+            {"provenance": "learned", "since": "2026-01-01T00:00:00Z", "attempted_only": true},
+            {"provenance": "approved", "since": "2026-01-01T00:00:00Z", "executables": ["/bin/a"],
+             "until": "2027-01-01T00:00:00Z", "approver": "ann", "reason": "rollout"},
+        ],
+        "forbidden": {"since": "2026-01-01T00:00:00Z", "lifted_until": "2026-02-01T00:00:00Z",
+                      "until": "2026-03-01T00:00:00Z"},
+        "pending": {"told": [{"class": "reached", "executable": "/bin/c"}, {"class": "attempt"}],
+                    "last_told": "2026-01-01T00:00:00Z", "unalerted": true},
+    });
+    let record: EdgeRecord = serde_json::from_value(json).unwrap();
+    let Change::Edge(name, _) = edge(80) else { panic!() };
+    let dir = written(&[Change::Edge(name.clone(), Some(Box::new(record.clone())))]);
+    let (_store, snapshot) = Store::open(dir.path()).unwrap();
+    assert_eq!(snapshot.edges, [(name, record)]);
+}
+
+/// Nothing is lost but what the kernel's keys hold: they are news once more.
+#[test]
+fn a_state_of_the_first_format_is_taken_up() {
+    let dir = written(&[service(1), edge(80), audit(0)]);
+    let json = br#"{"evidence":{"first_seen":"2026-01-01T00:00:00Z","last_seen":"2026-01-01T00:00:00Z","outcome":"established","seen_from":"both","from_client":{"connections":7,"failures":0,"to_server":1,"to_client":2},"from_server":{"connections":0,"failures":0,"to_server":0,"to_client":0}}}"#;
+    tamper(&dir, |it| {
+        it.open_table(table::META).unwrap().insert(table::FORMAT, "1").unwrap();
+        let numbers: redb::TableDefinition<u64, &[u8]> = redb::TableDefinition::new("told");
+        assert!(it.delete_table(numbers).unwrap());
+        let edges: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("edges");
+        let name = "systemd:a.service -> ip:192.0.2.1 443/tcp";
+        it.open_table(edges).unwrap().insert(name, json.as_slice()).unwrap();
+        let old: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("tallied");
+        it.open_table(old).unwrap().insert([1].as_slice(), b"{}".as_slice()).unwrap();
+    });
+    let seen = Store::look(dir.path()).unwrap();
+    assert!(matches!(seen, Look::Readable { services: 1, edges: 2, .. }), "{seen:?}");
+    for _ in 0..2 {
+        let (mut store, snapshot) = Store::open(dir.path()).unwrap();
+        assert_eq!((snapshot.services.len(), snapshot.next_audit), (1, 1));
+        let evidence = snapshot.edges.iter().find_map(|(_, record)| record.evidence.as_deref());
+        assert_eq!(evidence.map(|it| it.from_client().connections), Some(7));
+        assert!(snapshot.tallied.is_empty());
+        // Both are there, the one as it was, the other as it is written now.
+        store.commit(&[edge(80)]).unwrap();
+    }
+    tamper(&dir, |it| {
+        let meta = it.open_table(table::META).unwrap();
+        assert_eq!(meta.get(table::FORMAT).unwrap().unwrap().value(), "2");
+        drop(meta);
+        assert!(it.list_tables().unwrap().all(|it| redb::TableHandle::name(&it) != "tallied"));
+    });
+}
+
 #[test]
 fn the_audit_log_is_bounded() {
     let dir = written(&[audit(0), audit(1)]);
@@ -139,7 +278,7 @@ fn a_newer_format_is_left_alone() {
     });
     refused(
         &dir,
-        "state.redb was written by a newer version (format 3, this program knows 1): upgrade, or start with another state_dir",
+        "state.redb was written by a newer version (format 3, this program knows 2): upgrade, or start with another state_dir",
     );
 }
 

@@ -27,7 +27,7 @@ use crate::workspace::Workspace;
 
 /// Programs of this machine that the tests call; the rest is busybox, whose shell is no program of
 /// its own.
-const TOOLS: &[&str] = &["chrt", "dash", "ip", "nsenter", "setpriv", "ss", "unshare"];
+const TOOLS: &[&str] = &["dash", "ip", "nsenter", "setpriv", "ss", "unshare"];
 
 /// An emulated processor is some ten times slower, and the machine may be busy besides.
 const PATIENCE: u32 = 6;

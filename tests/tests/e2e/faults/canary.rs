@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::Duration;
 
 use aya::maps::{HashMap, Map};
 use tests::agent::{Agent, SOON, SWEPT, Setup};
+use tests::eventually;
 use tests::kernel::Loaded;
 use tests::receiver::edge_of;
-use tests::{eventually, stretched};
 
 use crate::lab;
 
@@ -28,10 +27,8 @@ fn returned(agent: &Agent, count: u64) {
 #[test]
 fn a_canary_comes_back_and_is_nowhere_else() {
     let lab = lab();
-    // Whatever else runs here does so after it: what it takes is its own.
-    let first = ["chrt", "--fifo", "1"].map(str::to_owned);
-    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, OFTEN).through(&first));
-    returned(&agent, 5);
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, OFTEN));
+    returned(&agent, 3);
     let map = agent.json(&["map"]);
     let edges: Vec<String> = map.as_array().into_iter().flatten().map(edge_of).collect();
     let services = agent.json(&["services"]).to_string();
@@ -39,13 +36,21 @@ fn a_canary_comes_back_and_is_nowhere_else() {
     assert!(edges.is_empty() && !services.contains(&agent.service.name), "{edges:?} {services}");
     assert_eq!(status["lost"], serde_json::json!({}));
     assert!(agent.text(&["status"]).contains("canary     seen "), "{status}");
-    // Five times what is promised of half of them, and of nearly all.
     let latency = &status["canary"]["latency_us"];
-    let within = |name: &str, promised: Duration| {
-        latency[name].as_u64().is_some_and(|us| Duration::from_micros(us) <= stretched(promised))
-    };
-    let [most, nearly_all] = [5, 25].map(Duration::from_millis);
-    assert!(within("p50", most) && within("p99", nearly_all), "{latency}");
+    assert!(latency["p50"].as_u64() <= latency["p99"].as_u64(), "{latency}");
+}
+
+#[test]
+fn each_canary_comes_back_in_time() {
+    let lab = lab();
+    // Whatever else runs on this machine runs after it: what it takes is its own.
+    let first = ["chrt", "--fifo", "1"].map(str::to_owned);
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, OFTEN).through(&first));
+    returned(&agent, 5);
+    // Five times what is promised of half of them, and of nearly all: here of all.
+    let latency = agent.json(&["status"])["canary"]["latency_us"].clone();
+    let within = |name: &str, us: u64| latency[name].as_u64().is_some_and(|it| it <= us);
+    assert!(within("p50", 5_000) && within("p99", 25_000), "{latency}");
 }
 
 #[test]

@@ -1,0 +1,74 @@
+//! What the seen-map holds under one key, read as the keys that everybody else has: of a TCP dial one for
+//! each outcome. What was told of them is not its business.
+
+use monitor_common as wire;
+use monitor_core::flow::RttHistogram;
+
+use crate::capture::decode::{self, KeyBytes, Origin, StatsBytes, Undecodable};
+
+/// What a key counted so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counters {
+    pub(super) first_seen_ns: u64,
+    pub(super) last_seen_ns: u64,
+    pub(super) connections: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+    pub(super) rtt: RttHistogram,
+}
+
+/// What the map holds under one key: of a TCP dial all that came of it, each a key of its own to everybody
+/// else; of any other key that alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) first_seen_ns: u64,
+    pub(super) last_seen_ns: u64,
+    /// Of what was news last.
+    pub(super) origin: Origin,
+    pub(super) flows: Vec<(KeyBytes, Counters)>,
+}
+
+impl Entry {
+    /// Whether a key of it counted nothing yet.
+    pub(super) fn lacks(&self, key: &KeyBytes) -> bool {
+        self.flows.iter().all(|(bytes, _)| bytes != key)
+    }
+}
+
+/// None where its writer is still at it.
+pub(super) fn entry(key: &KeyBytes, stats: &StatsBytes) -> Result<Option<Entry>, Undecodable> {
+    let key: wire::FlowKey = decode::read(key)?;
+    let stats: wire::FlowStats = decode::read(stats)?;
+    if stats.first_seen_ns == 0 {
+        return Ok(None);
+    }
+    let flow = |outcome: wire::Outcome| {
+        let connections = stats.counts[outcome.slot()];
+        let mut counters = Counters {
+            first_seen_ns: stats.first_seen_ns,
+            last_seen_ns: stats.last_seen_ns,
+            connections,
+            ..Counters::default()
+        };
+        if outcome == wire::Outcome::Established {
+            counters.bytes_sent = stats.bytes_sent;
+            counters.bytes_received = stats.bytes_received;
+            counters.rtt = RttHistogram(stats.rtt);
+        }
+        let bytes = zerocopy::transmute!(wire::FlowKey { outcome, ..key });
+        (connections != 0).then_some((bytes, counters))
+    };
+    let one = [key.outcome];
+    let outcomes = if key.is_dial() { &wire::Outcome::OF_DIALS[..] } else { &one };
+    Ok(Some(Entry {
+        first_seen_ns: stats.first_seen_ns,
+        last_seen_ns: stats.last_seen_ns,
+        origin: decode::origin(&stats.origin),
+        flows: outcomes.iter().copied().filter_map(flow).collect(),
+    }))
+}
+
+/// The key under which the map holds it, see [`entry`]; as it is where it is none.
+pub(super) fn held(bytes: &KeyBytes) -> KeyBytes {
+    decode::read::<wire::FlowKey>(bytes).map_or(*bytes, |key| zerocopy::transmute!(key.held()))
+}
