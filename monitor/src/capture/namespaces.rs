@@ -291,9 +291,9 @@ pub(super) fn all_holders(inodes: &HashSet<u32>) -> Vec<(u32, u32)> {
     pids().flat_map(of).filter(|(inode, _)| inodes.contains(inode)).collect()
 }
 
-/// Whether a process holds the socket of an inode.
-pub(super) fn holds(pid: u32, inode: u32) -> bool {
-    Held::by(pid).sockets.contains(&inode)
+/// The inodes of the sockets that a process holds.
+pub(super) fn held_by(pid: u32) -> HashSet<u32> {
+    Held::by(pid).sockets.into_iter().collect()
 }
 
 /// Only the addresses of every namespace that a process is in, or that is mounted.

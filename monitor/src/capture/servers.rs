@@ -193,6 +193,8 @@ impl Capture {
 /// Answers questions: asks each process that was named first, and all where that leaves one open.
 fn find(questions: Vec<Question>) -> Vec<Found> {
     let mut listening: HashMap<NetnsCookie, Vec<OldSocket>> = HashMap::new();
+    // A process that listens at thousands of ports is gone through once.
+    let mut held: HashMap<u32, HashSet<u32>> = HashMap::new();
     let mut found = Vec::new();
     let mut open = HashSet::new();
     for question in questions {
@@ -201,7 +203,8 @@ fn find(questions: Vec<Question>) -> Vec<Found> {
         let listener = one_at(listening.entry(place.netns).or_insert_with(look), place);
         let mut holders = Vec::new();
         if let Some(OldSocket { inode, .. }) = listener {
-            if !manages(pid) && namespaces::holds(pid, inode) {
+            let of = || if manages(pid) { HashSet::new() } else { namespaces::held_by(pid) };
+            if held.entry(pid).or_insert_with(of).contains(&inode) {
                 holders.push(pid);
             } else {
                 open.insert(inode);
