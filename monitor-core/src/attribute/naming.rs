@@ -48,6 +48,8 @@ pub(crate) struct Holding {
     by_owner: BTreeMap<ServiceName, usize>,
     /// That stand for one of them.
     keys: BTreeSet<KeyId>,
+    /// Whose names are waited for; some are not any more.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Holding {
@@ -71,6 +73,7 @@ impl Holding {
             *self.by_owner.entry(owner.clone()).or_default() += 1;
         }
         self.keys.extend(&sighting.keys);
+        self.addresses.extend(addresses(&sighting));
         self.held.push_back((until, sighting));
         oldest
     }
@@ -97,12 +100,16 @@ impl Holding {
             self.count_off(&sighting);
             due.push(sighting);
         }
+        if self.held.is_empty() {
+            self.addresses.clear();
+        }
         due
     }
 
     fn take_all(&mut self) -> VecDeque<(BootTime, Sighting)> {
         self.by_owner.clear();
         self.keys.clear();
+        self.addresses.clear();
         std::mem::take(&mut self.held)
     }
 
@@ -128,7 +135,8 @@ impl Attribution {
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
         let changed = self.directory.take(now.wall, fact);
         let renamed = self.workloads.learn(&changed.workloads, &self.directory);
-        let news = !renamed.is_empty() || !changed.addresses.is_empty();
+        let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
+        let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };
         Learned { renamed, ready, addresses: changed.addresses, stored: changed.stored }
     }
@@ -240,6 +248,14 @@ impl Attribution {
         }
         Peer::Address(address)
     }
+}
+
+fn addresses(sighting: &Sighting) -> impl Iterator<Item = IpAddr> {
+    let edge = &sighting.edge;
+    [&edge.client, &edge.server].into_iter().filter_map(|peer| match peer {
+        Peer::Address(address) => Some(*address),
+        _ => None,
+    })
 }
 
 /// Whether the names of a sighting may still become better.

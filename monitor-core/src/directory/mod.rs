@@ -165,10 +165,11 @@ impl Directory {
         }
     }
 
-    /// Whether a source may still tell whose an address of the inside is.
+    /// Whether somebody may still tell whose an address of the inside is: a cluster, whose pods are on
+    /// other machines. A runtime tells of this machine alone, whose ends show themselves.
     #[must_use]
     pub fn may_tell_addresses(&self) -> bool {
-        !self.sources.is_empty()
+        self.sources.contains_key(&Source::Kubernetes)
     }
 
     /// What is known of a container, given its pod where its cgroup's path says that.
