@@ -160,7 +160,7 @@ impl Directory {
         match provisional.scheme() {
             "docker" => asks(Source::Docker),
             "podman" => asks(Source::Podman),
-            "k8s" => asks(Source::Kubernetes),
+            "k8s" => asks(Source::Kubernetes) || asks(Source::Cri),
             _ => false,
         }
     }
@@ -252,11 +252,13 @@ impl Directory {
         self.subjects.get(&key).map(|known| &known.subject)
     }
 
+    /// As the cluster has it, else as the node's runtime does.
     fn pod(&self, uid: &str) -> Option<&Pod> {
-        match self.get(Source::Kubernetes, Kind::Pod, uid)? {
+        let by = |source| match self.get(source, Kind::Pod, uid)? {
             Subject::Pod(pod) => Some(pod),
             _ => None,
-        }
+        };
+        by(Source::Kubernetes).or_else(|| by(Source::Cri))
     }
 
     fn service(&self, name: &str) -> Option<&ClusterService> {

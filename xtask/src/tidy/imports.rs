@@ -125,7 +125,11 @@ const DOORS: &[(&str, &str)] = &[
     ("dugong", "picture"),
     ("monitor_common", "capture"),
     ("redb", "store"),
+    ("prost", "sources"),
     ("reqwest", "notify"),
+    ("tonic", "sources"),
+    ("tonic_prost", "sources"),
+    ("tower", "sources"),
 ];
 
 /// The crates that share the wire between the kernel and the agent.
