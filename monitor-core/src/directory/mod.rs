@@ -47,9 +47,16 @@ pub struct Directory {
     refused: u64,
 }
 
-/// How a source is.
+/// How a source is, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+pub struct State {
+    pub presence: Presence,
+    pub since: WallTime,
+}
+
+/// Whether a source answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
     Present,
     /// And why.
     Away(String),
@@ -106,16 +113,29 @@ impl Directory {
                     }
                 }
             }
-            Fact::Present(source) => {
-                self.sources.insert(source, State::Present);
-            }
+            Fact::Present(source) => self.is_so(at, source, Presence::Present),
             Fact::Away(source, why) => {
                 self.listing.retain(|(it, _)| *it != source);
-                self.sources.insert(source, State::Away(why));
+                self.is_so(at, source, Presence::Away(why));
             }
         }
         self.forget(at);
         changed
+    }
+
+    /// Another reason to be away is no other absence.
+    fn is_so(&mut self, at: WallTime, source: Source, presence: Presence) {
+        let before = self.sources.get(&source).filter(|before| {
+            matches!(before.presence, Presence::Present) == matches!(presence, Presence::Present)
+        });
+        let since = before.map_or(at, |before| before.since);
+        self.sources.insert(source, State { presence, since });
+    }
+
+    /// How a source is; None where nothing was heard of it.
+    #[must_use]
+    pub fn state(&self, source: Source) -> Option<&State> {
+        self.sources.get(&source)
     }
 
     /// The sources that were heard of, and how they are.

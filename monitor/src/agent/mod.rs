@@ -293,6 +293,7 @@ fn settings(config: &Config, watched: Watched) -> anyhow::Result<Settings> {
         learn: config.learn.rule(),
         only: config.detect.only.clone(),
         places: config.places(),
+        required: config.identity.required(),
         sinks: config.notify.iter().map(crate::notify::SinkConfig::sink).collect(),
         watched,
         seed: seed()?,
