@@ -187,14 +187,14 @@ impl Attribution {
         let mut certainty = Certainty::Final;
         if let Peer::Address(address) = sighting.edge.client {
             let holder = self.directory.client(address, sighting.at);
-            certainty = self.certainty(holder.is_some(), address);
+            certainty = self.certainty(holder.as_ref(), address);
             sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
         }
         if let Peer::Address(address) = sighting.edge.server
             && !is_metadata(address)
         {
             let holder = self.directory.server(address, port, sighting.at);
-            certainty = certainty.and(self.certainty(holder.is_some(), address));
+            certainty = certainty.and(self.certainty(holder.as_ref(), address));
             let named = match holder {
                 Some(holder) => {
                     sighting.edge.port = holder.port;
@@ -221,9 +221,9 @@ impl Attribution {
         certainty
     }
 
-    /// Whether an address that is (not) `known` may still be told better.
-    fn certainty(&self, known: bool, address: IpAddr) -> Certainty {
-        let may_be = !known
+    /// Whether an address that is this holder's, or nobody's yet, may still be told better.
+    fn certainty<T>(&self, holder: Option<&T>, address: IpAddr) -> Certainty {
+        let may_be = holder.is_none()
             && self.directory.may_tell_addresses()
             && self.places.is_internal(address)
             && !address.is_loopback()

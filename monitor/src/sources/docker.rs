@@ -24,6 +24,13 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Asks until nobody listens any more.
 pub(super) async fn ask(telling: Telling, place: Place) {
     let mut patience = Patience::new();
+    // What is seen until it has answered waits for its names.
+    if place.socket().is_some() {
+        let unasked = Fact::Away(telling.source, "not asked yet".to_owned());
+        if telling.tell(unasked).await.is_err() {
+            return;
+        }
+    }
     loop {
         let Some(socket) = place.socket() else {
             tokio::time::sleep(LOOK).await;

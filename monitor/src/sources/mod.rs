@@ -7,6 +7,7 @@ mod docker;
 mod setting;
 mod text;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,25 @@ pub struct Config {
     pub podman: Setting,
     /// containerd and CRI-O.
     pub cri: Setting,
+}
+
+impl Config {
+    /// How a source is to be asked; None where nobody asks it.
+    #[must_use]
+    pub const fn of(&self, source: Source) -> Option<&Setting> {
+        match source {
+            Source::Docker => Some(&self.docker),
+            Source::Podman => Some(&self.podman),
+            Source::Cri | Source::Kubernetes => None,
+        }
+    }
+
+    /// The sources that are told when they are away.
+    #[must_use]
+    pub fn required(&self) -> BTreeSet<Source> {
+        let is_required = |it: &Source| self.of(*it).is_some_and(Setting::is_required);
+        Source::ALL.into_iter().filter(is_required).collect()
+    }
 }
 
 /// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
