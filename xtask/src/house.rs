@@ -255,7 +255,11 @@ impl Agent {
         lines: &str,
     ) -> anyhow::Result<Self> {
         let (lines, capture) = lines.split_once("[capture]\n").unwrap_or((lines, ""));
-        Self::beside(program, house.at.join(name), &format!("{lines}\n{}{capture}", house.capture()))
+        Self::beside(
+            program,
+            house.at.join(name),
+            &format!("{lines}\n{}{capture}", house.capture()),
+        )
     }
 
     /// Lays out an agent with its files at `at`, with nothing learned, and with that configuration.

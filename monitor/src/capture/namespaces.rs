@@ -426,6 +426,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_socket_serves_where_its_port_or_its_address_was_chosen() {
+        let serves = |local: &str| may_serve(local.parse().unwrap(), 32_768);
+        let local = ["0.0.0.0:53", "[::]:53", "127.0.0.11:40000", "[::1]:40000"];
+        assert!(local.into_iter().all(serves));
+        assert!(!["0.0.0.0:40000", "[::]:40000", "127.0.0.11:0"].into_iter().any(serves));
+    }
+
+    #[test]
     fn only_sockets_have_a_sockets_inode() {
         assert_eq!(numbered(b"socket:[123]", b"socket:["), Some(123));
         for link in ["pipe:[123]", "socket:[]", "socket:[x]", "/dev/null", ""] {

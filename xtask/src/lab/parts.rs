@@ -74,7 +74,8 @@ impl Parts {
             return;
         };
         let here = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|dir| tree.join(dir));
-        command.env("PATH", joined(here.into_iter().chain(std::env::split_paths(&own)).chain(admin)));
+        command
+            .env("PATH", joined(here.into_iter().chain(std::env::split_paths(&own)).chain(admin)));
         let libraries = format!("{}-linux-gnu", std::env::consts::ARCH);
         let dirs = ["usr/lib", "lib"].map(|dir| tree.join(dir).join(&libraries));
         command.env("LD_LIBRARY_PATH", joined(dirs.into_iter()));

@@ -40,8 +40,7 @@ impl Runtime {
     pub(crate) fn start(at: &Path, parts: Parts, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let cgroup = cgroup_root()?.join(NAME);
         let (daemons, image) = (Vec::new(), "lab:1");
-        let mut runtime =
-            Self { at: at.to_path_buf(), cgroup, parts, image, daemons, kept: false };
+        let mut runtime = Self { at: at.to_path_buf(), cgroup, parts, image, daemons, kept: false };
         runtime.sweep()?;
         std::fs::create_dir_all(at).with_context(|| format!("create {}", at.display()))?;
         std::fs::create_dir_all(&runtime.cgroup).context("make the lab's cgroup")?;
@@ -220,7 +219,14 @@ impl Runtime {
         done(Command::new("chmod").arg("755").arg(serve))?;
         self.write("image/www/index.html", image)?;
         let archive = self.at.join("image.tar");
-        done(Command::new("tar").args(["--owner=0", "--group=0", "-C"]).arg(root).arg("-cf").arg(&archive).arg("."))?;
+        done(
+            Command::new("tar")
+                .args(["--owner=0", "--group=0", "-C"])
+                .arg(root)
+                .arg("-cf")
+                .arg(&archive)
+                .arg("."),
+        )?;
         self.docker(&["import", "--change", "ENV PATH=/bin", &archive.to_string_lossy(), image])?;
         Ok(())
     }
@@ -301,7 +307,11 @@ fn remove(at: &Path) -> anyhow::Result<()> {
         if path.extension().is_some_and(|it| it == "log") {
             continue;
         }
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())
