@@ -11,6 +11,7 @@ pub mod flow;
 pub mod rtt;
 pub mod edge;
 pub mod executables;
+pub mod dns;
 pub mod directory;
 pub mod attribute;
 pub mod graph;

@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::attribute::workloads::Renamed;
-use crate::attribute::{Attribution, Sighting};
+use crate::attribute::{Attribution, Heard, Sighting};
 use crate::directory::{Fact, Key, Subject};
 use crate::edge::{Peer, Port};
 use crate::flow::KeyId;
-use crate::ids::{BootTime, Now, ServiceName};
+use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::network::{Named, Network, is_metadata};
 
 /// What the configuration says of addresses.
@@ -182,18 +182,24 @@ impl Attribution {
             certainty = self.certainty(holder.is_some(), address);
             sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
         }
-        if let Peer::Address(address) = sighting.edge.server
-            && !is_metadata(address)
-        {
-            let holder = self.directory.server(address, port, sighting.at);
-            certainty = certainty.and(self.certainty(holder.is_some(), address));
-            let named = match holder {
-                Some(holder) => {
-                    sighting.edge.port = holder.port;
-                    Peer::Service(holder.service)
-                }
-                None => self.outside(address),
-            };
+        // What is called by a name or a network's may turn out to be somebody's.
+        let outside = match &sighting.edge.server {
+            Peer::Address(address) => Some(*address),
+            Peer::Name(_) | Peer::Network(_) => sighting.dialled.map(|it| it.ip()),
+            Peer::Service(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => None,
+        };
+        if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
+            let (mut named, served) = self.server_at(address, port, sighting.at);
+            let is_held = named.service().is_some();
+            certainty = certainty.and(self.certainty(is_held, address));
+            sighting.edge.port = served;
+            sighting.heard = Heard::Itself;
+            let asker = sighting.asker.zip(sighting.edge.client.service());
+            if let Some(asker) = asker.filter(|_| !is_held && has_names(address))
+                && let Some((name, heard)) = self.names.of(asker, address, sighting.at)
+            {
+                (named, sighting.heard) = (Peer::Name(Arc::clone(name.text())), heard);
+            }
             if !matches!(named, Peer::Address(_)) {
                 sighting.dialled.get_or_insert(SocketAddr::new(address, port.number));
             }
@@ -211,6 +217,14 @@ impl Attribution {
             certainty = Certainty::Unsure;
         }
         certainty
+    }
+
+    /// Who is dialled at an address by what is known of addresses alone, and the port that is meant.
+    pub(crate) fn server_at(&self, address: IpAddr, port: Port, at: WallTime) -> (Peer, Port) {
+        match self.directory.server(address, port, at) {
+            Some(holder) => (Peer::Service(holder.service), holder.port),
+            None => (self.outside(address), port),
+        }
     }
 
     /// Whether an address that is (not) `known` may still be told better.
@@ -240,6 +254,15 @@ impl Attribution {
         }
         Peer::Address(address)
     }
+}
+
+/// Whether it is somebody's place rather than this machine, everybody, or who hands out its keys.
+fn has_names(address: IpAddr) -> bool {
+    !is_metadata(address)
+        && !address.is_loopback()
+        && !address.is_multicast()
+        && !address.is_unspecified()
+        && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// Whether the names of a sighting may still become better.

@@ -73,6 +73,7 @@ const CORE: &[&str] = &[
     "rtt",
     "edge",
     "executables",
+    "dns",
     "directory",
     "attribute",
     "graph",
@@ -126,6 +127,7 @@ const DOORS: &[(&str, &str)] = &[
     ("monitor_common", "capture"),
     ("redb", "store"),
     ("reqwest", "notify"),
+    ("simple_dns", "capture"),
 ];
 
 /// The crates that share the wire between the kernel and the agent.
