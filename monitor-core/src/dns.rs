@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(of(&[b"a%2Eb"]).as_deref(), Some("a%252eb"));
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[b"a", b""]), None);
-        assert_eq!(of(&[&[b'a'; 63]; 4]), None);
+        assert_eq!(of(&[&[b'a'; 63][..]; 4]), None);
         assert_eq!(Name::from_text("Example.ORG.").unwrap().to_string(), "example.org");
         assert_eq!(Name::from_text("."), None);
     }

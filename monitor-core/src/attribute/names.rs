@@ -92,7 +92,8 @@ impl Names {
             Peer::Name(name) => {
                 sighting.dialled.map(|dialled| (dialled.ip(), Some(Arc::clone(name))))
             }
-            _ => None,
+            Peer::Network(_) => sighting.dialled.map(|dialled| (dialled.ip(), None)),
+            Peer::Service(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => None,
         };
         if let (Some(asker), Some((address, name))) = (sighting.asker, named) {
             self.dialled.insert(asker, (asker, address), name);

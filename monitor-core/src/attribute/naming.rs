@@ -179,7 +179,7 @@ impl Attribution {
         let mut certainty = Certainty::Final;
         if let Peer::Address(address) = sighting.edge.client {
             let holder = self.directory.client(address, sighting.at);
-            certainty = self.certainty(holder.is_some(), address);
+            certainty = self.certainty(holder.as_ref(), address);
             sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
         }
         // What is called by a name or a network's may turn out to be somebody's.
@@ -191,7 +191,7 @@ impl Attribution {
         if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
             let (mut named, served) = self.server_at(address, port, sighting.at);
             let is_held = named.service().is_some();
-            certainty = certainty.and(self.certainty(is_held, address));
+            certainty = certainty.and(self.certainty(named.service(), address));
             sighting.edge.port = served;
             sighting.heard = Heard::Itself;
             let asker = sighting.asker.zip(sighting.edge.client.service());
@@ -227,9 +227,9 @@ impl Attribution {
         }
     }
 
-    /// Whether an address that is (not) `known` may still be told better.
-    fn certainty(&self, known: bool, address: IpAddr) -> Certainty {
-        let may_be = !known
+    /// Whether an address may still be told better than by this `holder`.
+    fn certainty(&self, holder: Option<&ServiceName>, address: IpAddr) -> Certainty {
+        let may_be = holder.is_none()
             && self.directory.may_tell_addresses()
             && self.places.is_internal(address)
             && !address.is_loopback()
