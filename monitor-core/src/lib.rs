@@ -10,6 +10,7 @@ pub mod socket;
 pub mod flow;
 pub mod rtt;
 pub mod edge;
+pub mod instances;
 pub mod executables;
 pub mod directory;
 pub mod attribute;

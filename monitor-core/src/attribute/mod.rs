@@ -243,18 +243,19 @@ impl Attribution {
 
     /// The accepting side names the client's cgroup; `keys` stand for it.
     fn accepted_from(&mut self, client: CgroupId, flow: &Flow, mut keys: KeyIds) -> Sighting {
-        let edge = Edge {
-            client: self.peer_of(client),
-            server: self.peer_of(flow.key.cgroup),
-            port: Port { number: flow.key.port, protocol: flow.key.protocol },
-        };
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dial.flow.key.dialled());
+        let server = pairing::reached(dialled, flow);
+        let edge = Edge {
+            client: self.peer_of(client),
+            server: self.peer_of(server.cgroup),
+            port: Port { number: server.port, protocol: flow.key.protocol },
+        };
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
-            self.namespaces.pair(&dial.flow.key, Listening::of(flow));
+            self.namespaces.pair(&dial.flow.key, server);
             keys.extend(dial.keys);
             dial.flow.process
         });

@@ -48,6 +48,8 @@ pub(crate) struct Holding {
     by_owner: BTreeMap<ServiceName, usize>,
     /// That stand for one of them.
     keys: BTreeSet<KeyId>,
+    /// Whose names are waited for; some are not any more.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Holding {
@@ -71,6 +73,7 @@ impl Holding {
             *self.by_owner.entry(owner.clone()).or_default() += 1;
         }
         self.keys.extend(&sighting.keys);
+        self.addresses.extend(addresses(&sighting));
         self.held.push_back((until, sighting));
         oldest
     }
@@ -97,12 +100,16 @@ impl Holding {
             self.count_off(&sighting);
             due.push(sighting);
         }
+        if self.held.is_empty() {
+            self.addresses.clear();
+        }
         due
     }
 
     fn take_all(&mut self) -> VecDeque<(BootTime, Sighting)> {
         self.by_owner.clear();
         self.keys.clear();
+        self.addresses.clear();
         std::mem::take(&mut self.held)
     }
 
@@ -128,7 +135,8 @@ impl Attribution {
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
         let changed = self.directory.take(now.wall, fact);
         let renamed = self.workloads.learn(&changed.workloads, &self.directory);
-        let news = !renamed.is_empty() || !changed.addresses.is_empty();
+        let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
+        let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };
         Learned { renamed, ready, addresses: changed.addresses, stored: changed.stored }
     }
@@ -179,14 +187,14 @@ impl Attribution {
         let mut certainty = Certainty::Final;
         if let Peer::Address(address) = sighting.edge.client {
             let holder = self.directory.client(address, sighting.at);
-            certainty = self.certainty(holder.is_some(), address);
+            certainty = self.certainty(holder.as_ref(), address);
             sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
         }
         if let Peer::Address(address) = sighting.edge.server
             && !is_metadata(address)
         {
             let holder = self.directory.server(address, port, sighting.at);
-            certainty = certainty.and(self.certainty(holder.is_some(), address));
+            certainty = certainty.and(self.certainty(holder.as_ref(), address));
             let named = match holder {
                 Some(holder) => {
                     sighting.edge.port = holder.port;
@@ -213,9 +221,9 @@ impl Attribution {
         certainty
     }
 
-    /// Whether an address that is (not) `known` may still be told better.
-    fn certainty(&self, known: bool, address: IpAddr) -> Certainty {
-        let may_be = !known
+    /// Whether an address that is this holder's, or nobody's yet, may still be told better.
+    fn certainty<T>(&self, holder: Option<&T>, address: IpAddr) -> Certainty {
+        let may_be = holder.is_none()
             && self.directory.may_tell_addresses()
             && self.places.is_internal(address)
             && !address.is_loopback()
@@ -240,6 +248,14 @@ impl Attribution {
         }
         Peer::Address(address)
     }
+}
+
+fn addresses(sighting: &Sighting) -> impl Iterator<Item = IpAddr> {
+    let edge = &sighting.edge;
+    [&edge.client, &edge.server].into_iter().filter_map(|peer| match peer {
+        Peer::Address(address) => Some(*address),
+        _ => None,
+    })
 }
 
 /// Whether the names of a sighting may still become better.

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use crate::edge::{Edge, Handover};
 use crate::flow::{Begun, KeyId, Outcome, Process};
 use crate::ids::{ServiceName, WallTime};
+use crate::instances::Instance;
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Workload {
     pub pod: Option<String>,
     /// The digest or name of the container's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
+    pub image: Option<Arc<str>>,
     /// The path below the root of the version-2 hierarchy, as safe text; empty where it is not known.
     pub cgroup: String,
     /// The machine it runs on, where that is not this one.
@@ -80,5 +81,14 @@ impl Sighting {
     #[must_use]
     pub fn executable(&self) -> Option<&str> {
         self.process.as_ref()?.executable.as_deref()
+    }
+
+    /// The container that the edge's owner runs as, where anything is known of it.
+    #[must_use]
+    pub fn instance(&self) -> Option<Instance> {
+        let workload = self.workload.as_ref()?;
+        let (container, image) = (workload.container_name.clone(), workload.image.clone());
+        let known = container.is_some() || image.is_some();
+        known.then_some(Instance { container, image })
     }
 }

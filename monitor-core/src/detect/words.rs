@@ -56,8 +56,9 @@ pub(super) fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
         node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
+        container_name: workload.and_then(|it| Some(it.container_name.as_deref()?.to_owned())),
         pod: workload.and_then(|it| it.pod.clone()),
-        image: workload.and_then(|it| it.image.clone()),
+        image: workload.and_then(|it| Some(it.image.as_deref()?.to_owned())),
         cgroup: workload.map(|it| it.cgroup.clone()).filter(|it| !it.is_empty()),
     }
 }

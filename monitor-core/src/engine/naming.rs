@@ -10,7 +10,14 @@ use crate::ids::Now;
 impl Engine {
     /// Takes in what a source says of who is who.
     pub(crate) fn fact(&mut self, now: Now, fact: Fact, effects: &mut Vec<Effect>) {
+        let came = match &fact {
+            Fact::Present(source) => Some(*source),
+            _ => None,
+        };
         let learned = self.attribution.learn(now, fact);
+        if let Some(source) = came {
+            self.source_came(now, source, effects);
+        }
         for renamed in &learned.renamed {
             self.renamed(now, renamed, effects);
         }

@@ -91,7 +91,7 @@ impl Engine {
     pub(crate) fn mended(
         &mut self,
         now: Now,
-        says_otherwise: fn(&Finding) -> bool,
+        says_otherwise: impl Fn(&Finding) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         let about_it = |it: &Incident| {

@@ -6,7 +6,7 @@ mod learn;
 mod stand_in;
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -84,6 +84,7 @@ impl Rehearsal {
     /// A document that cannot be meant.
     pub fn new(plan: Plan) -> Result<Self, DocumentError> {
         let settings = Settings {
+            required: BTreeSet::new(),
             places: Places::default(),
             node: String::new(),
             mode: if plan.learn.is_some() { Mode::Learn } else { plan.mode },
@@ -298,7 +299,7 @@ fn workload(edge: &Edge, flow: &RecordedFlow) -> Workload {
         container: of_source(&source.container),
         container_name: None,
         pod: of_source(&source.pod),
-        image: of_source(&source.image),
+        image: of_source(&source.image).map(Arc::from),
         cgroup: of_source(&source.cgroup).unwrap_or_default(),
         node: Some(flow.node.clone()),
     }

@@ -57,7 +57,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "doctor",
-        &["baseline_file", "capture", "client", "config", "identity", "notify", "store", "wording"],
+        &[
+            "baseline_file",
+            "capture",
+            "client",
+            "config",
+            "identity",
+            "notify",
+            "sources",
+            "store",
+            "wording",
+        ],
     ),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -72,6 +82,7 @@ const CORE: &[&str] = &[
     "flow",
     "rtt",
     "edge",
+    "instances",
     "executables",
     "directory",
     "attribute",
@@ -125,7 +136,11 @@ const DOORS: &[(&str, &str)] = &[
     ("dugong", "picture"),
     ("monitor_common", "capture"),
     ("redb", "store"),
+    ("prost", "sources"),
     ("reqwest", "notify"),
+    ("tonic", "sources"),
+    ("tonic_prost", "sources"),
+    ("tower", "sources"),
 ];
 
 /// The crates that share the wire between the kernel and the agent.
