@@ -25,7 +25,9 @@ impl Engine {
             self.sighted(now, &sighting, effects);
         }
         if !learned.addresses.is_empty() {
-            effects.push(Effect::Unknow(learned.addresses));
+            let directory = self.attribution.directory();
+            let since = |address| (address, directory.held_since(address));
+            effects.push(Effect::Unknow(learned.addresses.into_iter().map(since).collect()));
         }
         if !learned.stored.is_empty() {
             let known = learned.stored.into_iter();

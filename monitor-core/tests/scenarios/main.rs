@@ -12,6 +12,7 @@
 
 mod clock;
 mod ends;
+mod facts;
 mod flood;
 mod full;
 mod names;
