@@ -12,6 +12,7 @@ pub mod rtt;
 pub mod edge;
 pub mod instances;
 pub mod executables;
+pub mod dns;
 pub mod directory;
 pub mod attribute;
 pub mod graph;

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::edge::{Edge, Handover};
 use crate::flow::{Begun, KeyId, Outcome, Process};
-use crate::ids::{ServiceName, WallTime};
+use crate::ids::{CgroupId, ServiceName, WallTime};
 use crate::instances::Instance;
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
@@ -54,6 +54,18 @@ impl SeenFrom {
     }
 }
 
+/// How the DNS name of an edge's server is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Heard {
+    /// The answer holds that the client itself was given; or the server has no such name.
+    #[default]
+    Itself,
+    /// The client's own answer had expired by then: programs keep addresses longer than they may.
+    Stale,
+    /// Another on this machine was given it: the client's own answers cannot be seen.
+    Shared,
+}
+
 /// One attributed observation: an edge happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
@@ -68,6 +80,9 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
+    /// Where it was dialled, which may have asked for the server's name; None out of a recording.
+    pub asker: Option<CgroupId>,
+    pub heard: Heard,
     /// Who opened the socket that one of its ends uses, where that is somebody else.
     pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.

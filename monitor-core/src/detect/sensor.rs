@@ -94,6 +94,7 @@ impl Trouble {
                 | Loss::Unwatched
                 | Loss::Evicted
                 | Loss::ServiceFull
+                | Loss::Unasked
                 | Loss::OverBudget => Severity::Low,
                 Loss::MapFull
                 | Loss::Unattributed
@@ -213,6 +214,10 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::ServiceFull => {
             "the map holds as many undecided edges of one service as it may: further ones are judged, \
              and neither kept nor learned"
+        }
+        Loss::Unasked => {
+            "DNS answers came that were not asked for, or from a resolver that may not be asked: they \
+             name no address"
         }
         Loss::OverBudget => {
             "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"

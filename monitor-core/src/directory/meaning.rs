@@ -111,11 +111,13 @@ impl Directory {
         self.subjects.get(source, kind, id)
     }
 
+    /// As the cluster has it, else as the node's runtime does.
     fn pod(&self, uid: &str) -> Option<&Pod> {
-        match self.get(Source::Kubernetes, Kind::Pod, uid)? {
+        let by = |source| match self.get(source, Kind::Pod, uid)? {
             Subject::Pod(pod) => Some(pod),
             _ => None,
-        }
+        };
+        by(Source::Kubernetes).or_else(|| by(Source::Cri))
     }
 
     pub(crate) fn service(&self, name: &str) -> Option<&ClusterService> {

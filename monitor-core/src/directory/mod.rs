@@ -162,15 +162,16 @@ impl Directory {
         match provisional.scheme() {
             "docker" => asks(Source::Docker),
             "podman" => asks(Source::Podman),
-            "k8s" => asks(Source::Kubernetes),
+            "k8s" => asks(Source::Kubernetes) || asks(Source::Cri),
             _ => false,
         }
     }
 
-    /// Whether a source may still tell whose an address of the inside is.
+    /// Whether somebody may still tell whose an address of the inside is: a cluster, whose pods are on
+    /// other machines. A runtime tells of this machine alone, whose ends show themselves.
     #[must_use]
     pub fn may_tell_addresses(&self) -> bool {
-        !self.sources.is_empty()
+        self.sources.contains_key(&Source::Kubernetes)
     }
 
     fn is(&mut self, at: WallTime, source: Source, subject: Subject, changed: &mut Changed) {

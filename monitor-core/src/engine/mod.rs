@@ -24,6 +24,7 @@ use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
 use crate::directory::{Directory, Fact, Source};
+use crate::dns::Lookup;
 use crate::edge::Edge;
 use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, KeyId, Loss, Traffic};
 use crate::graph::Count;
@@ -90,6 +91,8 @@ pub enum Input {
     },
     /// What a source says of who is who.
     Fact(Fact),
+    /// A cgroup asked for a name, or was answered.
+    LookedUp(Lookup),
     Flow(Flow),
     /// A flow that was taken in by an agent before this one, as this edge: nothing new.
     Resumed {
@@ -260,6 +263,7 @@ impl Engine {
                 self.attribution.namespace(netns, &addresses);
             }
             Input::Fact(fact) => self.fact(now, fact, &mut effects),
+            Input::LookedUp(lookup) => self.looked_up(now, &lookup, &mut effects),
             Input::Flow(flow) => {
                 if flow.begun == Begun::Seen {
                     let took_us = now.wall.0.saturating_sub(flow.at.0);

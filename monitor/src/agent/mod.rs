@@ -236,6 +236,10 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
+                if matches!(&input, Input::Workload { workload, .. } if workload.service.is_provisional())
+                {
+                    self.sources.ask_again();
+                }
                 effects.extend(self.engine.step(now(), input));
             }
         }

@@ -11,6 +11,7 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod dns;
 mod hierarchy;
 mod mountinfo;
 mod procfs;

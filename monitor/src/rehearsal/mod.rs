@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use monitor_core::attribute::{KeyIds, Places, SeenFrom, Sighting, Workload};
+use monitor_core::attribute::{Heard, KeyIds, Places, SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
@@ -272,6 +272,8 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         workload: Some(Arc::new(workload(&key.edge, flow))),
         dialled: None,
         begun: Begun::Seen,
+        asker: None,
+        heard: Heard::Itself,
         opened_by: None,
         keys: KeyIds::new(),
     }

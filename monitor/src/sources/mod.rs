@@ -2,16 +2,19 @@
 //! of its own, which never gives up and never blocks anybody: it tells facts, in order, and where its
 //! source is away it says so and tries again, ever less often. What the facts mean is the core's.
 
+mod cri;
 mod docker;
 mod setting;
+mod text;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Fact, Source};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 pub use self::setting::Setting;
@@ -22,6 +25,8 @@ pub use self::setting::Setting;
 pub struct Config {
     pub docker: Setting,
     pub podman: Setting,
+    /// containerd and CRI-O.
+    pub cri: Setting,
 }
 
 impl Config {
@@ -31,7 +36,8 @@ impl Config {
         match source {
             Source::Docker => Some(&self.docker),
             Source::Podman => Some(&self.podman),
-            Source::Cri | Source::Kubernetes => None,
+            Source::Cri => Some(&self.cri),
+            Source::Kubernetes => None,
         }
     }
 
@@ -51,6 +57,8 @@ const WAITING: usize = 4096;
 pub struct Sources {
     facts: mpsc::Receiver<Fact>,
     asking: JoinSet<()>,
+    /// Something appeared that nobody named.
+    unknown: Arc<Notify>,
 }
 
 impl Sources {
@@ -66,7 +74,18 @@ impl Sources {
                 asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
             }
         }
-        Self { facts, asking }
+        let unknown = Arc::new(Notify::new());
+        if let Some(place) = Place::of(cri::SOURCE, &config.cri) {
+            let telling = Telling { source: cri::SOURCE, tell };
+            asking.spawn(cri::ask(telling, place, Arc::clone(&unknown)));
+        }
+        Self { facts, asking, unknown }
+    }
+
+    /// Something appeared that nobody has named yet: those are asked again that do not say by
+    /// themselves what is new.
+    pub fn ask_again(&self) {
+        self.unknown.notify_one();
     }
 
     /// What was told since the last time: at least one fact. Pending for ever where nobody tells
@@ -173,6 +192,13 @@ impl Patience {
         self.next = (next * 2).min(Self::MOST);
         next.mul_f64(1.0 - f64::from(random) / f64::from(u32::MAX) / 4.0)
     }
+}
+
+/// Spreads what would else happen at once.
+fn random() -> u32 {
+    use std::hash::BuildHasher as _;
+    let bits = std::hash::RandomState::new().hash_one(0_u8);
+    u32::try_from(bits >> 32).unwrap_or(0)
 }
 
 #[cfg(test)]

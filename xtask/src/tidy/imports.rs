@@ -84,6 +84,7 @@ const CORE: &[&str] = &[
     "edge",
     "instances",
     "executables",
+    "dns",
     "directory",
     "attribute",
     "graph",
@@ -136,7 +137,12 @@ const DOORS: &[(&str, &str)] = &[
     ("dugong", "picture"),
     ("monitor_common", "capture"),
     ("redb", "store"),
+    ("prost", "sources"),
     ("reqwest", "notify"),
+    ("simple_dns", "capture"),
+    ("tonic", "sources"),
+    ("tonic_prost", "sources"),
+    ("tower", "sources"),
 ];
 
 /// The crates that share the wire between the kernel and the agent.
