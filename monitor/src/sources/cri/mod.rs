@@ -147,7 +147,7 @@ fn told(sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> (Vec<Subject>, V
                 name,
                 image: Some(short_text(&it.image)).filter(|it| !it.is_empty()),
                 addresses: Vec::new(),
-                since: (it.created_at > 0).then(|| WallTime(it.created_at / 1_000)),
+                since: (it.created_at > 0).then_some(WallTime(it.created_at / 1_000)),
             })
         })
     };
