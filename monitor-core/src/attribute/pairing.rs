@@ -206,6 +206,11 @@ impl Namespaces {
         })
     }
 
+    /// Whether somebody in namespace `user` who dials `address` stays within it.
+    pub(crate) fn is_own(&self, user: NetnsCookie, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.get(&user).is_some_and(|it| it.contains(&address))
+    }
+
     /// The namespaces that `address`, used by somebody in namespace `user`, may mean: loopback addresses
     /// mean the user's own.
     fn owners_of(

@@ -4,17 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Container, Fact, Key, Kind, Source, Subject};
-use monitor_core::ids::{ServiceName, WallTime, percent_encode_into};
+use monitor_core::ids::{ServiceName, WallTime};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
-use crate::sources::{Patience, Place, Telling, Unheard};
+use crate::sources::text::{is_id, short_text};
+use crate::sources::{self, Patience, Place, Telling, Unheard};
 
 /// A runtime that takes longer to answer hangs.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -24,6 +24,13 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Asks until nobody listens any more.
 pub(super) async fn ask(telling: Telling, place: Place) {
     let mut patience = Patience::new();
+    // What is seen until it has answered waits for its names.
+    if place.socket().is_some() {
+        let unasked = Fact::Away(telling.source, "not asked yet".to_owned());
+        if telling.tell(unasked).await.is_err() {
+            return;
+        }
+    }
     loop {
         let Some(socket) = place.socket() else {
             tokio::time::sleep(LOOK).await;
@@ -38,7 +45,7 @@ pub(super) async fn ask(telling: Telling, place: Place) {
         if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
             return;
         }
-        tokio::time::sleep(patience.take(random())).await;
+        tokio::time::sleep(patience.take(sources::random())).await;
     }
 }
 
@@ -296,26 +303,6 @@ fn subject(
 
 /// More networks than one container is ever in.
 const ADDRESSES: usize = 64;
-
-/// Safe text of bounded length.
-fn short_text(text: &str) -> Arc<str> {
-    const BYTES: usize = 256;
-    let mut safe = String::new();
-    let end = text.floor_char_boundary(BYTES.min(text.len()));
-    percent_encode_into(&mut safe, &text[..end]);
-    safe.into()
-}
-
-/// A container's full id: what stands in its cgroup's path.
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit())
-}
-
-fn random() -> u32 {
-    use std::hash::BuildHasher as _;
-    let bits = std::hash::RandomState::new().hash_one(0_u8);
-    u32::try_from(bits >> 32).unwrap_or(0)
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,15 +2,19 @@
 //! of its own, which never gives up and never blocks anybody: it tells facts, in order, and where its
 //! source is away it says so and tries again, ever less often. What the facts mean is the core's.
 
+mod cri;
 mod docker;
 mod setting;
+mod text;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Fact, Source};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 pub use self::setting::Setting;
@@ -21,6 +25,27 @@ pub use self::setting::Setting;
 pub struct Config {
     pub docker: Setting,
     pub podman: Setting,
+    /// containerd and CRI-O.
+    pub cri: Setting,
+}
+
+impl Config {
+    /// How a source is to be asked; None where nobody asks it.
+    #[must_use]
+    pub const fn of(&self, source: Source) -> Option<&Setting> {
+        match source {
+            Source::Docker => Some(&self.docker),
+            Source::Podman => Some(&self.podman),
+            Source::Cri | Source::Kubernetes => None,
+        }
+    }
+
+    /// The sources that are told when they are away.
+    #[must_use]
+    pub fn required(&self) -> BTreeSet<Source> {
+        let is_required = |it: &Source| self.of(*it).is_some_and(Setting::is_required);
+        Source::ALL.into_iter().filter(is_required).collect()
+    }
 }
 
 /// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
@@ -31,6 +56,8 @@ const WAITING: usize = 4096;
 pub struct Sources {
     facts: mpsc::Receiver<Fact>,
     asking: JoinSet<()>,
+    /// Something appeared that nobody named.
+    unknown: Arc<Notify>,
 }
 
 impl Sources {
@@ -46,7 +73,18 @@ impl Sources {
                 asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
             }
         }
-        Self { facts, asking }
+        let unknown = Arc::new(Notify::new());
+        if let Some(place) = Place::of(cri::SOURCE, &config.cri) {
+            let telling = Telling { source: cri::SOURCE, tell };
+            asking.spawn(cri::ask(telling, place, Arc::clone(&unknown)));
+        }
+        Self { facts, asking, unknown }
+    }
+
+    /// Something appeared that nobody has named yet: those are asked again that do not say by
+    /// themselves what is new.
+    pub fn ask_again(&self) {
+        self.unknown.notify_one();
     }
 
     /// What was told since the last time: at least one fact. Pending for ever where nobody tells
@@ -153,6 +191,13 @@ impl Patience {
         self.next = (next * 2).min(Self::MOST);
         next.mul_f64(1.0 - f64::from(random) / f64::from(u32::MAX) / 4.0)
     }
+}
+
+/// Spreads what would else happen at once.
+fn random() -> u32 {
+    use std::hash::BuildHasher as _;
+    let bits = std::hash::RandomState::new().hash_one(0_u8);
+    u32::try_from(bits >> 32).unwrap_or(0)
 }
 
 #[cfg(test)]
