@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use monitor_core::attribute::{Places, Workload};
 use monitor_core::baseline::{LearnRule, Mode, Promote};
+use monitor_core::directory::{Fact, Kind, Pod, Source, Subject};
 use monitor_core::engine::{Actor, Command, Engine, Input, Selection, Settings, Snapshot, Watched};
 use monitor_core::flow::{
     Begun, Direction, Flow, FlowKey, KeyId, Outcome, Protocol, Remote, RttHistogram, Traffic,
@@ -21,6 +22,7 @@ const ROUNDS: usize = 15;
 const SERVICES: u64 = 200;
 
 fn main() {
+    facts();
     for edges in [10_000, 100_000] {
         let mut stage = Stage::with(edges);
         let keys = stage.keys.clone();
@@ -62,6 +64,46 @@ fn main() {
             dial(&mut stage, 1);
         });
     }
+}
+
+/// A cluster's pods, listed again as they are; and what they take, as the first of so many are told.
+fn facts() {
+    const PODS: u32 = 5_000;
+    const MANY: u32 = 50_000;
+    let mut stage = Stage::with(0);
+    let before = resident();
+    list(&mut stage, MANY);
+    let taken = resident().saturating_sub(before) / u64::from(MANY / 1_000);
+    println!("{{\"name\":\"directory, 1,000 pods\",\"unit\":\"bytes\",\"values\":[{taken}]}}");
+    list(&mut stage, PODS);
+    measure("engine, 5,000 pods listed again", "pods/s", PODS as usize, || list(&mut stage, PODS));
+}
+
+fn list(stage: &mut Stage, pods: u32) {
+    let (source, kind) = (Source::Kubernetes, Kind::Pod);
+    stage.step(Input::Fact(Fact::Listing(source, kind)));
+    for pod in 0..pods {
+        let subject = Subject::Pod(Pod {
+            uid: format!("6c1a4e08-9d1f-4a0e-8f67-{pod:012x}").into(),
+            service: ServiceName::new(
+                "k8s",
+                &format!("team-{}/Deployment/app-{}", pod % 50, pod / 10),
+            ),
+            node: format!("node-{}", pod % 100).into(),
+            addresses: vec![IpAddr::V4((u32::from(Ipv4Addr::new(10, 64, 0, 0)) + pod).into())],
+            since: Some(stage.now.wall),
+            containers: Vec::new(),
+        });
+        black_box(stage.step(Input::Fact(Fact::Is(source, Box::new(subject)))));
+    }
+    black_box(stage.step(Input::Fact(Fact::Listed(source, kind))));
+}
+
+/// What this process has in memory, bytes.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4_096
 }
 
 struct Stage {

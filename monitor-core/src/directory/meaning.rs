@@ -97,6 +97,12 @@ impl Directory {
         self.workload_of(service).is_none().then(|| self.name_of(service))
     }
 
+    /// Since when an address is its pod's or container's, or was left by the last of them.
+    #[must_use]
+    pub fn held_since(&self, address: IpAddr) -> Option<WallTime> {
+        self.pods.since(address).max(self.hosts.since(address))
+    }
+
     fn container_at(&self, address: IpAddr, moment: WallTime) -> Option<ServiceName> {
         self.identity(Some(self.hosts.at(address, moment)?), None).service
     }

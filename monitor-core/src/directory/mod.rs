@@ -197,9 +197,10 @@ impl Directory {
 
     fn leaves(&mut self, at: WallTime, key: &Key, changed: &mut Changed) {
         let Some(known) = self.subjects.known_mut(key) else { return };
-        if known.gone.replace(at).is_some() {
+        if known.gone.is_some() {
             return;
         }
+        known.gone = Some(at);
         let subject = known.subject.clone();
         self.unlink(at, &subject, None, changed);
         self.gone.push_back((at, key.clone()));

@@ -85,6 +85,12 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         held.iter().rev().find(holds).map(|it| &it.tenant)
     }
 
+    /// Since when it is whose it is now, also nobody's; None where nobody ever held it.
+    pub(crate) fn since(&self, address: IpAddr) -> Option<WallTime> {
+        let last = self.of.get(&address)?.last()?;
+        Some(last.until.unwrap_or(last.from))
+    }
+
     /// Forgets what ended long ago.
     fn forget(&mut self, now: WallTime) {
         let old = now.plus_seconds(-Self::REMEMBERED_S);
@@ -124,6 +130,8 @@ mod tests {
         held.end(address(1), &"a", second(20));
         held.begin(address(1), "b", Some(second(21)), second(22));
         let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!(held.since(address(1)), Some(second(21)));
+        assert_eq!(held.since(address(2)), None);
         assert_eq!(
             [9, 10, 19, 20, 21, 99].map(at),
             [None, Some("a"), Some("a"), None, Some("b"), Some("b")]

@@ -16,7 +16,7 @@ mod trouble;
 mod upkeep;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::attribute::{Attribution, Places, Sighting, Workload};
@@ -144,8 +144,9 @@ pub enum Effect {
     Store(Vec<Change>),
     /// The kernel is to forget these keys: seen again, they are news again.
     Rearm(Vec<KeyId>),
-    /// These addresses are others' now: the kernel is to forget what was dialled there.
-    Unknow(BTreeSet<IpAddr>),
+    /// These addresses are others' now: the kernel is to forget what was dialled there. What was dialled
+    /// since then, where that is known, is told at once: the kernel took it for what it knew.
+    Unknow(BTreeMap<IpAddr, Option<WallTime>>),
     /// Something else runs in this cgroup than it was called: the kernel is to forget what it did.
     Leave(CgroupId),
     Deliver(Box<Delivery>),

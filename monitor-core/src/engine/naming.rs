@@ -28,7 +28,9 @@ impl Engine {
             self.sighted(now, &sighting, effects);
         }
         if !learned.addresses.is_empty() {
-            effects.push(Effect::Unknow(learned.addresses));
+            let directory = self.attribution.directory();
+            let since = |address| (address, directory.held_since(address));
+            effects.push(Effect::Unknow(learned.addresses.into_iter().map(since).collect()));
         }
         if !learned.stored.is_empty() {
             let known = learned.stored.into_iter();
@@ -48,7 +50,9 @@ impl Engine {
         };
         match self.attribution.looked_up(lookup, may_ask) {
             // What the kernel knows of them was dialled under another name.
-            Ok(renamed) if !renamed.is_empty() => effects.push(Effect::Unknow(renamed)),
+            Ok(renamed) if !renamed.is_empty() => {
+                effects.push(Effect::Unknow(renamed.into_iter().map(|it| (it, None)).collect()))
+            }
             Ok(_none) => {}
             Err(Disbelief::Unasked | Disbelief::Untrusted) => self.losses.add(Loss::Unasked, 1),
         }

@@ -13,6 +13,7 @@
 mod clock;
 mod dns;
 mod ends;
+mod facts;
 mod flood;
 mod full;
 mod names;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::Mode;
 use monitor_core::directory::{Container, Fact, Key, Kind, Pod, Source, Subject};
-use monitor_core::engine::{Engine, Input, Settings, Snapshot};
+use monitor_core::engine::{Effect, Engine, Input, Settings, Snapshot};
 use monitor_core::flow::{Direction, Outcome};
-use monitor_core::ids::{CgroupId, ServiceName};
+use monitor_core::ids::{CgroupId, ServiceName, WallTime};
 
 use crate::stage::{Stage, flow, ip, key, settings};
 
@@ -241,6 +241,23 @@ fn images_are_recorded_with_the_edge_and_their_change_is_no_news() {
     let place = stage.engine.alerts(stage.now.wall)[0].findings[0].place.clone();
     assert_eq!(place.container_name.as_deref(), Some("shop_web_1"));
     assert_eq!(place.image.as_deref(), Some("sha256:2"));
+}
+
+#[test]
+fn an_address_that_changes_hands_is_told_with_the_moment() {
+    let mut stage = Stage::new(Mode::Auto);
+    fact(&mut stage, Source::Kubernetes, pod("u1", "shop/Deployment/a", "10.0.0.7"));
+    stage.until(20_000);
+    let Subject::Pod(mut next) = pod("u2", "shop/Deployment/b", "10.0.0.7") else { panic!() };
+    let since = WallTime(stage.now.wall.0 - 2_000_000);
+    next.since = Some(since);
+    let next = Fact::Is(Source::Kubernetes, Box::new(Subject::Pod(next)));
+    let effects = stage.engine.step(stage.now, Input::Fact(next));
+    let moved = effects.iter().find_map(|it| match it {
+        Effect::Unknow(addresses) => addresses.get(&"10.0.0.7".parse().unwrap()).copied(),
+        _ => None,
+    });
+    assert_eq!(moved, Some(Some(since)));
 }
 
 fn requiring(source: Source) -> Stage {

@@ -168,7 +168,7 @@ impl Stage {
                 Effect::Reply(result) => {
                     self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
                 }
-                Effect::Unknow(addresses) => self.unknown.extend(addresses),
+                Effect::Unknow(addresses) => self.unknown.extend(addresses.into_keys()),
                 Effect::Appeared(_) | Effect::Leave(_) => {}
             }
         }

@@ -15,7 +15,7 @@ pub(crate) fn find_keys(effects: &mut Vec<Effect>, capture: &Capture) {
     let (mut addresses, mut cgroups) = (BTreeSet::new(), BTreeSet::new());
     for effect in &*effects {
         match effect {
-            Effect::Unknow(unknown) => addresses.extend(unknown),
+            Effect::Unknow(unknown) => addresses.extend(unknown.keys()),
             Effect::Leave(left) => drop(cgroups.insert(*left)),
             Effect::Store(_)
             | Effect::Rearm(_)

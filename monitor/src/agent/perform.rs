@@ -104,12 +104,17 @@ impl Performer {
             }
         }
         self.store(changes);
+        let mut moved = BTreeMap::new();
         for effect in rest {
             match effect {
                 // The keys they mean were found before.
-                Effect::Store(_) | Effect::Unknow(_) | Effect::Leave(_) => {}
+                Effect::Store(_) | Effect::Leave(_) => {}
+                Effect::Unknow(addresses) => {
+                    let known = addresses.into_iter().filter_map(|(it, since)| Some((it, since?)));
+                    moved.extend(known);
+                }
                 Effect::Rearm(keys) => {
-                    capture.rearm(&keys).context("re-arm the kernel's tables")?;
+                    capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
                 }
                 Effect::Deliver(delivery) => self.deliver(*delivery),
                 Effect::Appeared(edge) => self.tell(Told::Edge(edge)),

@@ -105,6 +105,7 @@ pub use self::preflight::{
     Capability, CgroupRoot, Ground, KernelRelease, Layout, Privileges, cgroup_root, hidden, kernel,
     preflight,
 };
+pub use self::rearming::Moved;
 pub use self::strangers::below;
 pub use self::sweeping::Sweep;
 pub use self::tracefs::{Tracing, prepare_mounts};
@@ -369,9 +370,9 @@ impl Capture {
 
     /// Makes the kernel forget keys, so that each is told again when it is seen again: from the
     /// moment this returns. What they counted comes with the next observations, and so do listeners
-    /// that still listen.
-    pub fn rearm(&mut self, keys: &[KeyId]) -> Result<()> {
-        if self.teller.rearm(keys)? {
+    /// that still listen. What was dialled at a `moved` address since it moved is told at once.
+    pub fn rearm(&mut self, keys: &[KeyId], moved: &Moved) -> Result<()> {
+        if self.teller.rearm(keys, moved)? {
             // They go on listening: nothing else would tell of them.
             self.older.tell_listeners(&mut self.teller);
         }

@@ -105,6 +105,11 @@ struct Held {
 
 impl Held {
     fn by(pid: u32) -> Self {
+        Self::until(pid, |_| false)
+    }
+
+    /// As far as `is_enough`.
+    fn until(pid: u32, mut is_enough: impl FnMut(&Self) -> bool) -> Self {
         let mut held = Self { pid, sockets: Vec::new(), namespaces: Vec::new() };
         // Gone meanwhile, or not ours to look at.
         let Ok(files) = open_directory(&format!("/proc/{pid}/fd")) else { return held };
@@ -113,16 +118,21 @@ impl Held {
         let mut left = fstat(&files).map_or(0, |it| it.st_size);
         for number in 0..2 * left {
             left -= i64::from(held.look(&files, DecInt::new(number).as_c_str()));
-            if left == 0 {
+            if left == 0 || is_enough(&held) {
                 return held;
             }
         }
-        (held.sockets, held.namespaces) = (Vec::new(), Vec::new());
+        // Those that were found are found again.
         let mut directory = Vec::with_capacity(1 << 15);
         let mut entries = RawDir::new(&files, directory.spare_capacity_mut());
         while let Some(Ok(entry)) = entries.next() {
             held.look(&files, entry.file_name());
+            if is_enough(&held) {
+                break;
+            }
         }
+        held.sockets.sort_unstable();
+        held.sockets.dedup();
         held
     }
 
@@ -291,9 +301,17 @@ pub(super) fn all_holders(inodes: &HashSet<u32>) -> Vec<(u32, u32)> {
     pids().flat_map(of).filter(|(inode, _)| inodes.contains(inode)).collect()
 }
 
-/// The inodes of the sockets that a process holds.
-pub(super) fn held_by(pid: u32) -> HashSet<u32> {
-    Held::by(pid).sockets.into_iter().collect()
+/// Which of the sockets of these inodes a process holds. No further looked than until all are found.
+pub(super) fn held_by(pid: u32, inodes: &HashSet<u32>) -> HashSet<u32> {
+    let mut found = HashSet::new();
+    let mut looked = 0;
+    Held::until(pid, |held| {
+        let new = held.sockets.get(looked..).unwrap_or_default();
+        found.extend(new.iter().filter(|it| inodes.contains(it)));
+        looked = held.sockets.len();
+        found.len() == inodes.len()
+    });
+    found
 }
 
 /// Only the addresses of every namespace that a process is in, or that is mounted.

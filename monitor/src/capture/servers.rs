@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use monitor_core::flow::{Direction, FlowKey, Protocol};
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::capture::Capture;
 use crate::capture::decode::{Origin, SocketOwner};
@@ -47,7 +48,13 @@ struct Handed {
     pid: u32,
 }
 
-/// What a look brought.
+/// What a look took of a processor, and what it brought.
+struct Looked {
+    took: Duration,
+    found: Vec<Found>,
+}
+
+/// Of one place.
 struct Found {
     question: Question,
     /// None where nobody listens, or several do.
@@ -62,15 +69,21 @@ pub(super) struct Servers {
     /// Those are not asked about again.
     settled: HashSet<(Place, CgroupId)>,
     handed: HashMap<Place, Handed>,
-    look: Option<JoinHandle<Vec<Found>>>,
-    looked: Option<Instant>,
+    look: Option<JoinHandle<Looked>>,
+    /// There is no look before.
+    rests_until: Option<Instant>,
 }
 
 impl Servers {
     /// What is started for a socket starts when it is dialled.
     const STARTS_WITHIN: Duration = Duration::from_secs(1);
-    /// Going through every process's files takes a while on a large machine.
     const EVERY: Duration = Duration::from_secs(10);
+    /// Going through every process's files takes a while on a large machine: so many times as long as a
+    /// look took there is none, and at most so long.
+    const RESTS: u32 = 1000;
+    const RESTS_AT_MOST: Duration = Duration::from_secs(300);
+    /// Questions answered by one look: what it takes is bounded, however many listeners a burst meets.
+    const AT_ONCE: usize = 128;
     /// Where nobody serves, each look is twice as long after the one before, up to five minutes.
     const DOUBLINGS: u32 = 5;
     const MAX_QUESTIONS: usize = 1024;
@@ -103,19 +116,38 @@ impl Servers {
     fn look(&mut self) -> Vec<Found> {
         let over = self.look.take_if(|it| it.is_finished());
         // One that panicked has said so, and found nothing.
-        let found = over.and_then(|it| it.join().ok()).unwrap_or_default();
+        let looked = over.and_then(|it| it.join().ok());
         let now = Instant::now();
-        let rests = self.looked.is_some_and(|last| now - last < Self::EVERY);
-        if self.look.is_some() || rests || !self.questions.values().any(|it| it.due <= now) {
-            return found;
+        if let Some(Looked { took, .. }) = &looked {
+            let rests = took.saturating_mul(Self::RESTS).min(Self::RESTS_AT_MOST);
+            self.rests_until = self.rests_until.max(Some(now + rests));
         }
-        let due: Vec<Question> =
-            self.questions.extract_if(.., |_, it| it.due <= now).map(|it| it.1).collect();
-        self.looked = Some(now);
-        let look = thread::Builder::new().name("servers".to_owned());
-        // Where there can be no thread it is asked about again with the next that is new.
-        self.look = look.spawn(|| find(due)).ok();
-        found
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        if self.look.is_none() && !rests {
+            let due = self.take_due(now);
+            if !due.is_empty() {
+                self.rests_until = Some(now + Self::EVERY);
+                let look = thread::Builder::new().name("servers".to_owned());
+                // Where there can be no thread it is asked about again with the next that is new.
+                self.look = look.spawn(|| find(due)).ok();
+            }
+        }
+        looked.map_or_else(Vec::new, |it| it.found)
+    }
+
+    /// Takes out as many questions as one look answers: no process keeps another's waiting, at however
+    /// many ports it listens.
+    fn take_due(&mut self, now: Instant) -> Vec<Question> {
+        let mut of: HashMap<u32, usize> = HashMap::new();
+        let mut due: Vec<(usize, Place)> = Vec::new();
+        for question in self.questions.values().filter(|it| it.due <= now) {
+            let before = of.entry(question.pid).or_default();
+            due.push((*before, question.place));
+            *before += 1;
+        }
+        due.sort_unstable();
+        due.truncate(Self::AT_ONCE);
+        due.iter().filter_map(|(_, place)| self.questions.remove(place)).collect()
     }
 
     fn settle(&mut self, place: Place, server: CgroupId) {
@@ -191,35 +223,62 @@ impl Capture {
 }
 
 /// Answers questions: asks each process that was named first, and all where that leaves one open.
-fn find(questions: Vec<Question>) -> Vec<Found> {
-    let mut listening: HashMap<NetnsCookie, Vec<OldSocket>> = HashMap::new();
-    // A process that listens at thousands of ports is gone through once.
-    let mut held: HashMap<u32, HashSet<u32>> = HashMap::new();
-    let mut found = Vec::new();
+fn find(questions: Vec<Question>) -> Looked {
+    let began = used();
+    let (listeners, listed) = listeners(&questions);
+    let mut found: Vec<Found> = questions
+        .into_iter()
+        .zip(listeners)
+        .map(|(question, listener)| Found { question, listener, holders: Vec::new() })
+        .collect();
+    // A process that listens at thousands of ports is gone through once, and no further than needed.
+    let mut named: HashMap<u32, HashSet<u32>> = HashMap::new();
+    for Found { question, listener, .. } in &found {
+        named.entry(question.pid).or_default().extend(listener.map(|it| it.inode));
+    }
     let mut open = HashSet::new();
-    for question in questions {
-        let Question { place, pid, .. } = question;
-        let look = || namespaces::listeners_of(pid, place.netns).unwrap_or_default();
-        let listener = one_at(listening.entry(place.netns).or_insert_with(look), place);
-        let mut holders = Vec::new();
-        if let Some(OldSocket { inode, .. }) = listener {
-            let of = || if manages(pid) { HashSet::new() } else { namespaces::held_by(pid) };
-            if held.entry(pid).or_insert_with(of).contains(&inode) {
-                holders.push(pid);
-            } else {
-                open.insert(inode);
-            }
-        }
-        found.push(Found { question, listener, holders });
+    for (pid, sought) in &mut named {
+        let held = if manages(*pid) { HashSet::new() } else { namespaces::held_by(*pid, sought) };
+        open.extend(sought.extract_if(|inode| !held.contains(inode)));
     }
     let by_all = if open.is_empty() { Vec::new() } else { namespaces::all_holders(&open) };
-    for Found { listener, holders, .. } in &mut found {
-        if let Some(listener) = listener.filter(|it| open.contains(&it.inode)) {
-            let its = by_all.iter().filter(|(inode, _)| *inode == listener.inode);
+    for Found { question, listener, holders } in &mut found {
+        let Some(OldSocket { inode, .. }) = *listener else { continue };
+        if named[&question.pid].contains(&inode) {
+            holders.push(question.pid);
+        } else {
+            let its = by_all.iter().filter(|(held, _)| *held == inode);
             holders.extend(its.map(|(_, pid)| *pid).filter(|pid| !manages(*pid)));
         }
     }
-    found
+    Looked { took: used().saturating_sub(began) + listed, found }
+}
+
+/// Who listens at each place that is asked about; and how long others took to list them, for they may be
+/// those of a namespace that only a thread of its own goes to.
+fn listeners(questions: &[Question]) -> (Vec<Option<OldSocket>>, Duration) {
+    let asked: HashSet<u16> = questions.iter().map(|it| it.place.port).collect();
+    let mut listening: HashMap<(NetnsCookie, u16), Vec<OldSocket>> = HashMap::new();
+    let mut listed = HashSet::new();
+    let began = Instant::now();
+    for Question { place, pid, .. } in questions {
+        if !listed.insert(place.netns) {
+            continue;
+        }
+        let all = namespaces::listeners_of(*pid, place.netns).unwrap_or_default();
+        for listener in all.into_iter().filter(|it| asked.contains(&it.local.port())) {
+            listening.entry((place.netns, listener.local.port())).or_default().push(listener);
+        }
+    }
+    let took = began.elapsed();
+    let at = |place: Place| one_at(listening.get(&(place.netns, place.port))?, place);
+    (questions.iter().map(|it| at(it.place)).collect(), took)
+}
+
+/// What this thread has used of a processor.
+fn used() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// The socket that accepts there: one at that address, else one at all addresses.
@@ -271,6 +330,49 @@ mod tests {
         assert_eq!(one_at(&[all, other], place()), Some(all));
         assert_eq!(one_at(&[exact, exact], place()), None, "which of them is not known");
         assert_eq!(one_at(&[other], place()), None);
+    }
+
+    #[test]
+    fn a_look_is_bounded_and_no_process_keeps_another_waiting() {
+        let mut servers = Servers::default();
+        let now = Instant::now();
+        let mut ask = |pid: u32, port: u16, due: Instant| {
+            let place = Place { port, ..place() };
+            let question = Question { place, cgroup: OPENER, pid, due, looks: 0 };
+            servers.questions.insert(place, question);
+        };
+        (1..=1000).for_each(|port| ask(7, port, now));
+        ask(8, 2000, now);
+        ask(9, 2001, now + Servers::STARTS_WITHIN);
+        let due = servers.take_due(now);
+        assert_eq!(due.len(), Servers::AT_ONCE);
+        assert!(due.iter().any(|it| it.pid == 8), "it has one question");
+        assert!(due.iter().all(|it| it.pid != 9), "not yet");
+        assert_eq!(servers.questions.len(), 1002 - Servers::AT_ONCE, "the others wait");
+        while servers.questions.len() > 1 {
+            assert!(!servers.take_due(now).is_empty());
+        }
+        assert!(servers.take_due(now).is_empty());
+    }
+
+    #[test]
+    fn who_listens_is_found_with_who_holds_it() {
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let netns = namespaces::own_cookie().unwrap();
+        let ask = |local: SocketAddr, pid| {
+            let place = Place { netns, local: local.ip(), port: local.port() };
+            Question { place, cgroup: OPENER, pid, due: Instant::now(), looks: 0 }
+        };
+        let own = std::process::id();
+        let [first, second] = listeners.each_ref().map(|it| it.local_addr().unwrap());
+        let third = SocketAddr::from(([127, 0, 0, 9], first.port()));
+        // The second is asked of a process that does not hold it, and all are.
+        let Looked { found, .. } = find(vec![ask(first, own), ask(second, 1), ask(third, own)]);
+        let holders: Vec<&[u32]> = found.iter().map(|it| it.holders.as_slice()).collect();
+        assert_eq!(holders, [&[own][..], &[own], &[]]);
+        assert!(found[0].listener.is_some_and(|it| it.local == first));
+        assert_eq!(found[2].listener, None, "nobody listens there");
+        drop(listeners);
     }
 
     #[test]

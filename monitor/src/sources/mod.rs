@@ -36,7 +36,8 @@ impl Config {
         match source {
             Source::Docker => Some(&self.docker),
             Source::Podman => Some(&self.podman),
-            Source::Cri | Source::Kubernetes => None,
+            Source::Cri => Some(&self.cri),
+            Source::Kubernetes => None,
         }
     }
 

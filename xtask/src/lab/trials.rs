@@ -135,7 +135,7 @@ fn roll_out(lab: &mut Lab<'_>) -> anyhow::Result<()> {
 
 fn brief(lab: &mut Lab<'_>) -> anyhow::Result<()> {
     for _ in 0..3 {
-        let call = ["wget", "-q", "-O", "/dev/null", "http://api:8080/"];
+        let call = ["busybox", "wget", "-q", "-O", "/dev/null", "http://api:8080/"];
         let run = ["run", "--rm", "--no-deps", "-T", "web"];
         lab.runtime.compose(&[&run[..], &call].concat())?;
     }
@@ -204,6 +204,7 @@ impl Lab<'_> {
             "shop_web_1",
             "timeout",
             "2",
+            "busybox",
             "wget",
             "-q",
             "-O",
@@ -217,7 +218,8 @@ impl Lab<'_> {
 
     /// What was never dialled is told, with the container and the image that dialled it.
     fn hijack(&self) -> anyhow::Result<()> {
-        let words = ["exec", "shop_web_1", "timeout", "2", "wget", "-q", "-O", "/dev/null"];
+        let words =
+            ["exec", "shop_web_1", "timeout", "2", "busybox", "wget", "-q", "-O", "/dev/null"];
         self.runtime.may_fail(&[&words[..], &["http://api:9999/"]].concat())?;
         let place = self.alerted(HIJACKED)?;
         for (key, field) in [("container", "{{.Id}}"), ("image", "{{.Image}}")] {
