@@ -4,17 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Container, Fact, Key, Kind, Source, Subject};
-use monitor_core::ids::{ServiceName, WallTime, percent_encode_into};
+use monitor_core::ids::{ServiceName, WallTime};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
-use crate::sources::{Patience, Place, Telling, Unheard};
+use crate::sources::{Patience, Place, Telling, Unheard, random, short_text};
 
 /// A runtime that takes longer to answer hangs.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -278,24 +277,9 @@ fn subject(
 /// More networks than one container is ever in.
 const ADDRESSES: usize = 64;
 
-/// Safe text of bounded length.
-fn short_text(text: &str) -> Arc<str> {
-    const BYTES: usize = 256;
-    let mut safe = String::new();
-    let end = text.floor_char_boundary(BYTES.min(text.len()));
-    percent_encode_into(&mut safe, &text[..end]);
-    safe.into()
-}
-
 /// A container's full id: what stands in its cgroup's path.
 fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit())
-}
-
-fn random() -> u32 {
-    use std::hash::BuildHasher as _;
-    let bits = std::hash::RandomState::new().hash_one(0_u8);
-    u32::try_from(bits >> 32).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,16 +3,20 @@
 //! source is away it says so and tries again, ever less often. What the facts mean is the core's.
 
 mod docker;
+mod kubernetes;
 mod setting;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Fact, Source};
+use monitor_core::ids::percent_encode_into;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::kubernetes::Cluster;
 pub use self::setting::Setting;
 
 /// `[identity]`
@@ -21,10 +25,16 @@ pub use self::setting::Setting;
 pub struct Config {
     pub docker: Setting,
     pub podman: Setting,
+    /// A place is a kubeconfig file.
+    #[serde(deserialize_with = "setting::kubeconfig")]
+    pub kubernetes: Setting,
 }
 
 /// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
 const WAITING: usize = 4096;
+
+/// Names the node that a pod runs on, as the manifest sets it.
+const NODE: &str = "NODE_NAME";
 
 /// All sources, under way. Dropped, they end.
 #[derive(Debug)]
@@ -34,9 +44,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Begins to ask every source that is configured. Needs a runtime.
+    /// Begins to ask every source that is configured. `node` is what the cluster calls this machine,
+    /// where its environment says nothing else. Needs a runtime.
     #[must_use]
-    pub fn start(config: &Config) -> Self {
+    pub fn start(config: &Config, node: &str) -> Self {
         let (tell, facts) = mpsc::channel(WAITING);
         let mut asking = JoinSet::new();
         for (source, setting) in
@@ -45,6 +56,11 @@ impl Sources {
             if let Some(place) = Place::of(source, setting) {
                 asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
             }
+        }
+        if let Some(cluster) = Cluster::of(&config.kubernetes) {
+            let node = std::env::var(NODE).unwrap_or_else(|_unset| node.to_owned());
+            let telling = Telling { source: Source::Kubernetes, tell };
+            asking.spawn(kubernetes::ask(telling, cluster, node.into()));
         }
         Self { facts, asking }
     }
@@ -153,6 +169,21 @@ impl Patience {
         self.next = (next * 2).min(Self::MOST);
         next.mul_f64(1.0 - f64::from(random) / f64::from(u32::MAX) / 4.0)
     }
+}
+
+fn random() -> u32 {
+    use std::hash::BuildHasher as _;
+    let bits = std::hash::RandomState::new().hash_one(0_u8);
+    u32::try_from(bits >> 32).unwrap_or(0)
+}
+
+/// Safe text of bounded length.
+fn short_text(text: &str) -> Arc<str> {
+    const BYTES: usize = 256;
+    let mut safe = String::new();
+    let end = text.floor_char_boundary(BYTES.min(text.len()));
+    percent_encode_into(&mut safe, &text[..end]);
+    safe.into()
 }
 
 #[cfg(test)]
