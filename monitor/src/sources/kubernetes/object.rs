@@ -34,11 +34,11 @@ pub(super) struct Meta {
 #[derive(Deserialize, Debug, Clone, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct OwnerReference {
-    api_version: String,
+    pub(super) api_version: String,
     pub(super) kind: String,
     pub(super) name: String,
     pub(super) uid: String,
-    controller: bool,
+    pub(super) controller: bool,
 }
 
 impl OwnerReference {
@@ -86,7 +86,7 @@ impl Meta {
 }
 
 /// `k8s:NAMESPACE/KIND/NAME`, whatever is in them.
-fn service_name(namespace: &str, kind: &str, name: &str) -> ServiceName {
+pub(super) fn service_name(namespace: &str, kind: &str, name: &str) -> ServiceName {
     let part = |text: &str| text.replace('/', "%2F");
     // `k8s:uid/…` is what has no lasting name yet; no namespace ends in a dot.
     let namespace = if namespace == "uid" { "uid." } else { namespace };
