@@ -2,6 +2,7 @@
 //! `cargo xtask bench`: the figure's name, its unit, and the value of each round. Judges nothing.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench speaks to whoever runs it")]
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -73,6 +74,7 @@ impl Stage {
     /// A guarded node with so many edges, and as many services that have none.
     fn with(edges: u64) -> Self {
         let settings = Settings {
+            required: BTreeSet::new(),
             places: Places::default(),
             node: "bench".to_owned(),
             mode: Mode::Auto,

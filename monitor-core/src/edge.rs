@@ -78,14 +78,14 @@ impl FromStr for Peer {
         }
         let (scheme, rest) = text.split_once(':').ok_or_else(wrong)?;
         match scheme {
-            "dns" | "net" => {
+            "dns" if !rest.is_empty() && is_executable_name(rest) => Ok(Self::Name(rest.into())),
+            "net" => {
                 let mut encoded = String::new();
                 percent_encode_into(&mut encoded, rest);
                 if rest.is_empty() || encoded != rest {
                     return Err(wrong());
                 }
-                let name = encoded.into();
-                Ok(if scheme == "dns" { Self::Name(name) } else { Self::Network(name) })
+                Ok(Self::Network(encoded.into()))
             }
             "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
             "socket" => rest.parse().map(Self::Socket),
@@ -327,6 +327,7 @@ mod tests {
             "world -> systemd:nginx.service 443/tcp",
             "user:1000/session -> ip:2001:db8::1 53/udp",
             "compose:shop/api -> dns:api.stripe.com 443/tcp with /usr/bin/py%20thon",
+            "compose:shop/api -> dns:a%2Eb.example.org 443/tcp",
             "compose:shop/api -> ip:192.0.2.1 443/tcp with /bin/sh:/usr/bin/python3",
             "compose:shop/api listens 4444/tcp with /memfd:x",
             "systemd:a.service listens 80/tcp",

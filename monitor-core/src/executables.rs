@@ -10,6 +10,8 @@ use hashbrown::HashSet;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::instances::{Instances, Lists};
+
 /// A set of executables, in order; safe text, as [`crate::edge::executable_name`] writes it.
 #[derive(Debug, Clone, Default)]
 pub struct Executables(Held);
@@ -174,6 +176,7 @@ impl<'de> Deserialize<'de> for Executables {
 #[derive(Debug)]
 pub struct Names {
     held: HashSet<Arc<str>, FixedState>,
+    lists: Lists,
     /// Past this many it is looked which of them nobody uses any more.
     room: usize,
 }
@@ -184,7 +187,16 @@ impl Names {
     /// `seed` keys the table: it holds what strangers choose.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { held: HashSet::with_hasher(FixedState::with_seed(seed)), room: Self::ROOM }
+        Self {
+            held: HashSet::with_hasher(FixedState::with_seed(seed)),
+            lists: Lists::default(),
+            room: Self::ROOM,
+        }
+    }
+
+    /// Has a list of instances held once, as far as that is easily found.
+    pub fn share_list(&mut self, instances: &mut Instances) {
+        instances.share(&mut self.lists);
     }
 
     /// The one copy of `name`.

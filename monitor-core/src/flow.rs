@@ -404,6 +404,9 @@ pub enum Loss {
     /// The table held as many undecided edges of one service as it may: a further one was judged, and
     /// neither learned nor kept.
     ServiceFull,
+    /// An answer of DNS that its cgroup had not asked for, or from whom it is not believed: it names no
+    /// address.
+    Unasked,
     /// New beyond its cgroup's budget: told as a [`Flood`], not one by one.
     OverBudget,
     /// The kernel's table of keys was full and dropped one that had been told: what it counted since
@@ -425,6 +428,7 @@ impl fmt::Display for Loss {
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
             Self::ServiceFull => "service-full",
+            Self::Unasked => "unasked",
             Self::OverBudget => "over-budget",
             Self::Evicted => "evicted",
             Self::HookMissing => "hook-missing",

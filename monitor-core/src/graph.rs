@@ -9,6 +9,7 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::executables::{Executables, Names};
 use crate::flow::{Direction, Outcome, RttHistogram, Traffic};
 use crate::ids::{ServiceName, WallTime};
+use crate::instances::{Instance, Instances};
 use crate::rtt::Rtts;
 
 /// What is known of an edge from having seen it. Connections, not requests: payloads are not read.
@@ -28,6 +29,8 @@ pub struct Evidence {
     pub rtt: Rtts,
     /// Dialling executables, at most [`Evidence::EXECUTABLES`].
     pub executables: Executables,
+    /// The containers that its owner ran as.
+    pub instances: Instances,
     rare: Option<Box<Rare>>,
 }
 
@@ -58,6 +61,8 @@ struct Stored<'a> {
     dialled: Cow<'a, [SocketAddr]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     opened_by: Option<Cow<'a, ServiceName>>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    images: Cow<'a, [Instance]>,
 }
 
 /// What one end counted.
@@ -145,6 +150,7 @@ impl Evidence {
             failures: 0,
             rtt: Rtts::default(),
             executables: Executables::default(),
+            instances: Instances::default(),
             rare: None,
         }
     }
@@ -159,6 +165,10 @@ impl Evidence {
             && !self.executables.contains(executable)
         {
             self.executables.insert(names.share(executable));
+        }
+        if let Some(instance) = sighting.instance() {
+            self.instances.add(&instance);
+            names.share_list(&mut self.instances);
         }
         if let Some(handover) = &sighting.opened_by {
             self.rare.get_or_insert_default().opened_by = Some(handover.opener.clone());
@@ -216,6 +226,9 @@ impl Evidence {
             {
                 self.executables.insert(executable.into());
             }
+        }
+        for instance in other.instances.all() {
+            self.instances.add(instance);
         }
         if let Some(theirs) = other.rare {
             let rare = self.rare.get_or_insert_default();
@@ -293,6 +306,7 @@ impl Serialize for Evidence {
             executables: Cow::Borrowed(&self.executables),
             dialled: Cow::Borrowed(self.dialled()),
             opened_by: self.opened_by().map(Cow::Borrowed),
+            images: Cow::Borrowed(self.instances.all()),
         };
         stored.serialize(serializer)
     }
@@ -317,6 +331,7 @@ impl From<Stored<'_>> for Evidence {
             failures: 0,
             rtt: stored.rtt.into_owned(),
             executables: stored.executables.into_owned(),
+            instances: stored.images.into_owned().into(),
             rare: (rare != Rare::default()).then(|| Box::new(rare)),
         };
         evidence.set_from_client(stored.from_client);
@@ -330,13 +345,14 @@ mod tests {
 
     #[test]
     fn evidence_reads_as_it_is_written_however_much_it_is() {
-        assert_eq!(size_of::<Evidence>(), 96);
+        assert_eq!(size_of::<Evidence>(), 104);
         let tally = r#"{"connections":1,"failures":2,"to_server":3,"to_client":4}"#;
         let much = tally.replace('2', "18446744073709551615");
         for (from_client, from_server, rest) in [
             (tally, tally, r#""executables":[]"#),
             (&much, tally, r#""executables":["/bin/x"],"dialled":["192.0.2.1:80"]"#),
             (&much, &much, r#""executables":[],"opened_by":"systemd:a.service""#),
+            (tally, tally, r#""executables":[],"images":[{"container":"web","image":"sha256:1"}]"#),
         ] {
             let text = format!(
                 r#"{{"first_seen":"2026-01-01T00:00:00Z","last_seen":"2026-01-01T00:00:01Z","outcome":"established","seen_from":"both","from_client":{from_client},"from_server":{from_server},{rest}}}"#

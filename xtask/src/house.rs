@@ -255,14 +255,21 @@ impl Agent {
         lines: &str,
     ) -> anyhow::Result<Self> {
         let (lines, capture) = lines.split_once("[capture]\n").unwrap_or((lines, ""));
-        let at = house.at.join(name);
+        Self::beside(
+            program,
+            house.at.join(name),
+            &format!("{lines}\n{}{capture}", house.capture()),
+        )
+    }
+
+    /// Lays out an agent with its files at `at`, with nothing learned, and with that configuration.
+    pub(crate) fn beside(program: &Path, at: PathBuf, config: &str) -> anyhow::Result<Self> {
         if at.exists() {
             std::fs::remove_dir_all(&at).with_context(|| format!("remove {}", at.display()))?;
         }
         std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
-        let config = at.join("edgewatch.toml");
-        std::fs::write(&config, format!("{lines}\n{}{capture}", house.capture()))
-            .with_context(|| format!("write {}", config.display()))?;
+        let file = at.join("edgewatch.toml");
+        std::fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
         Ok(Self { program: program.to_owned(), at, running: None })
     }
 
@@ -302,7 +309,8 @@ impl Agent {
         verb.args(words).arg("--socket").arg(self.socket()).stderr(Stdio::inherit());
         let output = verb.output().context("start edgewatch")?;
         if !output.status.success() {
-            bail!("edgewatch {}: {}", words.join(" "), output.status);
+            let said = String::from_utf8_lossy(&output.stdout);
+            bail!("edgewatch {}: {}: {}", words.join(" "), output.status, said.trim_end());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -320,7 +328,7 @@ fn logged(mut command: Command, log: &Path) -> anyhow::Result<Child> {
 }
 
 /// Ends what runs in a cgroup and below it, and removes all of it.
-fn empty(cgroup: &Path) -> anyhow::Result<()> {
+pub(crate) fn empty(cgroup: &Path) -> anyhow::Result<()> {
     let Ok(below) = std::fs::read_dir(cgroup) else { return Ok(()) };
     for entry in below {
         let entry = entry.with_context(|| format!("read {}", cgroup.display()))?;
@@ -361,7 +369,7 @@ fn ip(words: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Where the version-2 hierarchy is mounted, also in the hybrid layout.
-fn cgroup_root() -> anyhow::Result<PathBuf> {
+pub(crate) fn cgroup_root() -> anyhow::Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?;
     mounts
         .lines()

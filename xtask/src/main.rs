@@ -15,6 +15,7 @@ mod fuzz;
 mod house;
 mod interrupt;
 mod kernels;
+mod lab;
 mod machine;
 mod setup;
 mod stage;
@@ -67,6 +68,9 @@ enum Verb {
     },
     /// Three real services learned, then hijacked, in about a minute; needs root
     Demo,
+    /// The agent beside a real container runtime that restarts, rescales and renames: every name must
+    /// be right all the while; needs root
+    Lab(lab::Options),
     /// Set up, then formatting, architecture and lints
     Check,
     /// Set up, check, then every test; those on the running kernel need root
@@ -115,6 +119,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Bench { save: true, .. } => bench::run(&workspace, bench::Keep::Saved, &[]),
         Verb::Bench { scenarios, .. } => bench::run(&workspace, bench::Keep::Printed, &scenarios),
         Verb::Demo => demo::run(&workspace),
+        Verb::Lab(options) => lab::run(&workspace, &options),
         Verb::Check => check::run(&workspace),
         Verb::Test { unprivileged: true, .. } => test::run(&workspace, Scope::Unprivileged),
         Verb::Test { this_kernel: true, .. } => test::run(&workspace, Scope::ThisKernel),

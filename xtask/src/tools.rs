@@ -25,13 +25,18 @@ pub(crate) fn ensure(workspace: &Workspace) -> anyhow::Result<PathBuf> {
     };
     let lacking = || TOOLS.iter().copied().filter(|tool| !is_here(tool)).collect::<Vec<_>>();
     if !lacking().is_empty() && apt::is_here() && machine::is_root() {
-        let mut log = Log::create(&workspace.target())?;
-        fetch(workspace, &mut log, &at, &lacking()).or_else(|_lists_are_old| {
-            apt::update(workspace, &mut log)?;
-            fetch(workspace, &mut log, &at, &lacking())
-        })?;
+        unpack(workspace, &at, &lacking())?;
     }
     Ok(tree)
+}
+
+/// Unpacks packages, and whatever of theirs is not installed here, as `at`'s `tree`. Needs root and apt.
+pub(crate) fn unpack(workspace: &Workspace, at: &Path, packages: &[&str]) -> anyhow::Result<()> {
+    let mut log = Log::create(&workspace.target())?;
+    fetch(workspace, &mut log, at, packages).or_else(|_lists_are_old| {
+        apt::update(workspace, &mut log)?;
+        fetch(workspace, &mut log, at, packages)
+    })
 }
 
 /// Unpacks packages and whatever of theirs is not installed here.

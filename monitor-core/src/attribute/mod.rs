@@ -3,6 +3,7 @@
 //! bounded in time and number; nothing here judges.
 
 mod history;
+mod names;
 mod naming;
 mod pairing;
 mod safe;
@@ -22,14 +23,16 @@ use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName};
 use crate::socket::Socket;
 
 use self::history::History;
+use self::names::Names;
 use self::naming::Holding;
 use self::pairing::{Listening, Namespaces};
 use self::safe::safe_process;
 use self::waiting::{Waiting, WaitingRoom};
 use self::workloads::Workloads;
 
+pub use self::names::Disbelief;
 pub use self::naming::{Learned, Places};
-pub use self::sighting::{KeyIds, SeenFrom, Sighting, Workload};
+pub use self::sighting::{Heard, KeyIds, SeenFrom, Sighting, Workload};
 pub use self::workloads::Renamed;
 
 /// The state of attribution. Bounded: waiting flows by
@@ -43,6 +46,7 @@ pub struct Attribution {
     waiting: WaitingRoom,
     namespaces: Namespaces,
     history: History,
+    names: Names,
     /// What keys did while they waited to be attributed.
     counted: BTreeMap<KeyId, Traffic>,
 }
@@ -68,11 +72,13 @@ impl Attribution {
             waiting: WaitingRoom::new(hasher),
             namespaces: Namespaces::default(),
             history: History::default(),
+            names: Names::default(),
             counted: BTreeMap::new(),
         }
     }
 
     pub fn workload_appeared(&mut self, cgroup: CgroupId, workload: Workload) {
+        self.names.forget(cgroup);
         self.workloads.appeared(cgroup, workload, &self.directory);
     }
 
@@ -80,6 +86,7 @@ impl Attribution {
     pub fn workload_vanished(&mut self, cgroup: CgroupId) {
         self.workloads.vanished(cgroup);
         self.namespaces.forget_cgroup(cgroup);
+        self.names.vanished(cgroup);
     }
 
     pub fn namespace(&mut self, netns: NetnsCookie, addresses: &[IpAddr]) {
@@ -89,6 +96,12 @@ impl Attribution {
     /// Puts back that dialling `dialled` was `edge`.
     pub fn remember(&mut self, edge: &Edge, dialled: SocketAddr) {
         self.history.remember(edge, dialled);
+        self.names.recall(edge, dialled);
+    }
+
+    /// A flow was told under these names.
+    pub fn told(&mut self, sighting: &Sighting) {
+        self.names.seen(sighting);
     }
 
     /// Takes a flow in; returns what it makes certain at once.
@@ -125,7 +138,10 @@ impl Attribution {
             (Direction::Inbound, Remote::Address(_)) if flow.key.protocol == Protocol::Udp => {
                 self.namespaces.serves(flow);
             }
-            (Direction::Outbound, _) => self.namespaces.dials(flow),
+            (Direction::Outbound, _) => {
+                self.namespaces.dials(flow);
+                self.names.dials(flow);
+            }
             (Direction::Inbound | Direction::Listening, _) => {}
         }
     }
@@ -186,6 +202,7 @@ impl Attribution {
     /// A dial: joins what already waits for the same peer, else waits itself.
     fn dialled(&mut self, now: Now, flow: Flow, ready: &mut Vec<Sighting>) {
         let (key, client) = (flow.key, flow.client);
+        self.names.dials(&flow);
         self.join(now, flow, ready);
         if let Some(own) = client {
             self.waiting.settle(&key, own);
@@ -243,18 +260,19 @@ impl Attribution {
 
     /// The accepting side names the client's cgroup; `keys` stand for it.
     fn accepted_from(&mut self, client: CgroupId, flow: &Flow, mut keys: KeyIds) -> Sighting {
-        let edge = Edge {
-            client: self.peer_of(client),
-            server: self.peer_of(flow.key.cgroup),
-            port: Port { number: flow.key.port, protocol: flow.key.protocol },
-        };
         let dial = flow.client.and_then(|own| self.waiting.take_client(client, own));
         self.answers(client, flow);
         let dialled = dial.as_ref().and_then(|dial| dial.flow.key.dialled());
+        let server = pairing::reached(dialled, flow);
+        let edge = Edge {
+            client: self.peer_of(client),
+            server: self.peer_of(server.cgroup),
+            port: Port { number: server.port, protocol: flow.key.protocol },
+        };
         let opened_by = dial.as_ref().and_then(|dial| self.opener_of(&dial.flow));
         let opened_by = opened_by.or_else(|| self.opener_of(flow));
         let process = dial.map(|dial| {
-            self.namespaces.pair(&dial.flow.key, Listening::of(flow));
+            self.namespaces.pair(&dial.flow.key, server);
             keys.extend(dial.keys);
             dial.flow.process
         });
@@ -270,6 +288,8 @@ impl Attribution {
             process: process.flatten().map(safe_process),
             dialled,
             begun: flow.begun,
+            asker: Some(client),
+            heard: Heard::Itself,
             opened_by,
             keys,
         }
@@ -302,6 +322,8 @@ impl Attribution {
             process: flow.process.clone().map(safe_process),
             dialled: None,
             begun: flow.begun,
+            asker: None,
+            heard: Heard::Itself,
             opened_by: self.opener_of(flow),
             keys: flow.id.into_iter().collect(),
         }
@@ -322,6 +344,8 @@ impl Attribution {
             process: None,
             dialled: None,
             begun: flow.begun,
+            asker: None,
+            heard: Heard::Itself,
             opened_by: self.opener_of(flow),
             keys: flow.id.into_iter().collect(),
         }
@@ -365,6 +389,8 @@ impl Attribution {
             process: flow.process.map(safe_process),
             dialled,
             begun: flow.begun,
+            asker: Some(flow.key.cgroup),
+            heard: Heard::Itself,
             opened_by,
             keys,
         })

@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::attribute::workloads::Renamed;
-use crate::attribute::{Attribution, Sighting};
+use crate::attribute::{Attribution, Heard, Sighting};
 use crate::directory::{Fact, Key, Subject};
 use crate::edge::{Peer, Port};
 use crate::flow::KeyId;
-use crate::ids::{BootTime, Now, ServiceName};
+use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::network::{Named, Network, is_metadata};
 
 /// What the configuration says of addresses.
@@ -48,6 +48,8 @@ pub(crate) struct Holding {
     by_owner: BTreeMap<ServiceName, usize>,
     /// That stand for one of them.
     keys: BTreeSet<KeyId>,
+    /// Whose names are waited for; some are not any more.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Holding {
@@ -71,6 +73,7 @@ impl Holding {
             *self.by_owner.entry(owner.clone()).or_default() += 1;
         }
         self.keys.extend(&sighting.keys);
+        self.addresses.extend(addresses(&sighting));
         self.held.push_back((until, sighting));
         oldest
     }
@@ -97,12 +100,16 @@ impl Holding {
             self.count_off(&sighting);
             due.push(sighting);
         }
+        if self.held.is_empty() {
+            self.addresses.clear();
+        }
         due
     }
 
     fn take_all(&mut self) -> VecDeque<(BootTime, Sighting)> {
         self.by_owner.clear();
         self.keys.clear();
+        self.addresses.clear();
         std::mem::take(&mut self.held)
     }
 
@@ -128,7 +135,8 @@ impl Attribution {
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
         let changed = self.directory.take(now.wall, fact);
         let renamed = self.workloads.learn(&changed.workloads, &self.directory);
-        let news = !renamed.is_empty() || !changed.addresses.is_empty();
+        let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
+        let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };
         Learned { renamed, ready, addresses: changed.addresses, stored: changed.stored }
     }
@@ -179,21 +187,27 @@ impl Attribution {
         let mut certainty = Certainty::Final;
         if let Peer::Address(address) = sighting.edge.client {
             let holder = self.directory.client(address, sighting.at);
-            certainty = self.certainty(holder.is_some(), address);
+            certainty = self.certainty(holder.as_ref(), address);
             sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
         }
-        if let Peer::Address(address) = sighting.edge.server
-            && !is_metadata(address)
-        {
-            let holder = self.directory.server(address, port, sighting.at);
-            certainty = certainty.and(self.certainty(holder.is_some(), address));
-            let named = match holder {
-                Some(holder) => {
-                    sighting.edge.port = holder.port;
-                    Peer::Service(holder.service)
-                }
-                None => self.outside(address),
-            };
+        // What is called by a name or a network's may turn out to be somebody's.
+        let outside = match &sighting.edge.server {
+            Peer::Address(address) => Some(*address),
+            Peer::Name(_) | Peer::Network(_) => sighting.dialled.map(|it| it.ip()),
+            Peer::Service(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => None,
+        };
+        if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
+            let (mut named, served) = self.server_at(address, port, sighting.at);
+            let is_held = named.service().is_some();
+            certainty = certainty.and(self.certainty(named.service(), address));
+            sighting.edge.port = served;
+            sighting.heard = Heard::Itself;
+            let asker = sighting.asker.zip(sighting.edge.client.service());
+            if let Some(asker) = asker.filter(|_| !is_held && has_names(address))
+                && let Some((name, heard)) = self.names.of(asker, address, sighting.at)
+            {
+                (named, sighting.heard) = (Peer::Name(Arc::clone(name.text())), heard);
+            }
             if !matches!(named, Peer::Address(_)) {
                 sighting.dialled.get_or_insert(SocketAddr::new(address, port.number));
             }
@@ -213,9 +227,17 @@ impl Attribution {
         certainty
     }
 
-    /// Whether an address that is (not) `known` may still be told better.
-    fn certainty(&self, known: bool, address: IpAddr) -> Certainty {
-        let may_be = !known
+    /// Who is dialled at an address by what is known of addresses alone, and the port that is meant.
+    pub(crate) fn server_at(&self, address: IpAddr, port: Port, at: WallTime) -> (Peer, Port) {
+        match self.directory.server(address, port, at) {
+            Some(holder) => (Peer::Service(holder.service), holder.port),
+            None => (self.outside(address), port),
+        }
+    }
+
+    /// Whether an address may still be told better than by this `holder`.
+    fn certainty(&self, holder: Option<&ServiceName>, address: IpAddr) -> Certainty {
+        let may_be = holder.is_none()
             && self.directory.may_tell_addresses()
             && self.places.is_internal(address)
             && !address.is_loopback()
@@ -240,6 +262,25 @@ impl Attribution {
         }
         Peer::Address(address)
     }
+}
+
+/// Whose holders are waited for.
+fn addresses(sighting: &Sighting) -> impl Iterator<Item = IpAddr> {
+    let edge = &sighting.edge;
+    let ends = [&edge.client, &edge.server].into_iter().filter_map(|peer| match peer {
+        Peer::Address(address) => Some(*address),
+        _ => None,
+    });
+    ends.chain(sighting.dialled.map(|it| it.ip()))
+}
+
+/// Whether it is somebody's place rather than this machine, everybody, or who hands out its keys.
+fn has_names(address: IpAddr) -> bool {
+    !is_metadata(address)
+        && !address.is_loopback()
+        && !address.is_multicast()
+        && !address.is_unspecified()
+        && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// Whether the names of a sighting may still become better.

@@ -3,7 +3,7 @@
 //! that owns the dialled address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::flow::{Flow, FlowKey, Protocol, Remote};
 use crate::ids::{CgroupId, NetnsCookie};
@@ -34,6 +34,10 @@ type Served = (NetnsCookie, Protocol, u16, IpAddr);
 /// A datagram dial: the client's namespace, the dialled address and port.
 type Dialled = (NetnsCookie, Protocol, IpAddr, u16);
 
+/// A service on a loopback address of its own: where a namespace leads another port to it, as Docker
+/// does with 53 to its resolver of names, the address is what the two ends have in common.
+type Answering = (NetnsCookie, Protocol, IpAddr, CgroupId);
+
 /// What is known of addresses on this machine. In each table every cgroup has its share; what is
 /// forgotten costs a pairing and never invents one.
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ pub(crate) struct Namespaces {
     owners: BTreeMap<IpAddr, BTreeSet<NetnsCookie>>,
     pairs: Shares<CgroupId, Dial, Listening>,
     served: Shares<CgroupId, Served, CgroupId>,
+    answering: Shares<CgroupId, Answering, ()>,
     dialled: Shares<CgroupId, Dialled, ()>,
     /// Whom `pairs` may lead to.
     servers: BTreeSet<CgroupId>,
@@ -75,6 +80,7 @@ impl Namespaces {
     pub(crate) fn forget_cgroup(&mut self, cgroup: CgroupId) {
         self.pairs.forget(&cgroup);
         self.served.forget(&cgroup);
+        self.answering.forget(&cgroup);
         self.dialled.forget(&cgroup);
         if self.servers.remove(&cgroup) {
             self.pairs.retain(|server| server.cgroup != cgroup);
@@ -100,8 +106,11 @@ impl Namespaces {
         let Remote::Address(client) = inbound.key.remote else {
             return;
         };
-        let FlowKey { protocol, port, cgroup, .. } = inbound.key;
+        let FlowKey { protocol, port, cgroup, local, .. } = inbound.key;
         self.served.insert(cgroup, (inbound.netns, protocol, port, client), cgroup);
+        if let Some(own) = local.filter(is_own_loopback) {
+            self.answering.insert(cgroup, (inbound.netns, protocol, own, cgroup), ());
+        }
     }
 
     /// Remembers whom datagrams were sent to, and from which namespace.
@@ -130,10 +139,25 @@ impl Namespaces {
         let at = self.owners_of(address, dial.netns);
         let mut servers: Vec<CgroupId> = at.flat_map(|netns| self.serving(netns, dial)).collect();
         servers.dedup();
+        if servers.is_empty() {
+            servers = self.answering_at(dial.netns, key.protocol, address);
+        }
         match servers.as_slice() {
             [server] => Some(Listening { cgroup: *server, port: key.port }),
             _ => None,
         }
+    }
+
+    /// Who answers in this namespace at a loopback address, whichever port leads there.
+    fn answering_at(
+        &self,
+        netns: NetnsCookie,
+        protocol: Protocol,
+        address: IpAddr,
+    ) -> Vec<CgroupId> {
+        let keys = (netns, protocol, address, CgroupId(0));
+        let keys = keys..=(netns, protocol, address, CgroupId(u64::MAX));
+        self.answering.range(keys).map(|((.., server), ())| *server).collect()
     }
 
     /// Who in this namespace answered datagrams at the dialled port, to one who may be this client.
@@ -159,7 +183,13 @@ impl Namespaces {
         let Remote::Address(client) = inbound.key.remote else {
             return false;
         };
-        let FlowKey { protocol, port, .. } = inbound.key;
+        let FlowKey { protocol, port, local, .. } = inbound.key;
+        if let Some(own) = local.filter(is_own_loopback) {
+            let keys = (inbound.netns, protocol, own, 0)..=(inbound.netns, protocol, own, u16::MAX);
+            if self.dialled.range(keys).next().is_some() {
+                return true;
+            }
+        }
         let own = self.addresses.get(&inbound.netns);
         self.owners_of(client, inbound.netns).any(|netns| {
             let mut own = own.into_iter().flatten();
@@ -176,6 +206,11 @@ impl Namespaces {
         })
     }
 
+    /// Whether somebody in namespace `user` who dials `address` stays within it.
+    pub(crate) fn is_own(&self, user: NetnsCookie, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.get(&user).is_some_and(|it| it.contains(&address))
+    }
+
     /// The namespaces that `address`, used by somebody in namespace `user`, may mean: loopback addresses
     /// mean the user's own.
     fn owners_of(
@@ -187,6 +222,20 @@ impl Namespaces {
         let owners = self.owners.get(&address).filter(|_| own.is_none());
         own.into_iter().chain(owners.into_iter().flatten().copied())
     }
+}
+
+/// An address of loopback that somebody chose: at the usual one everybody listens.
+pub(crate) fn is_own_loopback(address: &IpAddr) -> bool {
+    address.is_loopback() && *address != Ipv4Addr::LOCALHOST && *address != Ipv6Addr::LOCALHOST
+}
+
+/// The server that answered a dial, at the port that was dialled where one leads to the other at the
+/// same loopback address: the port that it was given means nothing, and is another the next time.
+pub(crate) fn reached(dialled: Option<SocketAddr>, accepted: &Flow) -> Listening {
+    let own = accepted.key.local.filter(is_own_loopback);
+    let led = dialled.filter(|dialled| own == Some(dialled.ip()));
+    let port = led.map_or(accepted.key.port, |dialled| dialled.port());
+    Listening { port, ..Listening::of(accepted) }
 }
 
 /// Addresses that every namespace has, from and to.

@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 
 use crate::edge::{Edge, Handover};
 use crate::flow::{Begun, KeyId, Outcome, Process};
-use crate::ids::{ServiceName, WallTime};
+use crate::ids::{CgroupId, ServiceName, WallTime};
+use crate::instances::Instance;
 
 /// What runs in a cgroup: the stable name, and where this instance of it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Workload {
     pub pod: Option<String>,
     /// The digest or name of the container's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
+    pub image: Option<Arc<str>>,
     /// The path below the root of the version-2 hierarchy, as safe text; empty where it is not known.
     pub cgroup: String,
     /// The machine it runs on, where that is not this one.
@@ -53,6 +54,18 @@ impl SeenFrom {
     }
 }
 
+/// How the DNS name of an edge's server is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Heard {
+    /// The answer holds that the client itself was given; or the server has no such name.
+    #[default]
+    Itself,
+    /// The client's own answer had expired by then: programs keep addresses longer than they may.
+    Stale,
+    /// Another on this machine was given it: the client's own answers cannot be seen.
+    Shared,
+}
+
 /// One attributed observation: an edge happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
@@ -67,6 +80,9 @@ pub struct Sighting {
     /// What the client dialled to reach a server on this machine.
     pub dialled: Option<SocketAddr>,
     pub begun: Begun,
+    /// Where it was dialled, which may have asked for the server's name; None out of a recording.
+    pub asker: Option<CgroupId>,
+    pub heard: Heard,
     /// Who opened the socket that one of its ends uses, where that is somebody else.
     pub opened_by: Option<Handover>,
     /// The kernel's keys that stand for this edge from now on; none out of a recording.
@@ -80,5 +96,14 @@ impl Sighting {
     #[must_use]
     pub fn executable(&self) -> Option<&str> {
         self.process.as_ref()?.executable.as_deref()
+    }
+
+    /// The container that the edge's owner runs as, where anything is known of it.
+    #[must_use]
+    pub fn instance(&self) -> Option<Instance> {
+        let workload = self.workload.as_ref()?;
+        let (container, image) = (workload.container_name.clone(), workload.image.clone());
+        let known = container.is_some() || image.is_some();
+        known.then_some(Instance { container, image })
     }
 }

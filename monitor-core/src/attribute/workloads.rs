@@ -116,6 +116,6 @@ fn name(mut workload: Workload, directory: &Directory) -> Workload {
         workload.service = service;
     }
     workload.container_name = identity.container.or(workload.container_name);
-    workload.image = identity.image.map(|it| it.to_string()).or(workload.image);
+    workload.image = identity.image.or(workload.image);
     workload
 }

@@ -49,6 +49,7 @@ impl EdgeRecord {
         }
         if let Some(evidence) = &mut self.evidence {
             evidence.executables.share(names);
+            names.share_list(&mut evidence.instances);
         }
     }
 }

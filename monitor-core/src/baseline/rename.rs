@@ -93,6 +93,8 @@ fn seen(edge: &Edge, evidence: &Evidence) -> Vec<Sighting> {
         workload: None,
         dialled: evidence.dialled().last().copied(),
         begun: Begun::Seen,
+        asker: None,
+        heard: crate::attribute::Heard::Itself,
         // Told already, under the name that it had.
         opened_by: None,
         keys: crate::attribute::KeyIds::new(),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::attribute::Sighting;
 use crate::baseline::{Allowance, Baseline, Mode, Phase};
 use crate::edge::{Edge, Peer};
-use crate::flow::{Outcome, Process};
+use crate::flow::{Outcome, Process, Protocol};
 use crate::ids::WallTime;
 
 pub use self::fan_out::{FanOut, fan_out_finding};
@@ -153,6 +153,9 @@ pub struct Where {
     pub node: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// What it is called within its pod, or by its runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,6 +229,9 @@ pub fn judge(baseline: &Baseline, mode: Mode, sighting: &Sighting, wall: WallTim
         let known = listens_as_known(baseline, sighting, &allowances, wall);
         return if known { Judgement::Normal } else { odd(Kind::NewListener) };
     }
+    if allowances.is_empty() && client && dials_itself_as_known(baseline, sighting, wall) {
+        return Judgement::Normal;
+    }
     if allowances.is_empty() {
         let also = (client && server).then_some(Kind::NewClient);
         let kind = if client {
@@ -297,6 +303,27 @@ fn listens_as_known(
             && permit(&[allowance], sighting)
     };
     served() || (edge.port.number >= EPHEMERAL && circle.listens().iter().any(ephemeral))
+}
+
+/// Whether a guarded service dials, by UDP and over loopback, a port that the kernel gave somebody, as it
+/// did before with the same executable. Nothing need be sent there: `getaddrinfo` dials so to compare
+/// addresses, each time Docker has `iptables` lead a container to its resolver of names.
+fn dials_itself_as_known(baseline: &Baseline, sighting: &Sighting, wall: WallTime) -> bool {
+    let edge = &sighting.edge;
+    let Some(client) = edge.client.service() else {
+        return false;
+    };
+    let is_itself = |it: &Edge| {
+        let own = match &it.server {
+            Peer::Address(address) => address.is_loopback(),
+            server => server.service() == Some(client),
+        };
+        own && it.port.number >= EPHEMERAL && it.port.protocol == Protocol::Udp
+    };
+    let as_known = |(known, allowance): (&Edge, &Allowance)| {
+        is_itself(known) && permit(&[allowance], sighting)
+    };
+    is_itself(edge) && baseline.circle(client, wall).dialled().iter().any(as_known)
 }
 
 /// A guarded client's unknown edge: what a hard rule names, a new port of a known peer, somebody new

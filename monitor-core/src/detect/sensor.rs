@@ -2,6 +2,7 @@
 //! not know because nobody looked. An agent that sees less than it should is an alert itself.
 
 use crate::detect::{Finding, Kind, Reason, Severity, Where};
+use crate::directory::Source;
 use crate::flow::{Half, Influence, Joined, Loss};
 use crate::ids::WallTime;
 
@@ -25,6 +26,8 @@ pub enum Trouble {
     Files { mistake: String },
     /// So many things were not told, for this reason, since it was last said.
     Lost { loss: Loss, count: u64 },
+    /// A source of names that must be there is not.
+    Source { source: Source, why: String, since: WallTime },
     /// Nothing was stored when the agent started.
     EmptyStore,
     /// Nobody looked for this long before the agent started.
@@ -50,6 +53,7 @@ impl Trouble {
             Self::Canary { .. } => CANARY.to_owned(),
             Self::Files { .. } => FILES.to_owned(),
             Self::Lost { loss, .. } => format!("lost-{loss}"),
+            Self::Source { source, .. } => source_name(*source),
             Self::EmptyStore => "empty-store".to_owned(),
             Self::Gap { .. } => "gap".to_owned(),
         }
@@ -67,10 +71,18 @@ impl Trouble {
         is_about(finding, CANARY)
     }
 
+    /// Whether a finding says that this source of names is away.
+    #[must_use]
+    pub fn is_about_source(finding: &Finding, source: Source) -> bool {
+        is_about(finding, &source_name(source))
+    }
+
     const fn severity(&self) -> Severity {
         match self {
             Self::Detached { .. } | Self::Removed { .. } | Self::Canary { .. } => Severity::High,
-            Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } => Severity::Medium,
+            Self::Files { .. } | Self::EmptyStore | Self::Unpinned { .. } | Self::Source { .. } => {
+                Severity::Medium
+            }
             Self::Joined(Joined { influence: Influence::MayHide, .. }) => Severity::Medium,
             Self::Joined(Joined { influence: Influence::None, .. }) | Self::Gap { .. } => {
                 Severity::Low
@@ -82,6 +94,7 @@ impl Trouble {
                 | Loss::Unwatched
                 | Loss::Evicted
                 | Loss::ServiceFull
+                | Loss::Unasked
                 | Loss::OverBudget => Severity::Low,
                 Loss::MapFull
                 | Loss::Unattributed
@@ -121,6 +134,10 @@ impl Trouble {
             Self::Files { mistake } => {
                 format!("{mistake}; what the files said before still holds")
             }
+            Self::Source { source, why, since } => format!(
+                "{source}, which is required for names, is away since {since}: {why}; what it said \
+                 before still holds, what is new goes by the names of cgroups and by addresses"
+            ),
             Self::Lost { loss, count } => format!("{count} × {loss}: {}", meaning(*loss)),
             Self::EmptyStore => {
                 "the store was empty when the agent started, so no baseline it had \
@@ -139,6 +156,10 @@ impl Trouble {
             ),
         }
     }
+}
+
+fn source_name(source: Source) -> String {
+    format!("source-{source}")
 }
 
 fn joined_text(joined: &Joined) -> String {
@@ -194,6 +215,10 @@ const fn meaning(loss: Loss) -> &'static str {
             "the map holds as many undecided edges of one service as it may: further ones are judged, \
              and neither kept nor learned"
         }
+        Loss::Unasked => {
+            "DNS answers came that were not asked for, or from a resolver that may not be asked: they \
+             name no address"
+        }
         Loss::OverBudget => {
             "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"
         }
@@ -227,7 +252,10 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
             | Trouble::EmptyStore => {
                 vec!["T1562.001".to_owned()]
             }
-            Trouble::Files { .. } | Trouble::Lost { .. } | Trouble::Gap { .. } => Vec::new(),
+            Trouble::Files { .. }
+            | Trouble::Source { .. }
+            | Trouble::Lost { .. }
+            | Trouble::Gap { .. } => Vec::new(),
         },
         process: None,
         place: Where { node: node.to_owned(), ..Where::default() },

@@ -1,6 +1,6 @@
 //! A finding written out: its reasons with figures, the nearest known edge, the technique.
 
-use crate::attribute::{Sighting, Workload};
+use crate::attribute::{Heard, Sighting, Workload};
 use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
 use crate::edge::{Edge, EdgeWith, Handover, Peer};
@@ -56,8 +56,9 @@ pub(super) fn place_of(node: &str, workload: Option<&Workload>) -> Where {
     Where {
         node: workload.and_then(|it| it.node.clone()).unwrap_or_else(|| node.to_owned()),
         container: workload.and_then(|it| it.container.clone()),
+        container_name: workload.and_then(|it| Some(it.container_name.as_deref()?.to_owned())),
         pod: workload.and_then(|it| it.pod.clone()),
-        image: workload.and_then(|it| it.image.clone()),
+        image: workload.and_then(|it| Some(it.image.as_deref()?.to_owned())),
         cgroup: workload.map(|it| it.cgroup.clone()).filter(|it| !it.is_empty()),
     }
 }
@@ -84,6 +85,7 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
         let text = format!("the socket was opened by {opener} and is used by {user}");
         reasons.push(Reason { name: "opened-by".to_owned(), weight: 1.0, text });
     }
+    reasons.extend(heard_reason(sighting));
     if sighting.begun == Begun::Before {
         let text = "it was connected before the agent started".to_owned();
         reasons.push(Reason { name: "pre-existing".to_owned(), weight: 0.0, text });
@@ -93,6 +95,16 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
         reasons.push(Reason { name: "gap".to_owned(), weight: 0.0, text });
     }
     reasons
+}
+
+/// How sure the server's name is.
+fn heard_reason(sighting: &Sighting) -> Option<Reason> {
+    let (name, text) = match sighting.heard {
+        Heard::Itself => return None,
+        Heard::Stale => ("stale", "the DNS answer with this name had expired by then"),
+        Heard::Shared => ("shared", "another service on this machine was told this name for it"),
+    };
+    Some(Reason { name: name.to_owned(), weight: 0.0, text: text.to_owned() })
 }
 
 fn first_reason(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Reason {

@@ -1,6 +1,9 @@
+//! Who is meant by an address, a port and a moment, and what facts leave behind.
+
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::edge::Port;
 
 const fn second(second: i64) -> WallTime {
     WallTime(second * 1_000_000)
@@ -212,7 +215,7 @@ fn what_is_gone_answers_for_a_minute() {
     assert!(directory.identity(Some("c1"), None).service.is_some());
     directory.take(second(71), Fact::Present(Source::Docker));
     assert_eq!(directory.identity(Some("c1"), None), Identity::default());
-    assert!(directory.containers.is_empty() && directory.subjects.is_empty());
+    assert!(directory.containers.is_empty() && directory.subjects.len() == 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::incident::{About, Incident, State, dedup_key};
 impl Engine {
     /// An edge happened.
     pub(crate) fn sighted(&mut self, now: Now, sighting: &Sighting, effects: &mut Vec<Effect>) {
+        self.attribution.told(sighting);
         let room = self.baseline.room_for(&sighting.edge);
         match room {
             Room::Some => {}

@@ -10,6 +10,7 @@ mod latency;
 mod naming;
 mod quiet;
 mod record;
+mod sources;
 mod tallies;
 mod trouble;
 mod upkeep;
@@ -22,7 +23,8 @@ use crate::attribute::{Attribution, Places, Sighting, Workload};
 use crate::baseline::{Baseline, LearnRule, Mode, Written};
 use crate::delivery::{Delivery, DeliveryId, Outcome as DeliveryOutcome, Queue, Sink};
 use crate::detect::Trouble;
-use crate::directory::{Directory, Fact};
+use crate::directory::{Directory, Fact, Source};
+use crate::dns::Lookup;
 use crate::edge::Edge;
 use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, KeyId, Loss, Traffic};
 use crate::graph::Count;
@@ -41,6 +43,7 @@ pub use self::canary::CanaryView;
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::latency::Latency;
 pub use self::record::{AuditEntry, Change, Snapshot};
+pub use self::sources::SourceView;
 pub use self::tallies::{Tallied, Tallies, TalliesError};
 pub use self::view::{
     BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
@@ -57,6 +60,8 @@ pub struct Settings {
     /// Services to judge; empty means all.
     pub only: Vec<Pattern>,
     pub places: Places,
+    /// Sources of names that are told when they are away.
+    pub required: BTreeSet<Source>,
     pub sinks: Vec<Sink>,
     pub watched: Watched,
     /// Keys the hash tables and draws the jitter: fresh at every start, given in tests.
@@ -86,6 +91,8 @@ pub enum Input {
     },
     /// What a source says of who is who.
     Fact(Fact),
+    /// A cgroup asked for a name, or was answered.
+    LookedUp(Lookup),
     Flow(Flow),
     /// A flow that was taken in by an agent before this one, as this edge: nothing new.
     Resumed {
@@ -165,6 +172,8 @@ pub struct Engine {
     latencies: Latencies,
     floods: Floods,
     gap: Option<Gap>,
+    /// Required sources that are away, and were told to be.
+    absent: BTreeSet<Source>,
     next_audit: u64,
     random: u64,
     started: Option<WallTime>,
@@ -227,6 +236,7 @@ impl Engine {
             latencies: Latencies::default(),
             floods: Floods::default(),
             gap: None,
+            absent: BTreeSet::new(),
             next_audit: snapshot.next_audit,
             started: None,
             next_save: BootTime(0),
@@ -252,6 +262,7 @@ impl Engine {
                 self.attribution.namespace(netns, &addresses);
             }
             Input::Fact(fact) => self.fact(now, fact, &mut effects),
+            Input::LookedUp(lookup) => self.looked_up(now, &lookup, &mut effects),
             Input::Flow(flow) => {
                 if flow.begun == Begun::Seen {
                     let took_us = now.wall.0.saturating_sub(flow.at.0);
@@ -359,6 +370,7 @@ impl Engine {
             self.end_mutes(now, effects);
             self.digest(now, effects);
             self.tell_losses(now);
+            self.tell_absent(now);
         }
         if self.learned_due.is_some_and(|due| due <= now.boot) {
             effects.push(Effect::Store(self.save()));

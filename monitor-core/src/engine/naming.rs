@@ -1,16 +1,26 @@
 //! Names that become known: what was seen under a provisional one goes on under the lasting one, with
 //! its evidence, and is judged there as if it had had that name from the beginning.
 
-use crate::attribute::Renamed;
-use crate::baseline::Moved;
+use crate::attribute::{Disbelief, Renamed};
+use crate::baseline::{Moved, Phase};
 use crate::directory::Fact;
+use crate::dns::Lookup;
+use crate::edge::Edge;
 use crate::engine::{Change, Effect, Engine};
+use crate::flow::Loss;
 use crate::ids::Now;
 
 impl Engine {
     /// Takes in what a source says of who is who.
     pub(crate) fn fact(&mut self, now: Now, fact: Fact, effects: &mut Vec<Effect>) {
+        let came = match &fact {
+            Fact::Present(source) => Some(*source),
+            _ => None,
+        };
         let learned = self.attribution.learn(now, fact);
+        if let Some(source) = came {
+            self.source_came(now, source, effects);
+        }
         for renamed in &learned.renamed {
             self.renamed(now, renamed, effects);
         }
@@ -24,6 +34,23 @@ impl Engine {
             let known = learned.stored.into_iter();
             let known = known.map(|(key, it)| Change::Known(key, it.map(Box::new)));
             effects.push(Effect::Store(known.collect()));
+        }
+    }
+
+    /// Takes in what a cgroup asked or was answered. Whom a guarded service may not ask tells it no names.
+    pub(crate) fn looked_up(&mut self, now: Now, lookup: &Lookup, effects: &mut Vec<Effect>) {
+        let baseline = &self.baseline;
+        let may_ask = |edge: &Edge| {
+            let guarded =
+                edge.client.service().map(|it| baseline.phase(it)) == Some(Phase::Guarded);
+            let is_allowed = || baseline.allowances(edge, now.wall).next().is_some();
+            baseline.prohibition(edge, now.wall).is_none() && (!guarded || is_allowed())
+        };
+        match self.attribution.looked_up(lookup, may_ask) {
+            // What the kernel knows of them was dialled under another name.
+            Ok(renamed) if !renamed.is_empty() => effects.push(Effect::Unknow(renamed)),
+            Ok(_none) => {}
+            Err(Disbelief::Unasked | Disbelief::Untrusted) => self.losses.add(Loss::Unasked, 1),
         }
     }
 

@@ -53,6 +53,7 @@ const fn is_said_elsewhere(loss: Loss) -> bool {
         Loss::Untracked
             | Loss::Evicted
             | Loss::Unwatched
+            | Loss::Unasked
             | Loss::OverBudget
             | Loss::ServiceFull
             | Loss::HookMissing
@@ -91,7 +92,7 @@ impl Engine {
     pub(crate) fn mended(
         &mut self,
         now: Now,
-        says_otherwise: fn(&Finding) -> bool,
+        says_otherwise: impl Fn(&Finding) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         let about_it = |it: &Incident| {

@@ -9,11 +9,12 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::baseline::document::{Document, DocumentError, Figures, export};
 use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
 use crate::edge::{Edge, EdgeWith};
-use crate::engine::{CanaryView, CommandError, Engine, Latency, Reply, Selection};
+use crate::engine::{CanaryView, CommandError, Engine, Latency, Reply, Selection, SourceView};
 use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
 use crate::incident::{Alert, AlertEdge};
+use crate::instances::Instance;
 use crate::pattern::Pattern;
 
 /// An edge of the map.
@@ -61,6 +62,9 @@ pub struct EvidenceView {
     pub rtt_us: Option<Rtt>,
     pub executables: Vec<String>,
     pub nodes: Vec<String>,
+    /// The containers that its owner ran as, the newest last, with their images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Instance>,
     /// Who opened the socket, where that was somebody else than who used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened_by: Option<ServiceName>,
@@ -162,6 +166,9 @@ pub struct Status {
     pub sinks: Vec<SinkView>,
     /// What was not told, by reason; empty when nothing was lost.
     pub lost: BTreeMap<Loss, u64>,
+    /// Who tells names here, and how that one is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceView>,
     /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
@@ -238,6 +245,7 @@ impl Engine {
             rtt_us: quantile(0.5).zip(quantile(0.99)).map(|(p50, p99)| Rtt { p50, p99 }),
             executables: evidence.executables.iter().map(str::to_owned).collect(),
             nodes: vec![self.settings.node.clone()],
+            images: evidence.instances.all().to_vec(),
             opened_by: evidence.opened_by().cloned(),
         }
     }
@@ -345,6 +353,7 @@ impl Engine {
             mutes: self.mutes(wall),
             sinks: sinks.collect(),
             lost: self.losses.counted.clone(),
+            sources: self.source_views(),
             missing: Vec::new(),
             canary: self.canaries.view(),
             news_us: self.latencies.view(),

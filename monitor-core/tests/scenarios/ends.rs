@@ -111,3 +111,67 @@ fn an_accept_of_another_connection_is_not_taken_for_it() {
     // The one whose dial was known already comes after its patience.
     told.has_said(2_000, &[NAMED]);
 }
+
+/// A container asks Docker's resolver for a name: 127.0.0.11:53 leads to a port that the kernel gave.
+fn asks_docker(protocol: &str) -> Stage {
+    let mut stage = Stage::new(Mode::Auto);
+    let (web, docker) = (stage.cgroup("a"), stage.cgroup("d"));
+    let own: Option<SocketAddr> = Some(([127, 0, 0, 1], 45_000).into());
+    let is_tcp = protocol == "tcp";
+    let (from, outcome) = if is_tcp {
+        (Remote::Cgroup(web), Outcome::Established)
+    } else {
+        (ip("127.0.0.1"), Outcome::Sent)
+    };
+    let dialled = format!("53/{protocol}");
+    let dialled = key(web, Direction::Outbound, ip("127.0.0.11"), &dialled, Outcome::Attempted);
+    stage.step(Input::Flow(flow(stage.now.wall, dialled, None, "/bin/x")));
+    if is_tcp {
+        let reached = FlowKey { outcome, ..dialled };
+        stage.step(Input::Flow(flow(stage.now.wall, reached, own, "/bin/x")));
+    }
+    // Another container's port is another one.
+    for port in ["40001", "40002"] {
+        let served = key(docker, Direction::Inbound, from, &format!("{port}/{protocol}"), outcome);
+        let served = FlowKey { local: Some([127, 0, 0, 11].into()), ..served };
+        stage.step(Input::Flow(flow(stage.now.wall, served, own, "")));
+        if is_tcp {
+            break;
+        }
+    }
+    stage.until(2_000);
+    stage
+}
+
+#[test]
+fn a_resolver_that_a_namespace_leads_to_is_one_edge_at_the_port_that_was_dialled() {
+    for protocol in ["udp", "tcp"] {
+        let stage = asks_docker(protocol);
+        let map = stage.engine.map(stage.now.wall);
+        let edges: Vec<String> =
+            map.iter().map(|it| monitor_core::edge::Edge::from(&it.edge).to_string()).collect();
+        let edge = format!("systemd:a.service -> systemd:d.service 53/{protocol}");
+        assert_eq!(edges, [edge]);
+    }
+}
+
+#[test]
+fn a_service_that_compares_addresses_of_its_own_is_known_by_the_kind_of_port() {
+    let story = |dial: &str| {
+        let mut stage = Stage::new(Mode::Auto);
+        stage.event("0 d -> 127.0.0.1 40001/udp attempted with /sbin/iptables");
+        stage.event("1 guard d");
+        stage.event(dial);
+        stage.event("9 tick");
+        stage.said
+    };
+    assert_eq!(story("2 d -> 127.0.0.1 50002/udp attempted with /sbin/iptables"), "");
+    for other in [
+        "2 d -> 127.0.0.1 50002/udp attempted with /bin/sh",
+        "2 d -> 127.0.0.1 50002/tcp refused with /sbin/iptables",
+        "2 d -> 127.0.0.1 11211/udp attempted with /sbin/iptables",
+        "2 d -> 192.0.2.1 50002/udp attempted with /sbin/iptables",
+    ] {
+        assert!(story(other).starts_with("firing"), "{other}");
+    }
+}

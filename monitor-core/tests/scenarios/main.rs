@@ -11,6 +11,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's way to fail")]
 
 mod clock;
+mod dns;
 mod ends;
 mod flood;
 mod full;

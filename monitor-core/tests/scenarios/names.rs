@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::Mode;
 use monitor_core::directory::{Container, Fact, Key, Kind, Pod, Source, Subject};
-use monitor_core::engine::Input;
+use monitor_core::engine::{Engine, Input, Settings, Snapshot};
 use monitor_core::flow::{Direction, Outcome};
 use monitor_core::ids::{CgroupId, ServiceName};
 
-use crate::stage::{Stage, flow, ip, key};
+use crate::stage::{Stage, flow, ip, key, settings};
 
 const ID: &str = "0123456789abcdef";
 
@@ -102,7 +102,10 @@ fn a_provisional_name_becomes_a_lasting_one_with_all_that_is_known() {
     let before = stage.engine.map(stage.now.wall);
     named(&mut stage);
     assert_eq!(map(&stage), ["compose:shop/web -> ip:192.0.2.1 443/tcp"]);
-    let after = stage.engine.map(stage.now.wall);
+    let mut after = stage.engine.map(stage.now.wall);
+    // What it runs as became known with its name.
+    let images = after[0].evidence.as_mut().map(|it| std::mem::take(&mut it.images));
+    assert_eq!(images.map_or(0, |it| it.len()), 1);
     assert_eq!(before[0].evidence, after[0].evidence);
     stage.until(40_000);
     stage.restart(Mode::Auto);
@@ -201,4 +204,85 @@ fn loopback_aliases_multicast_and_broadcast_are_one_peer_each() {
     }
     stage.until(1_000);
     assert_eq!(map(&stage).len(), 3, "{:?}", map(&stage));
+}
+
+#[test]
+fn images_are_recorded_with_the_edge_and_their_change_is_no_news() {
+    let mut stage = Stage::new(Mode::Auto);
+    for (cgroup, image) in [(1, "sha256:1"), (2, "sha256:2"), (3, "sha256:2")] {
+        let described = Container {
+            id: ID.into(),
+            service: Some(ServiceName::new("compose", "shop/web")),
+            pod: None,
+            name: Some("shop_web_1".into()),
+            image: Some(image.into()),
+            addresses: Vec::new(),
+            since: None,
+        };
+        fact(&mut stage, Source::Docker, Subject::Container(described));
+        let cgroup = container(&mut stage, cgroup);
+        dials(&mut stage, cgroup, "192.0.2.1");
+        stage.until(1_000 + stage.now.boot.0 / 1_000_000);
+        stage.guard("compose:shop/web");
+    }
+    stage.until(40_000);
+    assert_eq!(stage.said, "");
+    stage.restart(Mode::Auto);
+    let map = stage.engine.map(stage.now.wall);
+    let [edge] = map.as_slice() else { panic!("{map:?}") };
+    let evidence = edge.evidence.as_ref().unwrap();
+    let images: Vec<_> = evidence.images.iter().map(|it| it.image.as_deref()).collect();
+    assert_eq!(images, [Some("sha256:1"), Some("sha256:2")]);
+    assert_eq!(evidence.images[0].container.as_deref(), Some("shop_web_1"));
+    // It stands where the container ran, too.
+    let cgroup = container(&mut stage, 4);
+    dials(&mut stage, cgroup, "198.51.100.7");
+    stage.until(50_000);
+    let place = stage.engine.alerts(stage.now.wall)[0].findings[0].place.clone();
+    assert_eq!(place.container_name.as_deref(), Some("shop_web_1"));
+    assert_eq!(place.image.as_deref(), Some("sha256:2"));
+}
+
+fn requiring(source: Source) -> Stage {
+    let required = [source].into_iter().collect();
+    let settings = Settings { required, ..settings(Mode::Auto) };
+    let mut stage = Stage::new(Mode::Auto);
+    stage.engine = Engine::restore(settings, Snapshot::default());
+    stage
+}
+
+#[test]
+fn a_required_source_that_is_away_for_a_minute_is_told_until_it_is_back() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.until(59_000);
+    assert_eq!(stage.said, "", "neither required nor heard of");
+    let mut stage = requiring(Source::Docker);
+    let tell = |stage: &mut Stage, fact| stage.step(Input::Fact(fact));
+    let away = |why: &str| Fact::Away(Source::Docker, why.to_owned());
+    tell(&mut stage, away("not asked yet"));
+    stage.until(30_000);
+    tell(&mut stage, away("nobody answers there"));
+    tell(&mut stage, Fact::Away(Source::Podman, "nobody answers there".to_owned()));
+    stage.until(59_000);
+    assert_eq!(stage.said, "");
+    stage.until(62_000);
+    assert_eq!(stage.said, "firing medium: sensor source-docker;\n");
+    let status = stage.engine.status(stage.now.wall);
+    let shown: Vec<_> = status.sources.iter().map(|it| (it.source, it.required)).collect();
+    assert_eq!(shown, [(Source::Docker, true), (Source::Podman, false)]);
+    assert_eq!(status.sources[0].away.as_deref(), Some("nobody answers there"));
+    stage.restart(Mode::Auto);
+    named(&mut stage);
+    tell(&mut stage, Fact::Present(Source::Docker));
+    stage.until(65_000);
+    assert!(stage.said.ends_with("resolved medium: sensor source-docker;\n"), "{}", stage.said);
+    let status = stage.engine.status(stage.now.wall);
+    assert_eq!((status.sources[0].containers, &status.sources[0].away), (1, &None));
+    stage.until(200_000);
+    assert_eq!(stage.said.lines().count(), 2);
+
+    // One that never came.
+    let mut stage = requiring(Source::Kubernetes);
+    stage.until(63_000);
+    assert_eq!(stage.said, "firing medium: sensor source-kubernetes;\n");
 }

@@ -28,6 +28,7 @@ pub(crate) fn settings(mode: Mode) -> Settings {
         mode,
         learn: LearnRule { promote: Promote::Ask, quiet_s: 3600, observations: 3 },
         only: Vec::new(),
+        required: BTreeSet::new(),
         places: Places {
             internal: Network::INTERNAL.to_vec(),
             named: Named::new(vec![("192.88.99.0/24".parse().unwrap(), "office".into())]),

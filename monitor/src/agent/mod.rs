@@ -12,15 +12,15 @@ mod supervisor;
 mod sweeping;
 mod tally;
 mod trial;
+mod watch;
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::{DeliveryId, Outcome};
-use monitor_core::detect::{Kind, Meanwhile, Trouble};
+use monitor_core::detect::{Meanwhile, Trouble};
 use monitor_core::directory::Fact;
 use monitor_core::engine::{
     Change, EdgeView, Effect, Engine, Input, Settings, Snapshot, Status, Watched,
@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::{self, Before, Capture, Resumed, Summary};
+use crate::capture::{self, Capture, Resumed, Summary};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::notify::Notifier;
@@ -43,15 +43,15 @@ use crate::sources::Sources;
 use crate::store::Store;
 use crate::wording::counted;
 
-use self::audience::Audience;
 use self::files::Files;
-use self::perform::{Decided, LAST_LINES, Performer};
+use self::perform::{Decided, Performer};
 use self::sweeping::Sweeping;
 use self::tally::{Book, Tables};
 
 pub use self::preflight::{Preflight, preflight, prepare};
 pub use self::record::{RecordOptions, Recorded, record};
 pub use self::trial::test_receivers;
+pub use self::watch::{WatchOptions, watch};
 /// What `run` and `check` refuse a receiver's configuration with.
 pub use crate::notify::NotifyError;
 
@@ -76,13 +76,6 @@ pub type Tell = Box<dyn FnMut(Told) -> ControlFlow<()> + Send>;
 pub struct RunOptions {
     /// With `--show`: who watches.
     pub tell: Option<Tell>,
-}
-
-/// What `watch` is to do.
-pub struct WatchOptions {
-    /// Ends by itself after this time.
-    pub duration: Option<Duration>,
-    pub tell: Tell,
 }
 
 /// Known keys are asked for their counters this often.
@@ -148,82 +141,6 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let ending = ended.as_ref().map_or(Ending::Kept, |ending| *ending);
     let saved = agent.end(ending, config.grace_period.get(), settled).await;
     ended.and(saved)
-}
-
-/// Tells the edges of this machine as they appear; keeps no state and leaves nothing behind.
-///
-/// # Errors
-/// The kernel refused.
-pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> {
-    let mut audience = Audience::new(Some(options.tell));
-    let ground = capture::preflight()?;
-    let capture = config.capture.for_a_look();
-    let (internal, budget) = (&config.detect.internal, config.detect.budget);
-    let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
-    let settings = settings(&config, Watched::Yes)?;
-    let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings };
-    let mut engine = Engine::restore(settings, Snapshot::default());
-    let namer = Namer::new(&config.node_name());
-    let mut sources = Sources::start(&config.identity, &config.node_name());
-    audience.tell(Told::Ready(format!(
-        "{} · watching, nothing is kept · Ctrl-C stops and detaches",
-        shown(capture.summary())
-    )));
-    for missing in &capture.summary().missing {
-        audience.tell(Told::Warning(format!("not seen here: {missing}")));
-    }
-    let end = options.duration.map(|duration| Instant::now() + duration);
-    let mut troubled = BTreeSet::new();
-    let mut signals = Signals::new()?;
-    let mut sweep = every(SWEEP_EVERY);
-    loop {
-        let tick = until(engine.next_tick());
-        let mut facts = Vec::new();
-        let observations = tokio::select! {
-            _ = signals.any() => break,
-            () = audience.gone() => break,
-            told = sources.next() => {
-                facts = told;
-                Vec::new()
-            }
-            () = sleep_until(end) => break,
-            () = sleep_until(tick) => Vec::new(),
-            heard = capture.next() => heard?,
-            // What a full ring kept from us.
-            _ = sweep.tick() => capture.sweep(|key| engine.edge_of(key).is_some())?,
-        };
-        let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
-        let facts = facts.into_iter().map(Input::Fact);
-        for input in facts.chain(inputs).chain([Input::Tick]) {
-            for effect in engine.step(now(), input) {
-                match effect {
-                    Effect::Appeared(edge) => audience.tell(Told::Edge(edge)),
-                    Effect::Alerted(alert) => {
-                        let new = troubles(&alert).filter(|it| troubled.insert((*it).to_owned()));
-                        new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
-                    }
-                    // Nothing is kept, sent or asked for.
-                    Effect::Store(_)
-                    | Effect::Rearm(_)
-                    | Effect::Unknow(_)
-                    | Effect::Leave(_)
-                    | Effect::Deliver(_)
-                    | Effect::Reply(_) => {}
-                }
-            }
-        }
-    }
-    drop(capture);
-    audience.finish(LAST_LINES);
-    Ok(())
-}
-
-/// What an alert says of our own sight, and of what is not told one by one: who watches is to know why
-/// it goes quiet.
-fn troubles(alert: &Alert) -> impl Iterator<Item = &str> {
-    let ours = |kind| matches!(kind, Kind::Sensor | Kind::FanOut);
-    let ours = alert.findings.iter().filter(move |finding| ours(finding.kind));
-    ours.flat_map(|finding| &finding.reasons).map(|reason| reason.text.as_str())
 }
 
 /// Everything the loop owns.
@@ -319,6 +236,10 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
+                if matches!(&input, Input::Workload { workload, .. } if workload.service.is_provisional())
+                {
+                    self.sources.ask_again();
+                }
                 effects.extend(self.engine.step(now(), input));
             }
         }
@@ -376,6 +297,7 @@ fn settings(config: &Config, watched: Watched) -> anyhow::Result<Settings> {
         learn: config.learn.rule(),
         only: config.detect.only.clone(),
         places: config.places(),
+        required: config.identity.required(),
         sinks: config.notify.iter().map(crate::notify::SinkConfig::sink).collect(),
         watched,
         seed: seed()?,

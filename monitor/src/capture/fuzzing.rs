@@ -1,9 +1,11 @@
 //! A door for the fuzz targets, and for nobody else: `decode` is nobody's business but capture's, and
 //! what reads the kernel's bytes is to be tried with all of them.
 
+use monitor_core::dns::Message;
 use monitor_core::flow::FlowKey;
 
 use crate::capture::decode::{self, KeyBytes, Record, StatsBytes};
+use crate::capture::dns;
 use crate::capture::entries;
 
 /// A key as it was read, and as it is read again after it was written.
@@ -35,4 +37,10 @@ pub fn entry(bytes: &[u8]) -> Option<Trip> {
     let value = value.first_chunk::<{ size_of::<StatsBytes>() }>()?;
     let entry = entries::entry(key, value).ok()??;
     entry.flows.first().and_then(|(key, _)| trip(key))
+}
+
+/// A message of DNS.
+#[must_use]
+pub fn message(bytes: &[u8]) -> Option<Message> {
+    dns::message(bytes)
 }

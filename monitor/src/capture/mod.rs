@@ -11,6 +11,7 @@ mod tracefs;
 
 mod clock;
 mod decode;
+mod dns;
 mod hierarchy;
 mod mountinfo;
 mod procfs;
@@ -29,6 +30,7 @@ mod servers;
 mod pins;
 mod processes;
 mod rounds;
+mod batch;
 mod seen;
 mod shape;
 mod strangers;
@@ -37,6 +39,7 @@ mod unusual;
 mod makers;
 mod nets;
 mod losses;
+mod rearming;
 mod tell;
 mod told_addresses;
 mod told_keys;
@@ -45,6 +48,7 @@ mod resuming;
 mod sweeping;
 
 mod attach;
+mod beginning;
 mod attachments;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -66,7 +70,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use monitor_common::map;
 use monitor_core::edge::Edge;
@@ -78,22 +81,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use self::attach::{Attached, Extra, Links};
+use self::attach::{Extra, Links};
 use self::attachments::Attachments;
-use self::canary::Canary;
-use self::cgroups::{CgroupNews, Cgroups};
-use self::executables::Executables;
-use self::floods::Floods;
+use self::beginning::{Sight, begin_flows, begin_telling, fill_internal};
 use self::hierarchy::Hierarchy;
 use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
-use self::losses::Losses;
-use self::namespaces::{Census, Looking};
+use self::namespaces::Census;
 use self::nets::Nets;
 use self::older::OlderSockets;
-use self::processes::Processes;
 use self::rounds::Rounds;
-use self::seen::SeenMap;
 use self::tell::Teller;
 use self::unusual::Sought;
 
@@ -380,102 +377,6 @@ impl Capture {
         }
         Ok(())
     }
-}
-
-/// Attaches what names and binds, and makes what tells of all that is found.
-fn begin_telling(
-    attached: &mut Attached,
-    config: &Config,
-    ground: &Ground,
-    plan: &Plan,
-    before: &Before,
-) -> Result<Teller> {
-    let ebpf = &mut attached.ebpf;
-    let executables = Executables::new(plan.seed(), take(ebpf, map::EXECUTABLE_PATHS)?);
-    let mut processes = Processes::new(take(ebpf, map::PROCESSES)?, executables);
-    let seen = SeenMap::new(take(ebpf, map::SEEN)?, config.seen);
-    let floods = Floods::new(take(ebpf, map::FLOODS)?, take(ebpf, map::BUDGETS)?);
-    let losses = Losses::new(take(ebpf, map::LOST)?, plan.told_losses());
-    let hierarchy = Hierarchy::of(&ground.cgroup);
-    attached.attach(&attach::NAMES_AND_BINDS)?;
-    let cgroup_news =
-        if attached.has(Extra::CgroupNames) { CgroupNews::Told } else { CgroupNews::Looked };
-    if attached.has(Extra::Executables) {
-        processes.fill(&hierarchy);
-    }
-    let cgroups = Cgroups::new(hierarchy, cgroup_news);
-    let canary = Canary::new(config.canary.get(), cgroups.own());
-    let told = plan.told(before);
-    let mut teller = Teller::new(seen, told, floods, losses, cgroups, processes, canary);
-    teller.walk_cgroups();
-    Ok(teller)
-}
-
-/// What came of the beginning.
-struct Started {
-    /// What could not be looked into, and why.
-    refused: Option<String>,
-    resumed: Resumed,
-}
-
-/// What there is to look with at what is older than the programs.
-struct Sight<'a> {
-    older: &'a mut OlderSockets,
-    teller: &'a mut Teller,
-    looking: Looking,
-}
-
-/// Tells the kernel what is older than its programs, and attaches those that see flows; takes up what
-/// is `adopted`.
-fn begin_flows(
-    attached: &mut Attached,
-    config: &Config,
-    internal: &[Network],
-    sight: Sight<'_>,
-    adopted: Option<Before>,
-) -> Result<Started> {
-    let Sight { older, teller, looking } = sight;
-    let started = Instant::now();
-    let mut census = looking.end();
-    let refused = older.enter(&mut census, teller);
-    let looked = started.elapsed();
-    attached.attach(&attach::FLOWS)?;
-    attached.find_makers(config.detail)?;
-    let started = Instant::now();
-    // Those that were opened in between.
-    census.find_namespaces();
-    let (resumed, found) = match adopted {
-        Some(before) => {
-            // Those that the kernel was told of before are none that it missed.
-            drop(older.enter(&mut census, teller));
-            (resuming::resume(teller, before)?, Vec::new())
-        }
-        None => {
-            let found = older.enter_and_find(&mut census, teller);
-            teller.begin_counting()?;
-            (Resumed::default(), found)
-        }
-    };
-    teller.unattached(attached.lacking());
-    older.tell_listeners(teller);
-    let connections = OlderSockets::tell_connections(found, census, internal, teller);
-    let took_ms = (looked + started.elapsed()).as_millis();
-    tracing::info!(connections, %took_ms, "sockets that are older than the watch");
-    Ok(Started { refused, resumed })
-}
-
-fn fill_internal(ebpf: &mut Ebpf, internal: &[Network]) -> Result<()> {
-    let name = map::INTERNAL;
-    // Not taken: the programs, once loaded, keep it alive.
-    let map = ebpf.map_mut(name).ok_or_else(|| absent(name))?;
-    let mut trie: LpmTrie<_, [u8; 16], u8> =
-        map.try_into().map_err(|source| map_error(name, source))?;
-    for network in internal {
-        let (address, prefix) = network.mapped();
-        let key = Key::new(prefix.into(), address);
-        trie.insert(&key, 1, 0).map_err(|source| map_error(name, source))?;
-    }
-    Ok(())
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T> {

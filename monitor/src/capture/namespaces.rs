@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(super) struct Namespace {
 pub(super) struct OldSockets {
     /// TCP sockets that listen.
     pub(super) listeners: Vec<OldSocket>,
-    /// UDP sockets on a port that was chosen: one out of the ephemeral range.
+    /// UDP sockets that somebody bound, as far as can be told.
     pub(super) receivers: Vec<OldSocket>,
     /// The same of UDP-Lite.
     pub(super) lite_receivers: Vec<OldSocket>,
@@ -369,7 +369,7 @@ fn old_sockets(netns: NetnsCookie, wanted: Wanted) -> io::Result<OldSockets> {
     let lite = netlink::sockets(Protocol::UdpLite, wanted).unwrap_or_default();
     let (mut lite_receivers, _) = divided(lite);
     for sockets in [&mut receivers, &mut lite_receivers] {
-        sockets.retain(|socket| (1..first_ephemeral).contains(&socket.local.port()));
+        sockets.retain(|socket| may_serve(socket.local, first_ephemeral));
     }
     let (listeners, tcp) = divided(netlink::sockets(Protocol::Tcp, wanted)?);
     let ports = |sockets: &[OldSocket]| sockets.iter().map(|it| it.local.port()).collect();
@@ -377,6 +377,13 @@ fn old_sockets(netns: NetnsCookie, wanted: Wanted) -> io::Result<OldSockets> {
     let connections = OldConnections { netns, tcp, udp, tcp_ports, udp_ports };
     let connections = (wanted == Wanted::All).then_some(connections);
     Ok(OldSockets { listeners, receivers, lite_receivers, connections })
+}
+
+/// A port that somebody chose, or an address: whoever only sends is given both by the kernel. Docker's
+/// resolver of names has an address of its own and a port that is given.
+const fn may_serve(local: SocketAddr, first_ephemeral: u16) -> bool {
+    let chosen = local.port() < first_ephemeral || !local.ip().is_unspecified();
+    local.port() != 0 && chosen
 }
 
 /// Those that have no far end, and those that have one.
@@ -417,6 +424,14 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+
+    #[test]
+    fn a_socket_serves_where_its_port_or_its_address_was_chosen() {
+        let serves = |local: &str| may_serve(local.parse().unwrap(), 32_768);
+        let local = ["0.0.0.0:53", "[::]:53", "127.0.0.11:40000", "[::1]:40000"];
+        assert!(local.into_iter().all(serves));
+        assert!(!["0.0.0.0:40000", "[::]:40000", "127.0.0.11:0"].into_iter().any(serves));
+    }
 
     #[test]
     fn only_sockets_have_a_sockets_inode() {

@@ -6,10 +6,10 @@ use monitor_core::edge::Edge;
 use monitor_core::engine::Tallies;
 use monitor_core::flow::{Begun, Flow, KeyId};
 
+use crate::capture::batch::Batch;
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
 use crate::capture::entries::Entry;
-use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
 use crate::capture::{Before, CaptureError, Result, Resumed};
 

@@ -1,8 +1,8 @@
-//! The kernel's seen-map from this side: read whole in few system calls, and what was told of it so
-//! far, so that every change is told once.
+//! The kernel's seen-map from this side, key by key, and what was told of it so far, so that every
+//! change is told once. It is read whole elsewhere (`batch`).
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
 use monitor_core::edge::Edge;
@@ -12,7 +12,7 @@ use monitor_core::flow::{FlowKey, KeyId, Observation, RttHistogram, Traffic};
 use crate::capture::IF_ABSENT;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
-use crate::capture::decode::{self, KeyBytes, StatsBytes, Undecodable};
+use crate::capture::decode::{self, KeyBytes, StatsBytes};
 use crate::capture::entries::{self, Counters, Entry};
 use crate::capture::ledger::Ledger;
 use crate::capture::told_keys::ToldKeys;
@@ -44,6 +44,10 @@ impl SeenMap {
         self.map.insert(entries::held(key), stats, IF_ABSENT).is_ok()
     }
 
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.map.map().fd().as_fd()
+    }
+
     /// Removes the entry that a key belongs to; it need not be there.
     pub(super) fn remove(&mut self, key: &KeyBytes) -> Result<(), MapError> {
         match self.map.remove(&entries::held(key)) {
@@ -55,112 +59,6 @@ impl SeenMap {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result,
         }
-    }
-}
-
-/// A walk over every entry there is; one that stays in the map throughout is never left out.
-///
-/// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
-/// bucket, where a walk key by key starts over whenever its key is forgotten.
-pub(super) struct Batch {
-    cursor: Cursor,
-    count: usize,
-    keys: Vec<KeyBytes>,
-    values: Vec<StatsBytes>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cursor {
-    Start,
-    /// The kernel's own mark of where to go on.
-    At(u32),
-    End,
-}
-
-/// The part of `union bpf_attr` that this command reads.
-#[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
-const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-
-impl Batch {
-    const SIZE: usize = 1024;
-
-    pub(super) fn new() -> Self {
-        Self {
-            cursor: Cursor::Start,
-            count: 0,
-            keys: vec![[0; size_of::<KeyBytes>()]; Self::SIZE],
-            values: vec![[0; size_of::<StatsBytes>()]; Self::SIZE],
-        }
-    }
-
-    /// Reads on; false when all was read.
-    pub(super) fn read(&mut self, map: &SeenMap) -> io::Result<bool> {
-        if self.cursor != Cursor::End {
-            self.read_on(map.map.map().fd().as_fd())?;
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// What was read last: each with the key that the kernel holds it under.
-    pub(super) fn entries(
-        &self,
-    ) -> impl Iterator<Item = (&KeyBytes, Result<Option<Entry>, Undecodable>)> {
-        let read = self.keys.iter().zip(&self.values).take(self.count);
-        read.map(|(key, stats)| (key, entries::entry(key, stats)))
-    }
-
-    fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
-        let mut next: u32 = 0;
-        let cursor = match &self.cursor {
-            Cursor::At(cursor) => std::ptr::from_ref(cursor).addr() as u64,
-            Cursor::Start | Cursor::End => 0,
-        };
-        let mut attr = BatchAttr {
-            in_batch: cursor,
-            out_batch: (&raw mut next).addr() as u64,
-            keys: self.keys.as_mut_ptr().addr() as u64,
-            values: self.values.as_mut_ptr().addr() as u64,
-            count: u32::try_from(self.keys.len()).unwrap_or(0),
-            map_fd: map.as_raw_fd().cast_unsigned(),
-            elem_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: the attribute and the buffers it points to outlive the call; the buffers hold
-        // `count` keys and values of the sizes that the map was checked to have when it was opened,
-        // and a hash map's cursor is a `u32`.
-        let result = unsafe {
-            let size = size_of::<BatchAttr>();
-            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size)
-        };
-        // Read before anything else can set it.
-        let error = io::Error::last_os_error();
-        self.count = 0;
-        match error.raw_os_error() {
-            _ if result == 0 => self.cursor = Cursor::At(next),
-            Some(libc::ENOENT) => self.cursor = Cursor::End,
-            Some(libc::ENOSPC) => {
-                // A bucket of more than fit: as good as never, but no reason to give up.
-                let room = self.keys.len() * 2;
-                self.keys.resize(room, [0; size_of::<KeyBytes>()]);
-                self.values.resize(room, [0; size_of::<StatsBytes>()]);
-                return Ok(());
-            }
-            _ => return Err(error),
-        }
-        self.count = attr.count as usize;
-        Ok(())
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn shared<T: Sync, R: Send>(
     let threads = thread::available_parallelism().map_or(1, |it| it.get().min(THREADS));
     let mut done = thread::scope(|scope| {
         let others: Vec<_> =
-            (1..threads.min(items.len().div_ceil(worth))).map(|_| scope.spawn(&part)).collect();
+            (1..threads.min(items.len().div_ceil(worth))).map(|_| scope.spawn(part)).collect();
         let mut done = part();
         // One that panicked has said so, and found nothing.
         others.into_iter().for_each(|it| done.append(&mut it.join().unwrap_or_default()));

@@ -4,9 +4,9 @@
 
 use monitor_core::flow::{KeyId, Loss, Observation};
 
+use crate::capture::batch::Batch;
 use crate::capture::clock::Clock;
 use crate::capture::namespaces;
-use crate::capture::seen::Batch;
 use crate::capture::tell::Teller;
 use crate::capture::unusual::Sought;
 use crate::capture::{Capture, Result};

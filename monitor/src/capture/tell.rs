@@ -1,7 +1,6 @@
 //! What the kernel says, as observations in an order that can be relied on: a cgroup and the
 //! addresses of a network namespace are told before the first flow of it.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
@@ -15,21 +14,21 @@ use monitor_core::flow::{
 use monitor_core::ids::{CgroupId, NetnsCookie};
 
 use crate::capture::attachments::Gone;
+use crate::capture::batch::Batch;
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
 use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
-    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, PayerBytes, Record, SocketOwner,
-    Undecodable,
+    self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, Undecodable,
 };
-use crate::capture::entries::{self, Entry};
+use crate::capture::entries::Entry;
 use crate::capture::floods::Floods;
 use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
-use crate::capture::seen::{Batch, SeenMap, Sighting, Told};
+use crate::capture::seen::{SeenMap, Sighting, Told};
 use crate::capture::servers::Servers;
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
@@ -39,7 +38,7 @@ use crate::capture::{CaptureError, Result, map_error};
 pub(super) struct Teller {
     pub(super) seen: SeenMap,
     pub(super) told: Told,
-    floods: Floods,
+    pub(super) floods: Floods,
     pub(super) cgroups: Cgroups,
     processes: Processes,
     addresses: Addresses,
@@ -281,59 +280,6 @@ impl Teller {
         }
     }
 
-    pub(super) fn keys_of(&self, concerned: impl Fn(&FlowKey) -> bool) -> Vec<KeyId> {
-        self.told.keys.of(|bytes| decode::key(bytes).is_ok_and(|key| concerned(&key)))
-    }
-
-    /// Makes the kernel forget keys; what they did, and that they are forgotten, is told next. What else
-    /// came of the same dials goes with them. Whether one of them is a listener's.
-    pub(super) fn rearm(&mut self, keys: &[KeyId]) -> Result<bool> {
-        // None where it is forgotten already, and that is about to be told.
-        let keys = keys.iter().filter_map(|id| Some((*id, self.told.keys.bytes_of(*id)?)));
-        let keys: Vec<(KeyId, KeyBytes)> = keys.collect();
-        self.credit(&keys);
-        let is_listener = |key: FlowKey| key.direction == Direction::Listening;
-        let listens = keys.iter().any(|(_, it)| decode::key(it).is_ok_and(is_listener));
-        for (id, bytes) in keys {
-            if let Some(entry) = self.seen.get(&bytes) {
-                self.forget(&entry);
-            }
-            let removed = self.seen.remove(&bytes);
-            removed.map_err(|source| map_error(monitor_common::map::SEEN, source))?;
-            // Where there was no entry; else it is forgotten with that.
-            self.told.remove(id, &mut self.pending);
-        }
-        Ok(listens)
-    }
-
-    /// Forgets all keys of an entry, and tells what they did. One that was never told, since the ring had no
-    /// room, is told first: nothing else would.
-    fn forget(&mut self, entry: &Entry) {
-        let at_ns = self.came_at(entry);
-        for (bytes, counters) in &entry.flows {
-            if !self.told.holds(bytes) {
-                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
-            }
-            // None of a canary's.
-            let Some(id) = self.told.id_of(bytes) else { continue };
-            let traffic = self.told.traffic(id, counters, self.clock);
-            self.pending.extend(traffic.map(Observation::Traffic));
-            self.told.remove(id, &mut self.pending);
-        }
-    }
-
-    /// What is to be told again costs whoever shows it nothing.
-    fn credit(&mut self, keys: &[(KeyId, KeyBytes)]) {
-        let mut credits: HashMap<PayerBytes, u64> = HashMap::new();
-        let entries: BTreeSet<KeyBytes> = keys.iter().map(|(_, key)| entries::held(key)).collect();
-        for payer in entries.iter().filter_map(|key| decode::payer(key).ok()) {
-            *credits.entry(payer).or_default() += 1;
-        }
-        for (payer, keys) in credits {
-            self.floods.credit(payer, keys, self.seen.entries() as u64);
-        }
-    }
-
     /// Goes through the whole seen-map: keys that were never told (the ring was full), what the others
     /// did, and which are gone. Of those that `counts` does not pick, that is told the next time.
     pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
@@ -389,7 +335,7 @@ impl Teller {
 
     /// When what was not told of an entry came: as it was made, or since, where it is known; then at the
     /// latest when it was last seen.
-    fn came_at(&self, entry: &Entry) -> u64 {
+    pub(super) fn came_at(&self, entry: &Entry) -> u64 {
         let known =
             entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns).is_some());
         if known { entry.last_seen_ns } else { entry.first_seen_ns }
@@ -414,7 +360,13 @@ impl Teller {
     }
 
     /// Tells of a flow key of the entry made at `entered_ns`, unless it was told.
-    fn sighting(&mut self, bytes: KeyBytes, entered_ns: u64, at_ns: u64, origin: &Origin) {
+    pub(super) fn sighting(
+        &mut self,
+        bytes: KeyBytes,
+        entered_ns: u64,
+        at_ns: u64,
+        origin: &Origin,
+    ) {
         let Ok(key) = decode::key(&bytes) else {
             return self.undecodable(&bytes);
         };
@@ -470,7 +422,7 @@ impl Teller {
     }
 
     /// Tells of a flow, and of all that must be known before it.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         (key, id): (FlowKey, Option<KeyId>),
         at_ns: u64,

@@ -173,7 +173,7 @@ pub async fn examine(subject: &Subject) -> Report {
     findings.extend(setup::baseline_files(&config.baseline_files));
     findings.extend(setup::state(state_dir));
     findings.extend(running::examine(socket).await);
-    findings.extend(runtimes::examine().await);
+    findings.extend(runtimes::examine(&config.identity).await);
     Report::of(findings)
 }
 

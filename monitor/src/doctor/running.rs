@@ -122,6 +122,11 @@ fn lost(loss: Loss, count: u64) -> Finding {
             "undecided edges of a service were judged and not kept",
             "`edgewatch alerts` says which service scans; approve or forbid what it may do",
         ),
+        Loss::Unasked => {
+            let meaning =
+                "DNS answers that nobody asked for, or of resolvers that are not believed";
+            return Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
+        }
         Loss::OverBudget => (
             "new edges were told as a whole, not one by one",
             "`edgewatch alerts` says who fans out; for one that may, raise detect.budget",

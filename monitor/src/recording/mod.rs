@@ -129,7 +129,7 @@ impl From<&Workload> for Source {
             service: workload.service.clone(),
             container: workload.container.clone(),
             pod: workload.pod.clone(),
-            image: workload.image.clone(),
+            image: workload.image.as_deref().map(str::to_owned),
             cgroup: Some(workload.cgroup.clone()).filter(|it| !it.is_empty()),
         }
     }

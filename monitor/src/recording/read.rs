@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use monitor_core::edge::Peer;
-use monitor_core::ids::{ServiceName, percent_encode_into};
+use monitor_core::ids::ServiceName;
 use serde::Deserialize;
 use serde_json::error::Category;
 
@@ -159,16 +159,14 @@ impl LinePeer {
 /// not mended: what is no safe text is refused.
 fn name_of(key: &'static str, scheme: &str, text: &str) -> Result<String, LineError> {
     let name = text.strip_prefix(scheme).unwrap_or(text);
-    let mut encoded = String::new();
-    percent_encode_into(&mut encoded, name);
     if name.is_empty() {
         return Err(LineError::Empty(key));
     }
-    if encoded != name {
+    if format!("{scheme}{name}").parse::<Peer>().is_err() {
         let what = format!("{:?} is no name: write it in A-Z a-z 0-9 . _ : / @ + -", brief(name));
         return Err(LineError::Value { key, what });
     }
-    Ok(encoded)
+    Ok(name.to_owned())
 }
 
 /// IPv4-mapped addresses are IPv4's, as everywhere.

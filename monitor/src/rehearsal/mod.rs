@@ -6,11 +6,11 @@ mod learn;
 mod stand_in;
 mod summary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use monitor_core::attribute::{KeyIds, Places, SeenFrom, Sighting, Workload};
+use monitor_core::attribute::{Heard, KeyIds, Places, SeenFrom, Sighting, Workload};
 use monitor_core::baseline::document::{Document, DocumentError, Parsed, written};
 use monitor_core::baseline::{LearnRule, Mode, Provenance};
 use monitor_core::edge::{Edge, Peer};
@@ -84,6 +84,7 @@ impl Rehearsal {
     /// A document that cannot be meant.
     pub fn new(plan: Plan) -> Result<Self, DocumentError> {
         let settings = Settings {
+            required: BTreeSet::new(),
             places: Places::default(),
             node: String::new(),
             mode: if plan.learn.is_some() { Mode::Learn } else { plan.mode },
@@ -271,6 +272,8 @@ fn sighting(key: &Key, flow: &RecordedFlow) -> Sighting {
         workload: Some(Arc::new(workload(&key.edge, flow))),
         dialled: None,
         begun: Begun::Seen,
+        asker: None,
+        heard: Heard::Itself,
         opened_by: None,
         keys: KeyIds::new(),
     }
@@ -298,7 +301,7 @@ fn workload(edge: &Edge, flow: &RecordedFlow) -> Workload {
         container: of_source(&source.container),
         container_name: None,
         pod: of_source(&source.pod),
-        image: of_source(&source.image),
+        image: of_source(&source.image).map(Arc::from),
         cgroup: of_source(&source.cgroup).unwrap_or_default(),
         node: Some(flow.node.clone()),
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use monitor_core::baseline::Phase;
 use monitor_core::delivery::Tested;
 use monitor_core::engine::{
-    AuditEntry, CanaryView, Latency, MuteView, ServiceView, SinkView, Status,
+    AuditEntry, CanaryView, Latency, MuteView, ServiceView, SinkView, SourceView, Status,
 };
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -67,6 +67,9 @@ pub fn status(screen: Screen, status: &Status) -> String {
             some => colour.paint(Tone::Doubtful, &format!("{}: edgewatch doctor", some.join(", "))),
         },
     ));
+    for (index, source) in status.sources.iter().enumerate() {
+        lines.push(figure(if index == 0 { "names" } else { "" }, names(colour, source)));
+    }
     lines.extend(status.canary.as_ref().map(|it| figure("canary", canary(colour, it))));
     lines.extend(status.news_us.map(|it| figure("news", news(it))));
     for (index, missing) in status.missing.iter().enumerate() {
@@ -74,6 +77,29 @@ pub fn status(screen: Screen, status: &Status) -> String {
         lines.push(figure(name, colour.paint(Tone::Doubtful, &safe(missing))));
     }
     lines.join("\n") + "\n"
+}
+
+/// Who tells names, and how that one is.
+fn names(colour: Colour, view: &SourceView) -> String {
+    let known = [
+        (view.containers, "container"),
+        (view.pods, "pod"),
+        (view.services, "service"),
+        (view.nodes, "node"),
+    ];
+    let known = known.into_iter().filter(|(count, _)| *count > 0);
+    let known: Vec<String> = known.map(|(count, what)| counted(count, what)).collect();
+    let (source, since) = (view.source, date(view.since));
+    let Some(why) = &view.away else {
+        let known = if known.is_empty() { "nothing to name".to_owned() } else { known.join(", ") };
+        return format!("{source}: {known}, since {since} UTC");
+    };
+    let kept = match known.as_slice() {
+        [] => String::new(),
+        known => format!("; what it said still holds: {}", known.join(", ")),
+    };
+    let text = format!("{source} is away since {since} UTC: {}{kept}", safe(why));
+    colour.paint(if view.required { Tone::Bad } else { Tone::Doubtful }, &text)
 }
 
 /// Whether what the agent dials itself comes back to it.

@@ -172,8 +172,9 @@ fn a_whole_alert_leaves_nothing_out() {
               "executable": "/usr/bin/bash", "pid": 991, "uid": 33, "command": "sh\u{1b}",
               "ancestors": [{"pid": 990, "executable": "/usr/sbin/nginx"}, {"pid": 1}],
     }));
-    Arc::make_mut(&mut sample.findings[1]).place =
-        of(json!({"node": "n1", "container": "4f", "cgroup": "/docker/4f"}));
+    Arc::make_mut(&mut sample.findings[1]).place = of(
+        json!({"node": "n1", "container": "4f", "container_name": "shop-web-1", "image": "sha256:9a", "cgroup": "/docker/4f"}),
+    );
     assert_eq!(
               whole_alert(wide(80), &sample),
               "\
@@ -195,7 +196,8 @@ Look: ps -o pid,ppid,user,lstart,args -p 991
    with       /usr/bin/bash (pid 991, uid 33, called sh\\u{1b})
               ← /usr/sbin/nginx (pid 990)
               ← ? (pid 1)
-   container  4f
+   container  shop-web-1 (4f)
+   image      sha256:9a
    cgroup     /docker/4f
    Why        no edge web → db in 6 d of learning
    nearest    compose:shop/api -> compose:shop/db 5432/tcp

@@ -77,9 +77,16 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
         }
     }
     let place = &finding.place;
-    for (label, text) in
-        [("container", &place.container), ("pod", &place.pod), ("cgroup", &place.cgroup)]
-    {
+    let container = match (&place.container, &place.container_name) {
+        (Some(id), Some(name)) => Some(format!("{name} ({id})")),
+        (id, name) => id.as_ref().or(name.as_ref()).cloned(),
+    };
+    for (label, text) in [
+        ("container", &container),
+        ("image", &place.image),
+        ("pod", &place.pod),
+        ("cgroup", &place.cgroup),
+    ] {
         if let Some(text) = text {
             say(label, text);
         }

@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
-use crate::sources::{Patience, Place, Telling, Unheard, random, short_text};
+use crate::sources::text::{is_id, short_text};
+use crate::sources::{self, Patience, Place, Telling, Unheard};
 
 /// A runtime that takes longer to answer hangs.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -23,6 +24,13 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Asks until nobody listens any more.
 pub(super) async fn ask(telling: Telling, place: Place) {
     let mut patience = Patience::new();
+    // What is seen until it has answered waits for its names.
+    if place.socket().is_some() {
+        let unasked = Fact::Away(telling.source, "not asked yet".to_owned());
+        if telling.tell(unasked).await.is_err() {
+            return;
+        }
+    }
     loop {
         let Some(socket) = place.socket() else {
             tokio::time::sleep(LOOK).await;
@@ -37,7 +45,7 @@ pub(super) async fn ask(telling: Telling, place: Place) {
         if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
             return;
         }
-        tokio::time::sleep(patience.take(random())).await;
+        tokio::time::sleep(patience.take(sources::random())).await;
     }
 }
 
@@ -73,8 +81,12 @@ async fn follow(
         match events.next().await {
             Ok(Some(event)) => {
                 let Some(change) = Change::of(&event) else { continue };
-                match change.fact(client, source).await {
-                    Ok(fact) => telling.tell(fact).await?,
+                match change.facts(client, source).await {
+                    Ok(facts) => {
+                        for fact in facts {
+                            telling.tell(fact).await?;
+                        }
+                    }
                     Err(why) => return Ok(why),
                 }
             }
@@ -111,6 +123,8 @@ fn said(error: &ClientError) -> String {
 struct Change {
     container: String,
     gone: bool,
+    /// What the event itself says of it: its labels, and beside them its name.
+    said: BTreeMap<String, String>,
 }
 
 impl Change {
@@ -118,7 +132,8 @@ impl Change {
         let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
         let actor = event.get("Actor")?;
         let action = event.get("Action")?.as_str()?;
-        let (container, gone) = match event.get("Type")?.as_str()? {
+        let kind = event.get("Type")?.as_str()?;
+        let (container, gone) = match kind {
             "container" => {
                 // `exec_start: COMMAND` and the like say nothing of who it is.
                 let matters =
@@ -129,28 +144,40 @@ impl Change {
             "network" => (text(actor.get("Attributes")?.get("container")?)?, false),
             _ => return None,
         };
-        is_id(&container).then_some(Self { container, gone })
+        let attributes = actor.get("Attributes").cloned().unwrap_or_default();
+        let said = if kind == "container" { attributes } else { Value::Null };
+        let said = serde_json::from_value(said).unwrap_or_default();
+        is_id(&container).then_some(Self { container, gone, said })
     }
 
     /// Asks what the container is now.
-    async fn fact(&self, client: &Client, source: Source) -> Result<Fact, String> {
+    async fn facts(&self, client: &Client, source: Source) -> Result<Vec<Fact>, String> {
         let id = self.container.as_str().into();
         let gone = Fact::Gone(Key { source, kind: Kind::Container, id });
         if self.gone {
-            return Ok(gone);
+            return Ok(vec![gone]);
         }
         let path = format!("/containers/{}/json", self.container);
         match timeout(ANSWER, client.get(&path)).await {
             Err(_elapsed) => Err(format!("does not answer within {} s", ANSWER.as_secs())),
-            // It lived too short to be asked about.
-            Ok(Err(ClientError::Refused { .. })) => Ok(gone),
+            // It lived too short to be asked about: what is known of it is what was said.
+            Ok(Err(ClientError::Refused { .. })) => {
+                let was = self.was(source).map(|it| Fact::Is(source, Box::new(it)));
+                Ok(was.into_iter().chain([gone]).collect())
+            }
             Ok(Err(error)) => Err(said(&error)),
             Ok(Ok(value)) => {
                 let inspected = client.read::<Inspected>(value).ok();
                 let told = inspected.and_then(|it| it.told(source));
-                Ok(told.map_or(gone, |subject| Fact::Is(source, Box::new(subject))))
+                Ok(vec![told.map_or(gone, |subject| Fact::Is(source, Box::new(subject)))])
             }
         }
+    }
+
+    /// Who it was, by the event alone; the image is not told by its digest there.
+    fn was(&self, source: Source) -> Option<Subject> {
+        let name = self.said.get("name")?;
+        subject(source, &self.container, (name, ""), &self.said, (None, None))
     }
 }
 
@@ -277,11 +304,6 @@ fn subject(
 /// More networks than one container is ever in.
 const ADDRESSES: usize = 64;
 
-/// A container's full id: what stands in its cgroup's path.
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|it| it.is_ascii_hexdigit())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,5 +373,22 @@ mod tests {
         let joins = format!(r#"{{"ID":"n","Attributes":{{"container":"{ID}"}}}}"#);
         assert_eq!(event("network", "connect", &joins), Some(false));
         assert_eq!(event("image", "pull", &own), None);
+    }
+
+    #[test]
+    fn who_is_gone_before_it_is_asked_about_is_known_by_its_event() {
+        let was = |labels: &str| {
+            let text = format!(
+                r#"{{"Type":"container","Action":"start","Actor":{{"ID":"{ID}","Attributes":{{"image":"lab:1","name":"one"{labels}}}}}}}"#
+            );
+            let change = Change::of(&serde_json::from_str(&text).unwrap()).unwrap();
+            match change.was(Source::Docker) {
+                Some(Subject::Container(container)) => container.service.unwrap().to_string(),
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(was(""), "docker:one");
+        let compose = r#","com.docker.compose.project":"shop","com.docker.compose.service":"job""#;
+        assert_eq!(was(compose), "compose:shop/job");
     }
 }

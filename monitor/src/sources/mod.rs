@@ -2,18 +2,20 @@
 //! of its own, which never gives up and never blocks anybody: it tells facts, in order, and where its
 //! source is away it says so and tries again, ever less often. What the facts mean is the core's.
 
+mod cri;
 mod docker;
 mod kubernetes;
 mod setting;
+mod text;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use monitor_core::directory::{Fact, Source};
-use monitor_core::ids::percent_encode_into;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use self::kubernetes::Cluster;
@@ -28,6 +30,28 @@ pub struct Config {
     /// A place is a kubeconfig file.
     #[serde(deserialize_with = "setting::kubeconfig")]
     pub kubernetes: Setting,
+    /// containerd and CRI-O.
+    pub cri: Setting,
+}
+
+impl Config {
+    /// How a source is to be asked; None where nobody asks it.
+    #[must_use]
+    pub const fn of(&self, source: Source) -> Option<&Setting> {
+        match source {
+            Source::Docker => Some(&self.docker),
+            Source::Podman => Some(&self.podman),
+            Source::Cri => Some(&self.cri),
+            Source::Kubernetes => Some(&self.kubernetes),
+        }
+    }
+
+    /// The sources that are told when they are away.
+    #[must_use]
+    pub fn required(&self) -> BTreeSet<Source> {
+        let is_required = |it: &Source| self.of(*it).is_some_and(Setting::is_required);
+        Source::ALL.into_iter().filter(is_required).collect()
+    }
 }
 
 /// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
@@ -41,6 +65,8 @@ const NODE: &str = "NODE_NAME";
 pub struct Sources {
     facts: mpsc::Receiver<Fact>,
     asking: JoinSet<()>,
+    /// Something appeared that nobody named.
+    unknown: Arc<Notify>,
 }
 
 impl Sources {
@@ -59,10 +85,21 @@ impl Sources {
         }
         if let Some(cluster) = Cluster::of(&config.kubernetes) {
             let node = std::env::var(NODE).unwrap_or_else(|_unset| node.to_owned());
-            let telling = Telling { source: Source::Kubernetes, tell };
+            let telling = Telling { source: Source::Kubernetes, tell: tell.clone() };
             asking.spawn(kubernetes::ask(telling, cluster, node.into()));
         }
-        Self { facts, asking }
+        let unknown = Arc::new(Notify::new());
+        if let Some(place) = Place::of(cri::SOURCE, &config.cri) {
+            let telling = Telling { source: cri::SOURCE, tell };
+            asking.spawn(cri::ask(telling, place, Arc::clone(&unknown)));
+        }
+        Self { facts, asking, unknown }
+    }
+
+    /// Something appeared that nobody has named yet: those are asked again that do not say by
+    /// themselves what is new.
+    pub fn ask_again(&self) {
+        self.unknown.notify_one();
     }
 
     /// What was told since the last time: at least one fact. Pending for ever where nobody tells
@@ -171,19 +208,11 @@ impl Patience {
     }
 }
 
+/// Spreads what would else happen at once.
 fn random() -> u32 {
     use std::hash::BuildHasher as _;
     let bits = std::hash::RandomState::new().hash_one(0_u8);
     u32::try_from(bits >> 32).unwrap_or(0)
-}
-
-/// Safe text of bounded length.
-fn short_text(text: &str) -> Arc<str> {
-    const BYTES: usize = 256;
-    let mut safe = String::new();
-    let end = text.floor_char_boundary(BYTES.min(text.len()));
-    percent_encode_into(&mut safe, &text[..end]);
-    safe.into()
 }
 
 #[cfg(test)]

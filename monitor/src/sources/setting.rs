@@ -18,6 +18,25 @@ pub enum Setting {
     At(PathBuf),
 }
 
+impl Setting {
+    /// Whether it is told when it is away.
+    #[must_use]
+    pub const fn is_required(&self) -> bool {
+        matches!(self, Self::Required | Self::At(_))
+    }
+}
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Required => f.write_str("required"),
+            Self::At(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
 /// What a text was refused for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -71,6 +90,9 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Setting::Auto));
         assert_eq!("off".parse(), Ok(Setting::Off));
         assert_eq!("required".parse(), Ok(Setting::Required));
+        for text in ["auto", "off", "required", "unix:///run/x.sock"] {
+            assert_eq!(text.parse::<Setting>().map(|it| it.to_string()), Ok(text.to_owned()));
+        }
         assert_eq!("unix:///run/x.sock".parse(), Ok(Setting::At("/run/x.sock".into())));
         for text in ["", "on", "/run/x.sock", "unix://", "unix://run/x", "unix:///", "tcp://a:1"] {
             assert!(text.parse::<Setting>().is_err(), "{text}");

@@ -57,7 +57,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "doctor",
-        &["baseline_file", "capture", "client", "config", "identity", "notify", "store", "wording"],
+        &[
+            "baseline_file",
+            "capture",
+            "client",
+            "config",
+            "identity",
+            "notify",
+            "sources",
+            "store",
+            "wording",
+        ],
     ),
     ("lib", &[]),
     ("main", &["cli"]),
@@ -72,7 +82,9 @@ const CORE: &[&str] = &[
     "flow",
     "rtt",
     "edge",
+    "instances",
     "executables",
+    "dns",
     "directory",
     "attribute",
     "graph",
@@ -127,7 +139,12 @@ const DOORS: &[(&str, &str)] = &[
     ("kube", "sources"),
     ("monitor_common", "capture"),
     ("redb", "store"),
+    ("prost", "sources"),
     ("reqwest", "notify"),
+    ("simple_dns", "capture"),
+    ("tonic", "sources"),
+    ("tonic_prost", "sources"),
+    ("tower", "sources"),
 ];
 
 /// The crates that share the wire between the kernel and the agent.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use monitor_core::ids::ServiceName;
 use serde::Deserialize;
 
-use crate::sources::short_text;
+use crate::sources::text::short_text;
 
 /// Of one thing; beyond what clusters have.
 const ADDRESSES: usize = 64;

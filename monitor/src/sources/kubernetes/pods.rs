@@ -11,7 +11,7 @@ use crate::sources::kubernetes::follow::Reader;
 use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::owners::{Owner, Owners};
 use crate::sources::kubernetes::resource::{PODS, Resource};
-use crate::sources::short_text;
+use crate::sources::text::short_text;
 
 /// Of one pod.
 const CONTAINERS: usize = 256;

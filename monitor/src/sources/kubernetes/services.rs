@@ -14,7 +14,7 @@ use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::resource::{
     ENDPOINTS, NODES, OLD_SLICES, Resource, SERVICES, SLICES,
 };
-use crate::sources::short_text;
+use crate::sources::text::short_text;
 
 /// Of one Service.
 const PORTS: usize = 256;

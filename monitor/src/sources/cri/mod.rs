@@ -1,0 +1,212 @@
+//! A node's own word on its pods: containerd and CRI-O by the Container Runtime Interface, for nodes on
+//! which nobody may ask the cluster. Listed once, and again when something is seen that was not in the
+//! list, or when the runtime says that something happened: nothing is asked in between.
+
+mod api;
+mod owner;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use monitor_core::directory::{self, Fact, Kind, Pod, Source, Subject};
+use monitor_core::ids::WallTime;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use crate::sources::cri::api::{Container, Event, Runtime, Sandbox};
+use crate::sources::text::{is_id, short_text};
+use crate::sources::{Patience, Place, Telling, Unheard};
+
+/// A runtime that takes longer to answer hangs.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How often it is looked whether a socket has appeared.
+const LOOK: Duration = Duration::from_secs(10);
+/// A container's cgroup may be there before its runtime lists it: when the list is made, and made again.
+const AFTER: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(900), Duration::from_secs(3)];
+
+/// Asks until nobody listens any more; again whenever `unknown` says that there is something new.
+pub(super) async fn ask(telling: Telling, place: Place, unknown: Arc<Notify>) {
+    let mut patience = Patience::new();
+    loop {
+        let Some(socket) = place.socket() else {
+            sleep(LOOK).await;
+            continue;
+        };
+        let why = match follow(&telling, socket, &unknown, &mut patience).await {
+            Ok(why) => why,
+            Err(Unheard) => return,
+        };
+        let why = format!("{}: {why}", socket.display());
+        if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
+            return;
+        }
+        sleep(patience.take(crate::sources::random())).await;
+    }
+}
+
+/// Lists, and lists again, until the runtime goes away; tells why it did.
+async fn follow(
+    telling: &Telling,
+    socket: &std::path::Path,
+    unknown: &Notify,
+    patience: &mut Patience,
+) -> Result<String, Unheard> {
+    let mut runtime = match Runtime::at(socket, ANSWER).await {
+        Ok(runtime) => runtime,
+        Err(_error) => return Ok("nobody answers there".to_owned()),
+    };
+    let mut events = match in_time(runtime.events()).await {
+        Ok(events) => Some(events),
+        // Then it is asked when something appears, and no sooner.
+        Err(status) if status.code() == Code::Unimplemented => None,
+        Err(status) => return Ok(said(&status)),
+    };
+    if let Some(why) = list(telling, &mut runtime).await? {
+        return Ok(why);
+    }
+    telling.tell(Fact::Present(telling.source)).await?;
+    patience.reset();
+    loop {
+        let again = tokio::select! {
+            () = unknown.notified() => AFTER.as_slice(),
+            happened = next(events.as_mut()) => match happened {
+                Ok(Some(_)) => &AFTER[..1],
+                Ok(None) => return Ok("it ended the list of its events".to_owned()),
+                Err(status) => return Ok(said(&status)),
+            }
+        };
+        for pause in again {
+            sleep(*pause).await;
+            if let Some(why) = list(telling, &mut runtime).await? {
+                return Ok(why);
+            }
+        }
+    }
+}
+
+async fn next(events: Option<&mut tonic::Streaming<Event>>) -> Result<Option<Event>, Status> {
+    match events {
+        Some(events) => events.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells all there is; why not, where the runtime does not.
+async fn list(telling: &Telling, runtime: &mut Runtime) -> Result<Option<String>, Unheard> {
+    let listed = async {
+        let sandboxes = in_time(runtime.sandboxes()).await?;
+        Ok::<_, Status>((sandboxes, in_time(runtime.containers()).await?))
+    };
+    let (sandboxes, containers) = match listed.await {
+        Ok(listed) => listed,
+        Err(status) => return Ok(Some(said(&status))),
+    };
+    let (pods, containers) = told(sandboxes, containers);
+    for (kind, subjects) in [(Kind::Pod, pods), (Kind::Container, containers)] {
+        telling.tell(Fact::Listing(telling.source, kind)).await?;
+        for subject in subjects {
+            telling.tell(Fact::Is(telling.source, Box::new(subject))).await?;
+        }
+        telling.tell(Fact::Listed(telling.source, kind)).await?;
+    }
+    Ok(None)
+}
+
+/// What the lists say. A pod that was restarted in place has several sandboxes: any names it.
+fn told(sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> (Vec<Subject>, Vec<Subject>) {
+    let mut uids: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    let mut pods: BTreeMap<Arc<str>, Subject> = BTreeMap::new();
+    for Sandbox { id, metadata, labels } in sandboxes {
+        let Some(metadata) = metadata else { continue };
+        let uid = short_text(&metadata.uid);
+        if uid.is_empty() || !is_id(&id) {
+            continue;
+        }
+        uids.insert(id, Arc::clone(&uid));
+        let pod = Pod {
+            uid: Arc::clone(&uid),
+            service: owner::of(&metadata.namespace, &metadata.name, &labels),
+            node: "".into(),
+            addresses: Vec::new(),
+            since: None,
+            containers: Vec::new(),
+        };
+        pods.insert(uid, Subject::Pod(pod));
+    }
+    let container = |it: Container| {
+        let pod = uids.get(&it.sandbox)?;
+        let name = it.metadata.map(|it| short_text(&it.name)).filter(|it| !it.is_empty());
+        is_id(&it.id).then(|| {
+            Subject::Container(directory::Container {
+                id: it.id.into(),
+                service: None,
+                pod: Some(Arc::clone(pod)),
+                name,
+                image: Some(short_text(&it.image)).filter(|it| !it.is_empty()),
+                addresses: Vec::new(),
+                since: (it.created_at > 0).then(|| WallTime(it.created_at / 1_000)),
+            })
+        })
+    };
+    let containers = containers.into_iter().filter_map(container).collect();
+    (pods.into_values().collect(), containers)
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match timeout(ANSWER, answer).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Status::deadline_exceeded("")),
+    }
+}
+
+fn said(status: &Status) -> String {
+    match status.code() {
+        Code::DeadlineExceeded => format!("does not answer within {} s", ANSWER.as_secs()),
+        Code::Unavailable => "nobody answers there".to_owned(),
+        Code::Unimplemented => "it speaks another version of the interface than v1".to_owned(),
+        code => format!("it refuses to answer ({code:?})"),
+    }
+}
+
+/// By which it is asked again for what is not known: see [`Source::Cri`].
+pub(super) const SOURCE: Source = Source::Cri;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::cri::api::{ContainerMetadata, SandboxMetadata};
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_container_is_its_sandboxs_pods() {
+        let sandbox = Sandbox {
+            id: ID.to_owned(),
+            metadata: Some(SandboxMetadata {
+                name: "db-0".to_owned(),
+                uid: "u-1".to_owned(),
+                namespace: "shop".to_owned(),
+            }),
+            labels: [("statefulset.kubernetes.io/pod-name".to_owned(), "db-0".to_owned())].into(),
+        };
+        let own = Container {
+            id: ID.replace('0', "f"),
+            sandbox: ID.to_owned(),
+            metadata: Some(ContainerMetadata { name: "db\u{1b}[2J".to_owned() }),
+            image: "sha256:1".to_owned(),
+            created_at: 1_790_000_000_000_000_000,
+        };
+        let nobodys = Container { sandbox: "x".to_owned(), ..own.clone() };
+        let (pods, containers) = told(vec![sandbox], vec![own, nobodys]);
+        let ([Subject::Pod(pod)], [Subject::Container(container)]) = (&*pods, &*containers) else {
+            panic!("{pods:?} {containers:?}");
+        };
+        assert_eq!(pod.service.as_str(), "k8s:shop/StatefulSet/db");
+        assert_eq!(container.pod.as_deref(), Some("u-1"));
+        assert_eq!(container.name.as_deref(), Some("db%1B%5B2J"));
+        assert_eq!(container.since, Some(WallTime(1_790_000_000_000_000)));
+    }
+}
