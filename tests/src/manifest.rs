@@ -2,7 +2,10 @@
 //! published API, and with nothing in them that those do not know.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Namespace, PodSpec, ServiceAccount, Volume,
+};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,7 +16,12 @@ const TEXT: &str = include_str!("../../deploy/kubernetes/edgewatch.yaml");
 #[derive(Debug)]
 pub struct Manifest {
     pub namespace: Namespace,
+    pub account: ServiceAccount,
+    pub role: ClusterRole,
+    pub binding: ClusterRoleBinding,
     pub config: ConfigMap,
+    /// Baseline files.
+    pub baseline: ConfigMap,
     pub agents: DaemonSet,
 }
 
@@ -26,13 +34,17 @@ impl Manifest {
             serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error} in:\n{text}"))
         });
         let documents: Vec<Value> = documents.collect();
-        let [namespace, config, agents] = &documents[..] else {
-            panic!("three documents are expected: {documents:#?}");
+        let [namespace, account, role, binding, config, baseline, agents] = &documents[..] else {
+            panic!("seven documents are expected: {documents:#?}");
         };
         Self {
-            namespace: strict(namespace).unwrap_or_else(|error| panic!("{error}")),
-            config: strict(config).unwrap_or_else(|error| panic!("{error}")),
-            agents: strict(agents).unwrap_or_else(|error| panic!("{error}")),
+            namespace: read(namespace),
+            account: read(account),
+            role: read(role),
+            binding: read(binding),
+            config: read(config),
+            baseline: read(baseline),
+            agents: read(agents),
         }
     }
 
@@ -54,6 +66,15 @@ impl Manifest {
         container
     }
 
+    /// The files of a ConfigMap, by its name.
+    #[track_caller]
+    pub fn files(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let maps = [&self.config, &self.baseline];
+        let map = maps.into_iter().find(|it| it.metadata.name.as_deref() == Some(name));
+        let map = map.unwrap_or_else(|| panic!("there is no ConfigMap {name}"));
+        map.data.iter().flatten().map(|(name, text)| (&**name, &**text))
+    }
+
     /// One of its volumes.
     #[track_caller]
     #[must_use]
@@ -61,6 +82,11 @@ impl Manifest {
         let mut volumes = self.pod().volumes.iter().flatten();
         volumes.find(|it| it.name == name).unwrap_or_else(|| panic!("there is no volume {name}"))
     }
+}
+
+#[track_caller]
+fn read<T: DeserializeOwned + Serialize>(value: &Value) -> T {
+    strict(value).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Reads a value by its type and holds what was understood against what was said: the types leave
@@ -120,7 +146,20 @@ mod tests {
     fn the_manifest_asks_for_no_more_than_it_says() {
         let manifest = Manifest::read();
         let pod = manifest.pod();
-        assert_eq!(pod.automount_service_account_token, Some(false));
+        assert_eq!(pod.automount_service_account_token, Some(true));
+        let account = manifest.account.metadata.name.as_deref();
+        assert_eq!(pod.service_account_name.as_deref(), account);
+        let [subject] = manifest.binding.subjects.as_deref().unwrap_or_default() else {
+            panic!("one subject is expected: {:#?}", manifest.binding);
+        };
+        assert_eq!((&*subject.kind, Some(&*subject.name)), ("ServiceAccount", account));
+        let role = manifest.role.metadata.name.as_deref();
+        assert_eq!(Some(&*manifest.binding.role_ref.name), role);
+        // What is granted is held to what is read where that is; here, that nothing is written.
+        for rule in manifest.role.rules.iter().flatten() {
+            let reads = |verb: &String| ["get", "list", "watch"].contains(&&**verb);
+            assert!(rule.verbs.iter().all(reads), "{rule:#?}");
+        }
         assert_eq!((pod.host_network, pod.host_ipc), (None, None));
         let container = manifest.container();
         let security = container.security_context.as_ref().expect("it has one");
@@ -141,6 +180,11 @@ mod tests {
         assert_eq!(spec.selector.match_labels.as_ref(), labels);
         let home = manifest.namespace.metadata.name.as_deref();
         assert_eq!(manifest.agents.metadata.namespace.as_deref(), home);
-        assert_eq!(manifest.config.metadata.namespace.as_deref(), home);
+        assert_eq!(subject.namespace.as_deref(), home);
+        for metadata in
+            [&manifest.account.metadata, &manifest.config.metadata, &manifest.baseline.metadata]
+        {
+            assert_eq!(metadata.namespace.as_deref(), home);
+        }
     }
 }

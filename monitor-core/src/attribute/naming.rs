@@ -2,13 +2,13 @@
 //! names of networks, and where nobody can tell (yet) by the address. What may still be told better is
 //! held for a moment, bounded in time and number, each owner by itself.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::attribute::workloads::Renamed;
 use crate::attribute::{Attribution, Heard, Sighting};
-use crate::directory::{Fact, Key, Subject};
+use crate::directory::{Fact, Key, Source, Subject};
 use crate::edge::{Peer, Port};
 use crate::flow::KeyId;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
@@ -43,7 +43,9 @@ pub struct Learned {
 /// Sightings that wait for a name.
 #[derive(Debug, Default)]
 pub(crate) struct Holding {
-    held: VecDeque<(BootTime, Sighting)>,
+    /// By when they are due, and in the order in which they came.
+    held: BTreeMap<(BootTime, u64), Sighting>,
+    came: u64,
     /// How many each owner has here.
     by_owner: BTreeMap<ServiceName, usize>,
     /// That stand for one of them.
@@ -64,7 +66,7 @@ impl Holding {
         if count >= Self::OF_ONE {
             return Some(sighting);
         }
-        let oldest = (self.held.len() >= Self::BOUND).then(|| self.held.pop_front()).flatten();
+        let oldest = (self.held.len() >= Self::BOUND).then(|| self.held.pop_first()).flatten();
         let oldest = oldest.map(|(_, oldest)| oldest);
         if let Some(oldest) = &oldest {
             self.count_off(oldest);
@@ -74,7 +76,8 @@ impl Holding {
         }
         self.keys.extend(&sighting.keys);
         self.addresses.extend(addresses(&sighting));
-        self.held.push_back((until, sighting));
+        self.came += 1;
+        self.held.insert((until, self.came), sighting);
         oldest
     }
 
@@ -94,8 +97,8 @@ impl Holding {
     /// Takes out those that are due.
     fn due(&mut self, boot: BootTime) -> Vec<Sighting> {
         let mut due = Vec::new();
-        while self.held.front().is_some_and(|(until, _)| *until <= boot)
-            && let Some((_, sighting)) = self.held.pop_front()
+        while self.next_due().is_some_and(|until| until <= boot)
+            && let Some((_, sighting)) = self.held.pop_first()
         {
             self.count_off(&sighting);
             due.push(sighting);
@@ -106,7 +109,7 @@ impl Holding {
         due
     }
 
-    fn take_all(&mut self) -> VecDeque<(BootTime, Sighting)> {
+    fn take_all(&mut self) -> BTreeMap<(BootTime, u64), Sighting> {
         self.by_owner.clear();
         self.keys.clear();
         self.addresses.clear();
@@ -114,14 +117,14 @@ impl Holding {
     }
 
     fn next_due(&self) -> Option<BootTime> {
-        self.held.front().map(|(until, _)| *until)
+        self.held.first_key_value().map(|((until, _), _)| *until)
     }
 
     pub(crate) fn forgotten(&mut self, key: KeyId) {
         if !self.keys.remove(&key) {
             return;
         }
-        for (_, sighting) in &mut self.held {
+        for sighting in self.held.values_mut() {
             sighting.keys.retain(|it| *it != key);
         }
     }
@@ -130,6 +133,9 @@ impl Holding {
 impl Attribution {
     /// How long an edge waits for the names of its ends, milliseconds.
     pub const NAMELESS_MS: u64 = 10_000;
+    /// How long it waits where only a runtime may tell whose an address is: that of a container which is
+    /// dialled before its start was told.
+    pub const STARTING_MS: u64 = 3_000;
 
     /// Takes in what a source says.
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
@@ -143,14 +149,19 @@ impl Attribution {
 
     /// The sightings whose ends have their names; the others are held until they do.
     pub(crate) fn named(&mut self, now: Now, mut sightings: Vec<Sighting>) -> Vec<Sighting> {
-        let until = now.boot.plus_millis(Self::NAMELESS_MS);
-        let mut unsure = Vec::new();
-        for sighting in sightings.extract_if(.., |it| self.name_ends(it) == Certainty::Unsure) {
-            unsure.push(sighting);
+        let mut ready = Vec::with_capacity(sightings.len());
+        for mut sighting in sightings.drain(..) {
+            let patience_ms = match self.name_ends(&mut sighting) {
+                Certainty::Final => {
+                    ready.push(sighting);
+                    continue;
+                }
+                Certainty::Soon => Self::STARTING_MS,
+                Certainty::Unsure => Self::NAMELESS_MS,
+            };
+            ready.extend(self.holding.push(now.boot.plus_millis(patience_ms), sighting));
         }
-        let released = unsure.into_iter().filter_map(|it| self.holding.push(until, it));
-        sightings.extend(released.collect::<Vec<_>>());
-        sightings
+        ready
     }
 
     /// Those that have waited long enough, as they stand.
@@ -165,7 +176,7 @@ impl Attribution {
     /// Names those that are held anew; tells which have their names now.
     fn name_held(&mut self, renamed: &[Renamed]) -> Vec<Sighting> {
         let mut ready = Vec::new();
-        for (until, mut sighting) in self.holding.take_all() {
+        for ((until, _), mut sighting) in self.holding.take_all() {
             for Renamed { cgroup, from, to } in renamed {
                 rename(&mut sighting, from, to);
                 if let Some(own) = sighting.workload.as_mut().filter(|it| it.service == *from)
@@ -176,7 +187,9 @@ impl Attribution {
             }
             match self.name_ends(&mut sighting) {
                 Certainty::Final => ready.push(sighting),
-                Certainty::Unsure => ready.extend(self.holding.push(until, sighting)),
+                Certainty::Soon | Certainty::Unsure => {
+                    ready.extend(self.holding.push(until, sighting));
+                }
             }
         }
         ready
@@ -199,7 +212,7 @@ impl Attribution {
         if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
             let (mut named, served) = self.server_at(address, port, sighting.at);
             let is_held = named.service().is_some();
-            certainty = certainty.and(self.certainty(named.service(), address));
+            certainty = certainty.max(self.certainty(named.service(), address));
             sighting.edge.port = served;
             sighting.heard = Heard::Itself;
             let asker = sighting.asker.zip(sighting.edge.client.service());
@@ -238,11 +251,14 @@ impl Attribution {
     /// Whether an address may still be told better than by this `holder`.
     fn certainty(&self, holder: Option<&ServiceName>, address: IpAddr) -> Certainty {
         let may_be = holder.is_none()
-            && self.directory.may_tell_addresses()
             && self.places.is_internal(address)
             && !address.is_loopback()
             && !address.is_multicast();
-        if may_be { Certainty::Unsure } else { Certainty::Final }
+        match self.directory.telling_addresses() {
+            Some(Source::Kubernetes) if may_be => Certainty::Unsure,
+            Some(_) if may_be => Certainty::Soon,
+            _ => Certainty::Final,
+        }
     }
 
     /// What is called by no service's name: the network's, else the address, one for all that mean the
@@ -284,19 +300,12 @@ fn has_names(address: IpAddr) -> bool {
 }
 
 /// Whether the names of a sighting may still become better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Certainty {
     Final,
+    /// As soon as a runtime tells of a container that it starts.
+    Soon,
     Unsure,
-}
-
-impl Certainty {
-    const fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Final, Self::Final) => Self::Final,
-            _ => Self::Unsure,
-        }
-    }
 }
 
 /// Calls a service by its new name.

@@ -167,11 +167,12 @@ impl Directory {
         }
     }
 
-    /// Whether somebody may still tell whose an address of the inside is: a cluster, whose pods are on
-    /// other machines. A runtime tells of this machine alone, whose ends show themselves.
+    /// Who may still tell whose an address of the inside is: the cluster of every pod, a runtime of the
+    /// containers that it starts here.
     #[must_use]
-    pub fn may_tell_addresses(&self) -> bool {
-        self.sources.contains_key(&Source::Kubernetes)
+    pub fn telling_addresses(&self) -> Option<Source> {
+        let telling = [Source::Kubernetes, Source::Docker, Source::Podman];
+        telling.into_iter().find(|it| self.sources.contains_key(it))
     }
 
     fn is(&mut self, at: WallTime, source: Source, subject: Subject, changed: &mut Changed) {

@@ -48,7 +48,8 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         told: WallTime,
     ) {
         let held = self.of.entry(address).or_default();
-        let mut from = since.unwrap_or_else(|| told.plus_seconds(-Self::UNTOLD_S));
+        // An address is given out before what it is for is said to have begun.
+        let mut from = since.unwrap_or(told).plus_seconds(-Self::UNTOLD_S);
         if let Some(last) = held.last_mut() {
             if last.tenant == tenant && last.until.is_none() {
                 return;
@@ -130,11 +131,11 @@ mod tests {
         held.end(address(1), &"a", second(20));
         held.begin(address(1), "b", Some(second(21)), second(22));
         let at = |moment| held.at(address(1), second(moment)).copied();
-        assert_eq!(held.since(address(1)), Some(second(21)));
+        assert_eq!(held.since(address(1)), Some(second(20)));
         assert_eq!(held.since(address(2)), None);
         assert_eq!(
-            [9, 10, 19, 20, 21, 99].map(at),
-            [None, Some("a"), Some("a"), None, Some("b"), Some("b")]
+            [-1, 0, 19, 20, 21, 99].map(at),
+            [None, Some("a"), Some("a"), Some("b"), Some("b"), Some("b")]
         );
     }
 

@@ -183,7 +183,7 @@ fn an_address_taken_up_by_another_is_another() {
     assert!(changed.addresses.contains(&ip(0, 1)));
     let at = |moment| directory.client(ip(0, 1), second(moment));
     assert_eq!(at(9), Some(k8s("shop/Deployment/a")));
-    assert_eq!(at(11), None);
+    assert_eq!(at(11), Some(k8s("shop/Deployment/b")));
     assert_eq!(at(13), Some(k8s("shop/Deployment/b")));
 }
 

@@ -118,7 +118,7 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let (book, kept) = tables.changed(capture.tables().as_deref());
     let mut agent = Agent {
         namer: Namer::new(&config.node_name()),
-        sources: Sources::start(&config.identity),
+        sources: Sources::start(&config.identity, &config.node_name()),
         performer: Performer::new(store, notifier, outcomes, options.tell, feed),
         engine,
         capture,

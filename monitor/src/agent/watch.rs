@@ -41,7 +41,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let settings = Settings { mode: Mode::Learn, sinks: Vec::new(), ..settings };
     let mut engine = Engine::restore(settings, Snapshot::default());
     let namer = Namer::new(&config.node_name());
-    let mut sources = Sources::start(&config.identity);
+    let mut sources = Sources::start(&config.identity, &config.node_name());
     audience.tell(Told::Ready(format!(
         "{} · watching, nothing is kept · Ctrl-C stops and detaches",
         shown(capture.summary())

@@ -46,25 +46,28 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![systemd(Path::new("/run/systemd/system"))];
     let usual = SOCKETS.map(|(name, source, path)| (name.to_owned(), source, PathBuf::from(path)));
-    let elsewhere = Source::ALL.into_iter().filter_map(|source| match config.of(source)? {
+    // A cluster is no socket of this machine.
+    let runtimes = || Source::ALL.into_iter().filter(|it| *it != Source::Kubernetes);
+    let elsewhere = runtimes().filter_map(|source| match config.of(source) {
         Setting::At(path) => Some((source.to_string(), source, path.clone())),
         Setting::Auto | Setting::Off | Setting::Required => None,
     });
     let (mut seen, mut found) = (Vec::new(), Vec::new());
     let is_asked_there = |source, path: &Path| match config.of(source) {
-        Some(Setting::At(at)) => at == path,
-        Some(Setting::Auto | Setting::Off | Setting::Required) | None => true,
+        Setting::At(at) => at == path,
+        Setting::Auto | Setting::Off | Setting::Required => true,
     };
     for (name, source, path) in elsewhere.chain(usual) {
         let Ok(real) = path.canonicalize() else { continue };
         if !seen.contains(&real) {
-            let setting = config.of(source).filter(|_| is_asked_there(source, &path));
+            let setting = Some(config.of(source)).filter(|_| is_asked_there(source, &path));
             findings.push(runtime(&name, &real, source, setting).await);
             seen.push(real);
             found.extend(setting.map(|_| source));
         }
     }
-    let lacking = config.required().into_iter().filter(|source| !found.contains(source));
+    let required = config.required();
+    let lacking = runtimes().filter(|it| required.contains(it) && !found.contains(it));
     findings.extend(lacking.map(|source| {
         let detail =
             format!("[identity] says that {source} is required for names, and it is not here");

@@ -4,6 +4,7 @@
 
 mod cri;
 mod docker;
+mod kubernetes;
 mod setting;
 mod text;
 
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use self::kubernetes::Cluster;
 pub use self::setting::Setting;
 
 /// `[identity]`
@@ -25,32 +27,38 @@ pub use self::setting::Setting;
 pub struct Config {
     pub docker: Setting,
     pub podman: Setting,
+    /// A place is a kubeconfig file.
+    #[serde(deserialize_with = "setting::kubeconfig")]
+    pub kubernetes: Setting,
     /// containerd and CRI-O.
     pub cri: Setting,
 }
 
 impl Config {
-    /// How a source is to be asked; None where nobody asks it.
+    /// How a source is to be asked.
     #[must_use]
-    pub const fn of(&self, source: Source) -> Option<&Setting> {
+    pub const fn of(&self, source: Source) -> &Setting {
         match source {
-            Source::Docker => Some(&self.docker),
-            Source::Podman => Some(&self.podman),
-            Source::Cri => Some(&self.cri),
-            Source::Kubernetes => None,
+            Source::Docker => &self.docker,
+            Source::Podman => &self.podman,
+            Source::Cri => &self.cri,
+            Source::Kubernetes => &self.kubernetes,
         }
     }
 
     /// The sources that are told when they are away.
     #[must_use]
     pub fn required(&self) -> BTreeSet<Source> {
-        let is_required = |it: &Source| self.of(*it).is_some_and(Setting::is_required);
+        let is_required = |it: &Source| self.of(*it).is_required();
         Source::ALL.into_iter().filter(is_required).collect()
     }
 }
 
 /// Facts that wait to be taken in: a source that is ahead waits, and loses nothing.
 const WAITING: usize = 4096;
+
+/// Names the node that a pod runs on, as the manifest sets it.
+const NODE: &str = "NODE_NAME";
 
 /// All sources, under way. Dropped, they end.
 #[derive(Debug)]
@@ -62,9 +70,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Begins to ask every source that is configured. Needs a runtime.
+    /// Begins to ask every source that is configured. `node` is what the cluster calls this machine,
+    /// where its environment says nothing else. Needs a runtime.
     #[must_use]
-    pub fn start(config: &Config) -> Self {
+    pub fn start(config: &Config, node: &str) -> Self {
         let (tell, facts) = mpsc::channel(WAITING);
         let mut asking = JoinSet::new();
         for (source, setting) in
@@ -73,6 +82,11 @@ impl Sources {
             if let Some(place) = Place::of(source, setting) {
                 asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
             }
+        }
+        if let Some(cluster) = Cluster::of(&config.kubernetes) {
+            let node = std::env::var(NODE).unwrap_or_else(|_unset| node.to_owned());
+            let telling = Telling { source: Source::Kubernetes, tell: tell.clone() };
+            asking.spawn(kubernetes::ask(telling, cluster, node.into()));
         }
         let unknown = Arc::new(Notify::new());
         if let Some(place) = Place::of(cri::SOURCE, &config.cri) {

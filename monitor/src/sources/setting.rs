@@ -67,6 +67,20 @@ impl<'de> Deserialize<'de> for Setting {
     }
 }
 
+/// Reads the setting of a cluster, which is found through a kubeconfig file.
+pub(super) fn kubeconfig<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match &*text {
+        "auto" => Ok(Setting::Auto),
+        "off" => Ok(Setting::Off),
+        "required" => Ok(Setting::Required),
+        path if path.starts_with('/') && path.len() > 1 => Ok(Setting::At(path.into())),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is none of \"auto\", \"off\", \"required\" and a file like \"/etc/edgewatch/kubeconfig\""
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +96,21 @@ mod tests {
         assert_eq!("unix:///run/x.sock".parse(), Ok(Setting::At("/run/x.sock".into())));
         for text in ["", "on", "/run/x.sock", "unix://", "unix://run/x", "unix:///", "tcp://a:1"] {
             assert!(text.parse::<Setting>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_found_through_a_file() {
+        let read = |text: &str| {
+            let text = toml::Value::String(text.to_owned());
+            kubeconfig(text)
+        };
+        assert_eq!(read("auto"), Ok(Setting::Auto));
+        assert_eq!(read("off"), Ok(Setting::Off));
+        assert_eq!(read("required"), Ok(Setting::Required));
+        assert_eq!(read("/root/.kube/config"), Ok(Setting::At("/root/.kube/config".into())));
+        for text in ["", "on", "/", "config", "unix:///run/x.sock", "https://a:6443"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

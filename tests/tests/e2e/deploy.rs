@@ -117,8 +117,8 @@ impl Pod {
             (Some(host), None, None) if host.path == "/sys/fs/bpf" => {
                 self.bpffs.path().display().to_string()
             }
-            (None, Some(_), None) => {
-                for (name, text) in manifest.config.data.iter().flatten() {
+            (None, Some(map), None) => {
+                for (name, text) in manifest.files(&map.name) {
                     fs::write(ours.join(name), text).expect("the place is ours");
                 }
                 ours.display().to_string()

@@ -135,6 +135,8 @@ const DOORS: &[(&str, &str)] = &[
     ("aya_log", "capture"),
     ("aya_obj", "capture"),
     ("dugong", "picture"),
+    ("k8s_openapi", "sources"),
+    ("kube", "sources"),
     ("monitor_common", "capture"),
     ("redb", "store"),
     ("prost", "sources"),

@@ -1,0 +1,130 @@
+//! How the API server is as a whole, while each kind is followed by itself: it is there once all are
+//! followed, and away as soon as one cannot be. Keeps lists apart from that: the directory takes a list
+//! that it heard "away" within for one that broke off.
+
+use std::collections::BTreeSet;
+
+use monitor_core::directory::{Fact, Kind};
+use tokio::sync::Mutex;
+
+use crate::sources::{Telling, Unheard};
+
+#[derive(Debug)]
+pub(super) struct Health {
+    telling: Telling,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    followed: BTreeSet<Kind>,
+    told: Option<Told>,
+    /// How often it was told away.
+    breaks: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Present,
+    Away,
+}
+
+/// A list that is under way.
+#[derive(Debug)]
+pub(super) struct Listing {
+    breaks: u64,
+}
+
+impl Health {
+    /// What is followed.
+    const KINDS: usize = 4;
+
+    pub(super) fn new(telling: Telling) -> Self {
+        Self { telling, state: Mutex::default() }
+    }
+
+    pub(super) async fn tell(&self, fact: Fact) -> Result<(), Unheard> {
+        self.telling.tell(fact).await
+    }
+
+    pub(super) async fn begin(&self, kind: Kind) -> Result<Listing, Unheard> {
+        let state = self.state.lock().await;
+        self.tell(Fact::Listing(self.telling.source, kind)).await?;
+        Ok(Listing { breaks: state.breaks })
+    }
+
+    /// Whether the list holds; else it is to be made again.
+    pub(super) async fn end(&self, kind: Kind, listing: Listing) -> Result<bool, Unheard> {
+        let state = self.state.lock().await;
+        let holds = state.breaks == listing.breaks;
+        if holds {
+            self.tell(Fact::Listed(self.telling.source, kind)).await?;
+        }
+        Ok(holds)
+    }
+
+    pub(super) async fn well(&self, kind: Kind) -> Result<(), Unheard> {
+        let mut state = self.state.lock().await;
+        state.followed.insert(kind);
+        if state.followed.len() == Self::KINDS && state.told != Some(Told::Present) {
+            state.told = Some(Told::Present);
+            self.tell(Fact::Present(self.telling.source)).await?;
+        }
+        Ok(())
+    }
+
+    /// Told once until all are well again.
+    pub(super) async fn ill(&self, kind: Kind, why: String) -> Result<(), Unheard> {
+        let mut state = self.state.lock().await;
+        state.followed.remove(&kind);
+        if state.told != Some(Told::Away) {
+            state.told = Some(Told::Away);
+            state.breaks += 1;
+            self.tell(Fact::Away(self.telling.source, why)).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_core::directory::Source;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const FOLLOWED: [Kind; 4] = [Kind::Pod, Kind::Service, Kind::Endpoints, Kind::Node];
+
+    #[tokio::test]
+    async fn all_make_it_present_and_one_takes_it_away() {
+        let (tell, mut told) = mpsc::channel(16);
+        let health = Health::new(Telling { source: Source::Kubernetes, tell });
+        for kind in FOLLOWED {
+            assert!(told.try_recv().is_err());
+            health.well(kind).await.unwrap();
+        }
+        assert_eq!(told.try_recv(), Ok(Fact::Present(Source::Kubernetes)));
+        let listing = health.begin(Kind::Pod).await.unwrap();
+        told.try_recv().unwrap();
+        for kind in [Kind::Node, Kind::Service] {
+            health.ill(kind, "it is gone".to_owned()).await.unwrap();
+        }
+        assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, "it is gone".to_owned())));
+        // The list that was under way counts for nothing now.
+        assert!(!health.end(Kind::Pod, listing).await.unwrap());
+        health.well(Kind::Node).await.unwrap();
+        assert!(told.try_recv().is_err());
+        let listing = health.begin(Kind::Pod).await.unwrap();
+        health.well(Kind::Service).await.unwrap();
+        assert!(health.end(Kind::Pod, listing).await.unwrap());
+        let rest: Vec<Fact> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        assert_eq!(
+            rest,
+            [
+                Fact::Listing(Source::Kubernetes, Kind::Pod),
+                Fact::Present(Source::Kubernetes),
+                Fact::Listed(Source::Kubernetes, Kind::Pod)
+            ]
+        );
+    }
+}
