@@ -148,9 +148,9 @@ impl Attribution {
     }
 
     /// The sightings whose ends have their names; the others are held until they do.
-    pub(crate) fn named(&mut self, now: Now, mut sightings: Vec<Sighting>) -> Vec<Sighting> {
+    pub(crate) fn named(&mut self, now: Now, sightings: Vec<Sighting>) -> Vec<Sighting> {
         let mut ready = Vec::with_capacity(sightings.len());
-        for mut sighting in sightings.drain(..) {
+        for mut sighting in sightings {
             let patience_ms = match self.name_ends(&mut sighting) {
                 Certainty::Final => {
                     ready.push(sighting);

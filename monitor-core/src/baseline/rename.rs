@@ -1,10 +1,12 @@
 //! A service that was known by its container's id alone has its lasting name: what was known of the
 //! one is known of the other. What a guarded service may do is not widened by that.
 
-use crate::attribute::Sighting;
+use std::sync::Arc;
+
+use crate::attribute::{Heard, KeyIds, Sighting};
 use crate::baseline::{Baseline, EdgeRecord, Phase, Place, Provenance, ServiceRecord, record_of};
 use crate::edge::{Edge, Peer};
-use crate::flow::Begun;
+use crate::flow::{Begun, Process};
 use crate::graph::Evidence;
 use crate::ids::{ServiceName, WallTime};
 
@@ -94,19 +96,19 @@ fn seen(edge: &Edge, evidence: &Evidence) -> Vec<Sighting> {
         dialled: evidence.dialled().last().copied(),
         begun: Begun::Seen,
         asker: None,
-        heard: crate::attribute::Heard::Itself,
+        heard: Heard::Itself,
         // Told already, under the name that it had.
         opened_by: None,
-        keys: crate::attribute::KeyIds::new(),
+        keys: KeyIds::new(),
     };
     let with = |executable: &str| {
-        let process = crate::flow::Process {
+        let process = Process {
             executable: Some(executable.to_owned()),
-            pid: crate::flow::Process::UNKNOWN,
-            uid: crate::flow::Process::UNKNOWN,
-            ..crate::flow::Process::default()
+            pid: Process::UNKNOWN,
+            uid: Process::UNKNOWN,
+            ..Process::default()
         };
-        sighting(Some(std::sync::Arc::new(process)))
+        sighting(Some(Arc::new(process)))
     };
     let seen: Vec<Sighting> = evidence.executables.iter().map(with).collect();
     if seen.is_empty() { vec![sighting(None)] } else { seen }

@@ -218,15 +218,19 @@ impl Agent {
     /// Takes in what sources say, as one transaction.
     fn learn(&mut self, facts: Vec<Fact>) -> anyhow::Result<()> {
         let now = now();
-        let mut effects: Vec<Effect> =
+        let effects =
             facts.into_iter().flat_map(|fact| self.engine.step(now, Input::Fact(fact))).collect();
-        naming::find_keys(&mut effects, &self.capture);
-        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
-        self.performer.perform(effects, &mut self.capture).map(drop)
+        self.perform(effects).map(drop)
     }
 
     fn step(&mut self, input: Input) -> anyhow::Result<Option<Decided>> {
-        let mut effects = self.engine.step(now(), input);
+        let effects = self.engine.step(now(), input);
+        self.perform(effects)
+    }
+
+    /// Carries out what a transaction asks for, with all that goes with it.
+    fn perform(&mut self, mut effects: Vec<Effect>) -> anyhow::Result<Option<Decided>> {
+        naming::find_keys(&mut effects, &self.capture);
         self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
         self.performer.perform(effects, &mut self.capture)
     }
@@ -243,8 +247,7 @@ impl Agent {
                 effects.extend(self.engine.step(now(), input));
             }
         }
-        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
-        self.performer.perform(effects, &mut self.capture).map(drop)
+        self.perform(effects).map(drop)
     }
 
     /// What is left is taken in and saved; what is in flight gets `grace`. What is pinned stays or
@@ -259,9 +262,8 @@ impl Agent {
         supervisor::tell(NotifyState::Stopping);
         // Saved and detached, also where the kernel's tables cannot be read any more.
         let swept = self.sweep();
-        let mut effects = self.engine.finish(now());
-        self.book.tally(&mut effects, &mut self.engine, &mut self.capture);
-        let performed = self.performer.perform(effects, &mut self.capture);
+        let effects = self.engine.finish(now());
+        let performed = self.perform(effects);
         let left = match ending {
             Ending::Kept => {
                 drop(self.capture);

@@ -68,17 +68,22 @@ impl Told {
             ledger.fresh = VecDeque::new();
         }
         for key in std::mem::take(&mut ledger.changed) {
-            let Some(told) = self.keys.get_mut(key) else { continue };
-            told.marks.clear(Mark::Queued);
-            // What has no edge was not counted either: it is told when it has one, and is here again.
-            let Some(edge) = edge_of(key) else { continue };
-            told.marks.set(Mark::Stored);
-            let row = told.tallied(edge.clone());
-            if let Some(bytes) = self.keys.bytes_of(key) {
-                tallies.push(&bytes, Some(&row));
-            }
+            self.keep(key, edge_of(key), &mut tallies);
         }
         tallies
+    }
+
+    /// Adds a key to what the store is to learn. What has no edge was not counted either: it is told when it
+    /// has one, and is here again.
+    fn keep(&mut self, key: KeyId, edge: Option<&Edge>, tallies: &mut Tallies) {
+        let Some(told) = self.keys.get_mut(key) else { return };
+        told.marks.clear(Mark::Queued);
+        let Some(edge) = edge else { return };
+        told.marks.set(Mark::Stored);
+        let row = told.tallied(edge.clone());
+        if let Some(bytes) = self.keys.bytes_of(key) {
+            tallies.push(&bytes, Some(&row));
+        }
     }
 
     /// All that the store is to know: as [`Told::tallied`], but where it begins anew.
@@ -94,15 +99,10 @@ impl Told {
         ledger.gone.clear();
         ledger.changed.clear();
         for key in self.keys.all() {
-            let Some(told) = self.keys.get_mut(key) else { continue };
-            told.marks.clear(Mark::Queued);
-            told.marks.clear(Mark::Stored);
-            let Some(edge) = edge_of(key) else { continue };
-            told.marks.set(Mark::Stored);
-            let row = told.tallied(edge.clone());
-            if let Some(bytes) = self.keys.bytes_of(key) {
-                tallies.push(&bytes, Some(&row));
+            if let Some(told) = self.keys.get_mut(key) {
+                told.marks.clear(Mark::Stored);
             }
+            self.keep(key, edge_of(key), &mut tallies);
         }
         tallies
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::path::Path;
 
 use monitor_core::directory::{Container, Fact, Key, Kind, Source, Subject};
 use monitor_core::ids::{ServiceName, WallTime};
@@ -14,42 +14,22 @@ use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
 use crate::sources::text::{is_id, short_text};
-use crate::sources::{self, Patience, Place, Telling, Unheard};
+use crate::sources::{ANSWER, Patience, Runtime, Telling, Unheard};
 
-/// A runtime that takes longer to answer hangs.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How often it is looked whether a socket has appeared.
-const LOOK: Duration = Duration::from_secs(10);
+/// Who answers by Docker's API.
+pub(super) struct Containers;
 
-/// Asks until nobody listens any more.
-pub(super) async fn ask(telling: Telling, place: Place) {
-    let mut patience = Patience::new();
-    // What is seen until it has answered waits for its names.
-    if place.socket().is_some() {
-        let unasked = Fact::Away(telling.source, "not asked yet".to_owned());
-        if telling.tell(unasked).await.is_err() {
-            return;
-        }
-    }
-    loop {
-        let Some(socket) = place.socket() else {
-            tokio::time::sleep(LOOK).await;
-            continue;
-        };
-        let client = Client::new(socket.to_owned());
-        let why = match follow(&telling, &client, &mut patience).await {
-            Ok(why) => why,
-            Err(Unheard) => return,
-        };
-        let why = format!("{}: {why}", socket.display());
-        if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(patience.take(sources::random())).await;
+impl Runtime for Containers {
+    async fn follow(
+        &mut self,
+        telling: &Telling,
+        socket: &Path,
+        patience: &mut Patience,
+    ) -> Result<String, Unheard> {
+        follow(telling, &Client::new(socket.to_owned()), patience).await
     }
 }
 
-/// Lists, then follows until the runtime goes away; tells why it did.
 async fn follow(
     telling: &Telling,
     client: &Client,

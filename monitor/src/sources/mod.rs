@@ -17,6 +17,7 @@ use monitor_core::directory::{Fact, Source};
 use serde::Deserialize;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use self::kubernetes::Cluster;
 pub use self::setting::Setting;
@@ -64,7 +65,8 @@ const NODE: &str = "NODE_NAME";
 #[derive(Debug)]
 pub struct Sources {
     facts: mpsc::Receiver<Fact>,
-    asking: JoinSet<()>,
+    /// They end with it.
+    _asking: JoinSet<()>,
     /// Something appeared that nobody named.
     unknown: Arc<Notify>,
 }
@@ -76,24 +78,22 @@ impl Sources {
     pub fn start(config: &Config, node: &str) -> Self {
         let (tell, facts) = mpsc::channel(WAITING);
         let mut asking = JoinSet::new();
-        for (source, setting) in
-            [(Source::Docker, &config.docker), (Source::Podman, &config.podman)]
-        {
-            if let Some(place) = Place::of(source, setting) {
-                asking.spawn(docker::ask(Telling { source, tell: tell.clone() }, place));
+        let unknown = Arc::new(Notify::new());
+        let telling = |source| Telling { source, tell: tell.clone() };
+        for source in [Source::Docker, Source::Podman] {
+            if let Some(place) = Place::of(source, config.of(source)) {
+                asking.spawn(ask(docker::Containers, telling(source), place));
             }
+        }
+        if let Some(place) = Place::of(Source::Cri, &config.cri) {
+            let pods = cri::Pods { unknown: Arc::clone(&unknown) };
+            asking.spawn(ask(pods, telling(Source::Cri), place));
         }
         if let Some(cluster) = Cluster::of(&config.kubernetes) {
             let node = std::env::var(NODE).unwrap_or_else(|_unset| node.to_owned());
-            let telling = Telling { source: Source::Kubernetes, tell: tell.clone() };
-            asking.spawn(kubernetes::ask(telling, cluster, node.into()));
+            asking.spawn(kubernetes::ask(telling(Source::Kubernetes), cluster, node.into()));
         }
-        let unknown = Arc::new(Notify::new());
-        if let Some(place) = Place::of(cri::SOURCE, &config.cri) {
-            let telling = Telling { source: cri::SOURCE, tell };
-            asking.spawn(cri::ask(telling, place, Arc::clone(&unknown)));
-        }
-        Self { facts, asking, unknown }
+        Self { facts, _asking: asking, unknown }
     }
 
     /// Something appeared that nobody has named yet: those are asked again that do not say by
@@ -110,17 +110,6 @@ impl Sources {
             std::future::pending::<()>().await;
         }
         facts
-    }
-
-    /// How many sources are asked.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.asking.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.asking.is_empty()
     }
 }
 
@@ -164,6 +153,46 @@ const fn usual_sockets(source: Source) -> &'static [&'static str] {
     }
 }
 
+/// A runtime that takes longer to answer hangs.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How often it is looked whether a socket has appeared.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What is asked at a runtime's socket.
+trait Runtime: Send {
+    /// Lists, then follows until the runtime goes away; tells why it did. Resets the patience once it has
+    /// answered.
+    fn follow(
+        &mut self,
+        telling: &Telling,
+        socket: &Path,
+        patience: &mut Patience,
+    ) -> impl Future<Output = Result<String, Unheard>> + Send;
+}
+
+/// Asks a runtime until nobody listens any more.
+async fn ask(mut runtime: impl Runtime, telling: Telling, place: Place) {
+    if place.socket().is_some() && telling.begins().await.is_err() {
+        return;
+    }
+    let mut patience = Patience::new();
+    loop {
+        let Some(socket) = place.socket() else {
+            sleep(LOOK).await;
+            continue;
+        };
+        let why = match runtime.follow(&telling, socket, &mut patience).await {
+            Ok(why) => why,
+            Err(Unheard) => return,
+        };
+        let why = format!("{}: {why}", socket.display());
+        if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
+            return;
+        }
+        sleep(patience.take(random())).await;
+    }
+}
+
 /// One source's voice.
 #[derive(Debug, Clone)]
 struct Telling {
@@ -176,6 +205,11 @@ struct Telling {
 struct Unheard;
 
 impl Telling {
+    /// There is somebody to ask: what is seen until the answer comes waits for its names.
+    async fn begins(&self) -> Result<(), Unheard> {
+        self.tell(Fact::Away(self.source, "not asked yet".to_owned())).await
+    }
+
     async fn tell(&self, fact: Fact) -> Result<(), Unheard> {
         self.tell.send(fact).await.map_err(|_closed| Unheard)
     }

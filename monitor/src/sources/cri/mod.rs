@@ -6,10 +6,11 @@ mod api;
 mod owner;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use monitor_core::directory::{self, Fact, Kind, Pod, Source, Subject};
+use monitor_core::directory::{self, Fact, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -17,40 +18,31 @@ use tonic::{Code, Status};
 
 use crate::sources::cri::api::{Container, Event, Runtime, Sandbox};
 use crate::sources::text::{is_id, short_text};
-use crate::sources::{Patience, Place, Telling, Unheard};
+use crate::sources::{self, ANSWER, Patience, Telling, Unheard};
 
-/// A runtime that takes longer to answer hangs.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How often it is looked whether a socket has appeared.
-const LOOK: Duration = Duration::from_secs(10);
 /// A container's cgroup may be there before its runtime lists it: when the list is made, and made again.
 const AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(900), Duration::from_secs(3)];
 
-/// Asks until nobody listens any more; again whenever `unknown` says that there is something new.
-pub(super) async fn ask(telling: Telling, place: Place, unknown: Arc<Notify>) {
-    let mut patience = Patience::new();
-    loop {
-        let Some(socket) = place.socket() else {
-            sleep(LOOK).await;
-            continue;
-        };
-        let why = match follow(&telling, socket, &unknown, &mut patience).await {
-            Ok(why) => why,
-            Err(Unheard) => return,
-        };
-        let why = format!("{}: {why}", socket.display());
-        if telling.tell(Fact::Away(telling.source, why)).await.is_err() {
-            return;
-        }
-        sleep(patience.take(crate::sources::random())).await;
+/// Who answers by the CRI; asked again whenever `unknown` says that there is something new.
+pub(super) struct Pods {
+    pub(super) unknown: Arc<Notify>,
+}
+
+impl sources::Runtime for Pods {
+    async fn follow(
+        &mut self,
+        telling: &Telling,
+        socket: &Path,
+        patience: &mut Patience,
+    ) -> Result<String, Unheard> {
+        follow(telling, socket, &self.unknown, patience).await
     }
 }
 
-/// Lists, and lists again, until the runtime goes away; tells why it did.
 async fn follow(
     telling: &Telling,
-    socket: &std::path::Path,
+    socket: &Path,
     unknown: &Notify,
     patience: &mut Patience,
 ) -> Result<String, Unheard> {
@@ -170,9 +162,6 @@ fn said(status: &Status) -> String {
         code => format!("it refuses to answer ({code:?})"),
     }
 }
-
-/// By which it is asked again for what is not known: see [`Source::Cri`].
-pub(super) const SOURCE: Source = Source::Cri;
 
 #[cfg(test)]
 mod tests {
