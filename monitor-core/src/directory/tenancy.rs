@@ -39,7 +39,8 @@ impl<T: PartialEq + Clone> Tenancies<T> {
     const OF_ONE: usize = 8;
 
     /// At `told` it is known that `address` is `tenant`'s, `since` then; where that was not said, since
-    /// whoever held it before left, or a little while. Whoever still held it does no more.
+    /// whoever held it before left, or a little while. Whoever still held it does no more; nor did who is
+    /// told to have left it only later.
     pub(crate) fn begin(
         &mut self,
         address: IpAddr,
@@ -48,7 +49,8 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         told: WallTime,
     ) {
         // Of another machine's clock, which may be ahead: whoever is told to hold it does.
-        let since = since.unwrap_or(told).min(told);
+        let begun = since.map(|since| since.min(told));
+        let since = begun.unwrap_or(told);
         let held = self.of.entry(address).or_default();
         // An address is given out before what it is for is said to have begun.
         let mut from = since.plus_seconds(-Self::UNTOLD_S);
@@ -57,6 +59,11 @@ impl<T: PartialEq + Clone> Tenancies<T> {
                 return;
             }
             match last.until {
+                // That it was left is told some time after it was.
+                Some(until) if begun.is_some_and(|begun| begun < until) => {
+                    from = since.max(last.from).min(told);
+                    last.until = Some(from);
+                }
                 // The clock may have been set back since.
                 Some(until) => from = from.max(until).min(told),
                 None => {
@@ -105,10 +112,20 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         held.iter().rev().find(holds).map(|it| &it.tenant)
     }
 
-    /// Since when it is whose it is now, also nobody's; None where nobody ever held it.
+    /// Since when it may be whose it is now, also nobody's; None where nobody ever held it. That it was
+    /// left is told some time after it was.
     pub(crate) fn since(&self, address: IpAddr) -> Option<WallTime> {
         let last = self.of.get(&address)?.last()?;
-        Some(last.until.unwrap_or(last.from))
+        let left = last.until.map(|until| until.plus_seconds(-Self::UNTOLD_S).max(last.from));
+        Some(left.unwrap_or(last.from))
+    }
+
+    /// Whether it may still be told that `address` was somebody else's by then than who is known to have
+    /// held it: that one was about to leave.
+    pub(crate) fn may_be_another_s(&self, address: IpAddr, moment: WallTime) -> bool {
+        let last = self.of.get(&address).and_then(|held| held.last());
+        last.and_then(|last| last.until)
+            .is_some_and(|until| moment < until && until <= moment.plus_seconds(Self::UNTOLD_S))
     }
 
     /// Forgets what ended long ago.
@@ -148,7 +165,11 @@ mod tests {
         let mut held = Tenancies::default();
         held.begin(address(1), "a", Some(second(10)), second(10));
         held.end(address(1), &"a", second(20));
+        assert_eq!(held.since(address(1)), Some(second(10)), "it may have been left before");
+        let may_be = |moment| held.may_be_another_s(address(1), second(moment));
+        assert_eq!([9, 10, 19, 20].map(may_be), [false, true, true, false]);
         held.begin(address(1), "b", Some(second(21)), second(22));
+        assert!(!held.may_be_another_s(address(1), second(19)));
         let at = |moment| held.at(address(1), second(moment)).copied();
         assert_eq!(held.since(address(1)), Some(second(20)));
         assert_eq!(held.since(address(2)), None);
@@ -156,6 +177,17 @@ mod tests {
             [-1, 0, 19, 20, 21, 99].map(at),
             [None, Some("a"), Some("a"), Some("b"), Some("b"), Some("b")]
         );
+    }
+
+    #[test]
+    fn who_is_said_to_have_begun_before_the_last_one_was_told_gone_did() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", Some(second(10)), second(10));
+        held.end(address(1), &"a", second(20));
+        held.begin(address(1), "b", Some(second(18)), second(21));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!([17, 18, 20].map(at), [Some("a"), Some("b"), Some("b")]);
+        assert_eq!(held.since(address(1)), Some(second(18)));
     }
 
     #[test]
