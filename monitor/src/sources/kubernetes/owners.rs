@@ -33,6 +33,12 @@ impl Owner {
     pub(super) fn new(kind: &str, name: &str) -> Self {
         Self { kind: kind.into(), name: name.into() }
     }
+
+    /// What a pod belongs to by what it says itself.
+    pub(super) fn by_name(pod: &Meta) -> Self {
+        let hash = pod.labels.as_ref().and_then(|it| it.hash.as_deref());
+        pod.controller().map_or_else(|| Self::new("Pod", &pod.name), |direct| by_name(direct, hash))
+    }
 }
 
 #[derive(Debug)]
@@ -117,7 +123,7 @@ impl Owners {
                 self.known.insert(direct.uid.as_str().into(), known);
                 owner
             }
-            None => by_name(direct, pod.labels.as_ref().and_then(|it| it.hash.as_deref())),
+            None => Owner::by_name(pod),
         }
     }
 

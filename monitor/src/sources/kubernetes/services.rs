@@ -261,6 +261,14 @@ struct NodeAddress {
     address: String,
 }
 
+impl NodeObject {
+    pub(super) fn told(self) -> Node {
+        // Hostnames among them are no addresses.
+        let told = self.status.addresses.iter().flatten().map(|it| &*it.address);
+        Node { name: short_text(&self.metadata.name), addresses: addresses(told) }
+    }
+}
+
 impl Reader for NodeReader {
     type Object = NodeObject;
     const KIND: Kind = Kind::Node;
@@ -275,9 +283,6 @@ impl Reader for NodeReader {
     }
 
     async fn subject(&mut self, object: NodeObject) -> Option<Subject> {
-        // Hostnames among them are no addresses.
-        let told = object.status.addresses.iter().flatten().map(|it| &*it.address);
-        let node = Node { name: short_text(&object.metadata.name), addresses: addresses(told) };
-        Some(Subject::Node(node))
+        Some(Subject::Node(object.told()))
     }
 }
