@@ -47,6 +47,16 @@ impl Peer {
         matches!(self, Self::Nobody)
     }
 
+    /// Of a DNS name the part that somebody registered, as the public suffix list has it: whoever has it
+    /// gives out the names below. None for what nobody can register, such as `com`.
+    #[must_use]
+    pub fn registered_domain(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => psl::domain_str(name),
+            _ => None,
+        }
+    }
+
     /// Whether this end's name is not known for good: such an edge is shown, never exported.
     #[must_use]
     pub fn is_provisional(&self) -> bool {
@@ -338,6 +348,26 @@ mod tests {
             "systemd:a.service opens raw/icmp with /usr/bin/nmap",
         ] {
             assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_name_lies_in_what_somebody_registered() {
+        for (name, domain) in [
+            ("dns:api.stripe.com", Some("stripe.com")),
+            ("dns:stripe.com", Some("stripe.com")),
+            ("dns:a.b.example.co.uk", Some("example.co.uk")),
+            // Where everybody has names of their own.
+            ("dns:x.evil.github.io", Some("evil.github.io")),
+            ("dns:com", None),
+            ("dns:co.uk", None),
+            // What no list knows is as if anybody could register below it.
+            ("dns:db.prod.internal", Some("prod.internal")),
+            ("dns:localhost", None),
+            ("dns:a%2Eb.example.org", Some("example.org")),
+            ("compose:stripe.com/a", None),
+        ] {
+            assert_eq!(name.parse::<Peer>().unwrap().registered_domain(), domain, "{name}");
         }
     }
 

@@ -393,3 +393,42 @@ fn who_fills_the_table_of_questions_loses_his_own() {
     dials(&mut stage, "b", "203.0.113.2");
     assert_eq!(map(&stage), ["a -> ip:203.0.113.1 443/tcp", "b -> dns:b.example.org 443/tcp"]);
 }
+
+#[test]
+fn a_new_name_is_told_by_whether_others_of_its_domain_are_known() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.dial("a", "192.0.2.53", "53/udp", "established", "/bin/app");
+    for (number, known) in
+        ["api.stripe.com", "files.stripe.com", "evil.github.io"].iter().enumerate()
+    {
+        let address = format!("203.0.113.{number}");
+        resolves(&mut stage, "a", known, &address);
+        dials(&mut stage, "a", &address);
+    }
+    stage.guard("systemd:a.service");
+    let finding = |stage: &mut Stage, name: &str, address: &str| {
+        resolves(stage, "a", name, address);
+        dials(stage, "a", address);
+        let alerts = stage.engine.alerts(stage.now.wall);
+        let mut findings = alerts.iter().flat_map(|it| &it.findings);
+        let about = |it: &&std::sync::Arc<_>| {
+            let it: &monitor_core::incident::AlertFinding = it;
+            it.edge.as_ref().is_some_and(|it| it.server.to_string() == format!("dns:{name}"))
+        };
+        let finding = findings.find(about).unwrap_or_else(|| panic!("{}", stage.said)).clone();
+        let domain = finding.edge.as_ref().unwrap().registered_domain.clone();
+        let reason = finding.reasons.iter().find(|it| it.name.ends_with("-domain")).unwrap();
+        (domain.unwrap().to_string(), reason.text.clone(), finding.score)
+    };
+    let (domain, text, known) = finding(&mut stage, "m.stripe.com", "203.0.113.20");
+    assert_eq!(domain, "stripe.com");
+    assert_eq!(text, "a new name under stripe.com, of which systemd:a.service knows 2");
+    let (domain, text, new) = finding(&mut stage, "a.example.co.uk", "203.0.113.21");
+    assert_eq!(domain, "example.co.uk");
+    assert_eq!(text, "the first name under example.co.uk that systemd:a.service dials");
+    assert!(new > known, "{new} {known}");
+    // Below some domains everybody has a place of his own.
+    let (domain, text, _) = finding(&mut stage, "worse.github.io", "203.0.113.22");
+    assert_eq!(domain, "worse.github.io");
+    assert!(text.starts_with("the first name under worse.github.io "), "{text}");
+}
