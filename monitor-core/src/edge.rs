@@ -196,6 +196,15 @@ impl Edge {
     pub fn is_provisional(&self) -> bool {
         self.client.is_provisional() || self.server.is_provisional()
     }
+
+    /// Calls the service `from`, where it is at an end, by its new name.
+    pub fn rename(&mut self, from: &ServiceName, to: &ServiceName) {
+        for peer in [&mut self.client, &mut self.server] {
+            if peer.service() == Some(from) {
+                *peer = Peer::Service(to.clone());
+            }
+        }
+    }
 }
 
 impl fmt::Display for Edge {

@@ -336,12 +336,7 @@ enum Patience {
 
 /// Calls a service by its new name.
 pub(crate) fn rename(sighting: &mut Sighting, from: &ServiceName, to: &ServiceName) {
-    let edge = &mut sighting.edge;
-    for peer in [&mut edge.client, &mut edge.server] {
-        if peer.service() == Some(from) {
-            *peer = Peer::Service(to.clone());
-        }
-    }
+    sighting.edge.rename(from, to);
     if let Some(handover) = &mut sighting.opened_by {
         for end in [&mut handover.opener, &mut handover.user] {
             if end == from {

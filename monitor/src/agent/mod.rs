@@ -240,8 +240,7 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
-                if matches!(&input, Input::Workload { workload, .. } if workload.service.is_provisional())
-                {
+                if is_unnamed(&input) {
                     self.sources.ask_again();
                 }
                 effects.extend(self.engine.step(now(), input));
@@ -344,6 +343,11 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Removed { cgroup } => Input::Trouble(Trouble::Removed { cgroup }),
         Observation::Canary(canary) => Input::Canary(canary),
     })
+}
+
+/// Whether something appears that a source may name.
+fn is_unnamed(input: &Input) -> bool {
+    matches!(input, Input::Workload { workload, .. } if workload.service.is_provisional())
 }
 
 /// The moment of a boot time for the runtime's own clock.

@@ -4,10 +4,10 @@
 
 use std::net::SocketAddr;
 
-use tests::agent::{SOON, Setup};
+use tests::agent::{SOON, START, Setup, verb};
 use tests::eventually;
-use tests::lab::{Lab, Wire};
-use tests::process::finish;
+use tests::lab::{Lab, Service, Wire};
+use tests::process::{Running, finish};
 use tests::receiver::Receiver;
 use tests::runtime::{Container, Docker};
 use tests::traffic::{Dialler, Protocol, Server, edge};
@@ -132,4 +132,36 @@ fn of_what_came_of_a_dial_only_that_is_the_new_owners_which_came_since() {
     assert_eq!(alert["findings"][0]["outcome"], "refused", "{alert:#}");
     let view = stage.agent.mapped(&other).expect("it was told");
     assert_eq!(view["outcome"], "refused", "{view:#}");
+}
+
+#[test]
+fn a_recording_has_the_names_that_a_runtime_gives() {
+    let lab = lab();
+    let wire = lab.wire();
+    let compose = Some(("shop", "web"));
+    let container = Container { compose, ..Container::named(7, "shop_web_1") };
+    // As Docker has systemd make it.
+    let cgroup = lab.slice().join(format!("docker-{}.scope", container.id));
+    let web = Service { name: "compose:shop/web".to_owned(), cgroup };
+    std::fs::create_dir(&web.cgroup).expect("the slice is ours");
+    let docker = lab.docker(vec![container]);
+    let (config, file) = (lab.path("record.toml"), lab.path("flows.jsonl"));
+    let own =
+        format!("{}[capture]\ncgroup = {:?}\n", docker.asked(), lab.slice().display().to_string());
+    std::fs::write(&config, own).expect("the place is ours");
+    let mut record = Running::start(verb(&["record"]).arg(&file).arg("--config").arg(&config));
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let api = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+    let mut dialler = lab.dialler(&web, &wire.client);
+    let named = eventually(START, "a line with the lasting name", || {
+        dialler.reaches(&api);
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let line = text.lines().find(|it| it.contains(&format!("{:?}", web.name)));
+        line.map(str::to_owned).ok_or(text)
+    });
+    assert!(named.contains(&api.service.name), "{named}");
+    record.signal(rustix::process::Signal::INT);
+    assert_eq!(record.ended(SOON).code(), Some(0));
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    assert!(!text.contains("docker:id/"), "{text}");
 }
