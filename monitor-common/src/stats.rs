@@ -98,7 +98,7 @@ const _: () = assert!(size_of::<FlowStats>() == 224);
 #[inline(always)]
 #[must_use]
 pub const fn came_at(now_ns: u64) -> u32 {
-    ((now_ns >> CAME_SHIFT) as u32) | 1
+    ((now_ns >> CAME_SHIFT) & 0xffff_ffff) as u32 | 1
 }
 
 /// Half a millisecond, of which the lowest bit is lost.

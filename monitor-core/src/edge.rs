@@ -97,7 +97,11 @@ impl FromStr for Peer {
                 }
                 Ok(Self::Network(encoded.into()))
             }
-            "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
+            // One for all ways to write it: no flow has a mapped one.
+            "ip" => match rest.parse::<IpAddr>() {
+                Ok(address) => Ok(Self::Address(address.to_canonical())),
+                Err(_error) => Err(wrong()),
+            },
             "socket" => rest.parse().map(Self::Socket),
             _ => text.parse().map(Self::Service).map_err(|_error| wrong()),
         }
@@ -358,6 +362,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn an_address_is_one_peer_however_it_is_written() {
+        let peer = |text: &str| text.parse::<Peer>().unwrap().to_string();
+        assert_eq!(peer("ip:::ffff:192.0.2.1"), "ip:192.0.2.1");
+        assert_eq!(peer("ip:2001:DB8:0:0::1"), "ip:2001:db8::1");
     }
 
     #[test]

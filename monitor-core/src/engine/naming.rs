@@ -17,7 +17,12 @@ impl Engine {
             Fact::Present(source) => Some(*source),
             _ => None,
         };
+        let refused = self.attribution.directory().refused();
         let learned = self.attribution.learn(now, fact);
+        let refused = self.attribution.directory().refused() - refused;
+        if refused > 0 {
+            self.losses.add(Loss::Untaken, refused);
+        }
         if let Some(source) = came {
             self.source_came(now, source, effects);
         }

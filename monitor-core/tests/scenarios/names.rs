@@ -251,6 +251,32 @@ fn loopback_aliases_multicast_and_broadcast_are_one_peer_each() {
 }
 
 #[test]
+fn whoever_is_dialled_by_both_families_is_one_peer() {
+    let mut stage = Stage::new(Mode::Auto);
+    let Subject::Pod(mut api) = pod("u1", "shop/Deployment/api", "10.1.0.1") else { panic!() };
+    api.addresses.push("fd00:1::1".parse().unwrap());
+    fact(&mut stage, Source::Kubernetes, Subject::Pod(api));
+    let a = stage.cgroup("a");
+    // As browsers and curl do: the one that does not answer first, then the other.
+    for (to, outcome) in [("fd00:1::1", Outcome::Refused), ("10.1.0.1", Outcome::Established)] {
+        let key = key(a, Direction::Outbound, ip(to), "443/tcp", outcome);
+        stage.step(Input::Flow(flow(stage.now.wall, key, None, "/bin/web")));
+    }
+    // A link's own addresses are told without the link.
+    for _ in ["eth0", "eth1"] {
+        dials(&mut stage, a, "fe80::1");
+    }
+    stage.until(11_000);
+    assert_eq!(
+        map(&stage),
+        [
+            "systemd:a.service -> k8s:shop/Deployment/api 443/tcp",
+            "systemd:a.service -> ip:fe80::1 443/tcp"
+        ]
+    );
+}
+
+#[test]
 fn images_are_recorded_with_the_edge_and_their_change_is_no_news() {
     let mut stage = Stage::new(Mode::Auto);
     for (cgroup, image) in [(1, "sha256:1"), (2, "sha256:2"), (3, "sha256:2")] {

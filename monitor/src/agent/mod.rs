@@ -126,6 +126,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         sweeping: Sweeping::default(),
         files,
     };
+    let told = agent.sources.told();
+    agent.learn(told)?;
     agent.resume(kept)?;
     agent.step(Input::Files(agent.files.written()))?;
     if let Some(trouble) = before {

@@ -63,6 +63,9 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     for missing in &capture.summary().missing {
         (options.say)(&format!("not seen here: {missing}"));
     }
+    for fact in sources.told() {
+        scribe.learn(now(), fact);
+    }
     let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);

@@ -54,6 +54,10 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let mut troubled = BTreeSet::new();
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
+    for fact in sources.told() {
+        // Nothing is known yet that it could change.
+        drop(engine.step(now(), Input::Fact(fact)));
+    }
     loop {
         let tick = until(engine.next_tick());
         let mut facts = Vec::new();

@@ -71,9 +71,6 @@ impl Cluster {
 
 /// Asks until nobody listens any more. `node` is this one's name.
 pub(super) async fn ask(telling: Telling, cluster: Cluster, node: Arc<str>) {
-    if telling.begins().await.is_err() {
-        return;
-    }
     let mut patience = Patience::new();
     let client = loop {
         match cluster.client().await {

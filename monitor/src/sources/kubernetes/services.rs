@@ -1,6 +1,5 @@
 //! Services, who answers for them, and the nodes: what an address that is no pod's means.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use monitor_core::directory::{
@@ -14,7 +13,7 @@ use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::resource::{
     ENDPOINTS, NODES, OLD_SLICES, Resource, SERVICES, SLICES,
 };
-use crate::sources::text::short_text;
+use crate::sources::text::{address, short_text};
 
 /// Of one Service.
 const PORTS: usize = 256;
@@ -188,7 +187,7 @@ impl SliceObject {
         };
         let mut addresses = Vec::new();
         let mut add = |text: &str, target: Option<&Target>| {
-            if let Ok(address) = text.parse::<IpAddr>()
+            if let Some(address) = address(text)
                 && addresses.len() < ENDPOINTS_OF_ONE
             {
                 addresses.push((address, target.and_then(Target::pod)));
