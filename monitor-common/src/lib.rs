@@ -25,7 +25,7 @@ pub use flood::{
 };
 pub use followed::{ClientKey, Dialler, Dials, Followed, Opened, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
-pub use stats::{FlowStats, Origin};
+pub use stats::{FlowStats, Origin, came_at};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to

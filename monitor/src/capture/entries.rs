@@ -11,6 +11,8 @@ use crate::capture::decode::{self, KeyBytes, Origin, StatsBytes, Undecodable};
 pub(super) struct Counters {
     pub(super) first_seen_ns: u64,
     pub(super) last_seen_ns: u64,
+    /// When the last of the connections was made.
+    pub(super) came_ns: u64,
     pub(super) connections: u64,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
@@ -46,6 +48,7 @@ impl Entry {
         let mut counters = Counters {
             first_seen_ns: stats.first_seen_ns,
             last_seen_ns: stats.last_seen_ns,
+            came_ns: stats.came_ns(outcome),
             connections,
             ..Counters::default()
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote};
+use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote, Traffic};
 use monitor_core::ids::WallTime;
 
 use crate::capture::decode::{self, KeyBytes, PayerBytes};
@@ -51,15 +51,14 @@ impl Teller {
             // None of a canary's.
             let Some(id) = self.told.id_of(&bytes) else { continue };
             let traffic = self.told.traffic(id, &counters, self.clock);
-            let late = traffic.as_ref().filter(|it| {
-                let is_new = it.connections > 0;
-                is_new && is_another_s(moved, &it.key, it.last_seen)
-            });
-            let late = late.map(|it| it.key);
+            // That a connection was closed since says nothing: it was the former owner's.
+            let came = self.clock.wall(counters.came_ns);
+            let is_late = |it: &&Traffic| it.connections > 0 && is_another_s(moved, &it.key, came);
+            let late = traffic.as_ref().filter(is_late).map(|it| it.key);
             self.pending.extend(traffic.map(Observation::Traffic));
             self.told.remove(id, &mut self.pending);
             if let Some(key) = late {
-                self.tell((key, None), entry.last_seen_ns, &entry.origin(), Begun::Seen);
+                self.tell((key, None), counters.came_ns, &entry.origin(), Begun::Seen);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod cri;
 mod docker;
+pub mod fuzzing;
 mod kubernetes;
 mod setting;
 mod text;

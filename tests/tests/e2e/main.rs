@@ -21,6 +21,7 @@ mod ground;
 mod harness;
 mod lasting;
 mod lineage;
+mod named;
 mod odd;
 mod oddities;
 mod older;

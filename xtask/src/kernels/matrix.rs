@@ -127,6 +127,7 @@ const MODULES: &[(&str, About)] = &[
     ("harness", About::NoKernel),
     ("lasting", About::WholeKernelAtLength),
     ("lineage", About::Ground),
+    ("named", About::WholeKernel),
     ("odd", About::WholeKernelAtLength),
     ("oddities", About::WholeKernel),
     ("older", About::Ground),

@@ -262,6 +262,14 @@ struct NodeAddress {
     address: String,
 }
 
+impl NodeObject {
+    pub(super) fn told(self) -> Node {
+        // Hostnames among them are no addresses.
+        let told = self.status.addresses.iter().flatten().map(|it| &*it.address);
+        Node { name: short_text(&self.metadata.name), addresses: addresses(told) }
+    }
+}
+
 impl Reader for NodeReader {
     type Object = NodeObject;
     const KIND: Kind = Kind::Node;
@@ -276,9 +284,6 @@ impl Reader for NodeReader {
     }
 
     async fn subject(&mut self, object: NodeObject) -> Result<Option<Subject>, Unheard> {
-        // Hostnames among them are no addresses.
-        let told = object.status.addresses.iter().flatten().map(|it| &*it.address);
-        let node = Node { name: short_text(&object.metadata.name), addresses: addresses(told) };
-        Ok(Some(Subject::Node(node)))
+        Ok(Some(Subject::Node(object.told())))
     }
 }
