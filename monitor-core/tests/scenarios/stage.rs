@@ -169,6 +169,7 @@ impl Stage {
                     self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
                 }
                 Effect::Unknow(addresses) => self.unknown.extend(addresses.into_keys()),
+                Effect::Hear(cgroup, _) => drop(self.heard.insert(cgroup)),
                 Effect::Appeared(_) | Effect::Leave(_) => {}
             }
         }

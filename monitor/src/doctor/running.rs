@@ -122,6 +122,10 @@ fn lost(loss: Loss, count: u64) -> Finding {
             "undecided edges of a service were judged and not kept",
             "`edgewatch alerts` says which service scans; approve or forbid what it may do",
         ),
+        Loss::Unheard => {
+            let meaning = "messages of DNS that were not read: names may be missing";
+            return Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
+        }
         Loss::Unasked => {
             let meaning =
                 "DNS answers that nobody asked for, or of resolvers that are not believed";
