@@ -21,6 +21,7 @@ mod ground;
 mod harness;
 mod lasting;
 mod lineage;
+mod names;
 mod odd;
 mod oddities;
 mod older;
@@ -30,6 +31,7 @@ mod restart;
 mod state;
 mod strangers;
 mod tools;
+mod translated;
 mod watch;
 mod ways;
 
