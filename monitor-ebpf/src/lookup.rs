@@ -125,7 +125,6 @@ fn try_hear(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
 struct Packet {
     far: Address,
     far_port: u16,
-    own_port: u16,
     protocol: Protocol,
     sequence: u32,
     payload_at: u32,
@@ -161,9 +160,7 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
         _ => return None,
     };
     let ports = u32::from_be(load(skb, ports_at)?);
-    let (source, destination) = ((ports >> 16) as u16, ports as u16);
-    let (far_port, own_port) =
-        if outbound { (destination, source) } else { (source, destination) };
+    let far_port = if outbound { ports as u16 } else { (ports >> 16) as u16 };
     match number {
         17 => {
             let payload_at = ports_at + 8;
@@ -175,7 +172,6 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
             (is_answer != outbound).then_some(Packet {
                 far,
                 far_port,
-                own_port,
                 protocol,
                 sequence,
                 payload_at,
@@ -188,7 +184,7 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
             let payload_at = ports_at + u32::from(words >> 4) * 4;
             let protocol = Protocol::Tcp;
             let (sequence, least) = (u32::from_be(header[1]), 1);
-            Some(Packet { far, far_port, own_port, protocol, sequence, payload_at, least })
+            Some(Packet { far, far_port, protocol, sequence, payload_at, least })
         }
         _ => None,
     }
@@ -232,10 +228,11 @@ impl Heard {
             (&raw mut (*head).at_ns).write(now_ns);
             (&raw mut (*head).cookie).write(bpf_get_socket_cookie(skb.cast()));
             (&raw mut (*head).asker).write(asker);
-            (&raw mut (*head).own).write(own(*socket));
+            let (own, own_port) = own(*socket);
+            (&raw mut (*head).own).write(own);
             (&raw mut (*head).far).write(packet.far);
             (&raw mut (*head).sequence).write(packet.sequence);
-            (&raw mut (*head).own_port).write(packet.own_port);
+            (&raw mut (*head).own_port).write(own_port);
             (&raw mut (*head).far_port).write(packet.far_port);
             (&raw mut (*head).bytes).write(length as u16);
             (&raw mut (*head).direction).write(*direction);
@@ -256,15 +253,16 @@ impl Heard {
     }
 }
 
-/// The socket's own address, which stays what it is whatever is made of its packets on their way.
+/// The socket's own end, which stays what it is whatever is made of its packets on their way.
 #[inline(always)]
-fn own(socket: *mut bpf_sock) -> Address {
+fn own(socket: *mut bpf_sock) -> (Address, u16) {
     const AF_INET: u32 = 2;
     // SAFETY: fields that any socket has, checked not to be null. All are read: where that depended on the
     // family, the compiler would reckon the field's place.
-    let (family, v4, v6) = unsafe {
+    let (family, port, v4, v6) = unsafe {
         (
             (&raw const (*socket).family).read_volatile(),
+            (&raw const (*socket).src_port).read_volatile(),
             (&raw const (*socket).src_ip4).read_volatile(),
             [
                 (&raw const (*socket).src_ip6[0]).read_volatile(),
@@ -274,5 +272,5 @@ fn own(socket: *mut bpf_sock) -> Address {
             ],
         )
     };
-    if family == AF_INET { Address::v4(v4) } else { Address(v6) }
+    (if family == AF_INET { Address::v4(v4) } else { Address(v6) }, port as u16)
 }
