@@ -59,6 +59,8 @@ pub(crate) struct Stage {
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
     pub(crate) unknown: BTreeSet<IpAddr>,
+    /// Cgroups whose lookups are to be heard.
+    pub(crate) heard: BTreeSet<CgroupId>,
     pub(crate) answers: Vec<Result<(), String>>,
     /// What the receiver accepted, and when.
     pub(crate) sent: Vec<Message>,
@@ -80,6 +82,7 @@ impl Stage {
             said: String::new(),
             rearmed: Vec::new(),
             unknown: BTreeSet::new(),
+            heard: BTreeSet::new(),
             answers: Vec::new(),
             sent: Vec::new(),
             sent_at: Vec::new(),

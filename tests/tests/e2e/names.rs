@@ -172,6 +172,14 @@ fn two_services_that_ask_for_two_names_of_an_address_mean_each_its_own() {
 }
 
 #[test]
+fn of_two_names_that_a_service_asks_for_the_last_is_meant() {
+    let mut stand = Stand::new().heard();
+    stand.resolves("udp", "api.test", "203.0.113.1");
+    // The kernel knows the address by now.
+    stand.resolves("udp", "other.test", "203.0.113.1");
+}
+
+#[test]
 fn a_liar_names_nothing_and_is_counted() {
     let mut stand = Stand::new().heard();
     let resolver = stand.resolver.address;
