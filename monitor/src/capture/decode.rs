@@ -134,13 +134,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
         direction: direction(key.direction),
-        protocol: match key.protocol {
-            wire::Protocol::Tcp => Protocol::Tcp,
-            wire::Protocol::Udp => Protocol::Udp,
-            wire::Protocol::UdpLite => Protocol::UdpLite,
-            wire::Protocol::Icmp => Protocol::Icmp,
-            wire::Protocol::Ip => Protocol::Ip,
-        },
+        protocol: protocol(key.protocol),
         remote: match key.remote_kind {
             wire::RemoteKind::Address => Remote::Address(ip(key.remote)),
             wire::RemoteKind::Cgroup => Remote::Cgroup(CgroupId(key.remote.cgroup())),
@@ -161,9 +155,27 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     })
 }
 
+pub(super) const fn protocol(protocol: wire::Protocol) -> Protocol {
+    match protocol {
+        wire::Protocol::Tcp => Protocol::Tcp,
+        wire::Protocol::Udp => Protocol::Udp,
+        wire::Protocol::UdpLite => Protocol::UdpLite,
+        wire::Protocol::Icmp => Protocol::Icmp,
+        wire::Protocol::Ip => Protocol::Ip,
+    }
+}
+
 /// Whether it is no flow but that an unusual socket was made.
 pub(super) fn opens(bytes: &KeyBytes) -> bool {
     bytes[std::mem::offset_of!(wire::FlowKey, remote_kind)] == wire::RemoteKind::Socket as u8
+}
+
+/// Whether it is a dial of a resolver's port.
+pub(super) fn asks(bytes: &KeyBytes) -> bool {
+    use std::mem::offset_of;
+    let at = offset_of!(wire::FlowKey, port);
+    bytes[at..at + 2] == wire::DNS_PORT.to_ne_bytes()
+        && bytes[offset_of!(wire::FlowKey, direction)] == wire::Direction::Outbound as u8
 }
 
 /// The inverse of [`key`].
@@ -411,6 +423,7 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::Untracked => Loss::Untracked,
             wire::Loss::Unwatched => Loss::Unwatched,
             wire::Loss::OverBudget => Loss::OverBudget,
+            wire::Loss::Unheard => Loss::Unheard,
         };
         (loss.index(), meaning)
     })
@@ -476,7 +489,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
 }
 
-fn ip(address: wire::Address) -> IpAddr {
+pub(super) fn ip(address: wire::Address) -> IpAddr {
     Ipv6Addr::from(address.bytes()).to_canonical()
 }
 

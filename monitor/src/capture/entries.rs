@@ -34,6 +34,11 @@ impl Entry {
         decode::origin(&self.stats.origin)
     }
 
+    /// Of the process that did what was news last; None where it is not known.
+    pub(super) fn pid(&self) -> Option<u32> {
+        Some(self.stats.origin.process.pid).filter(|pid| *pid != 0)
+    }
+
     pub(super) fn flows(&self) -> impl Iterator<Item = (KeyBytes, Counters)> {
         let is_dial = self.key.is_dial();
         let dials = is_dial.then_some(wire::Outcome::OF_DIALS).into_iter().flatten();

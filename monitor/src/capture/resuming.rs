@@ -49,6 +49,7 @@ impl Teller {
             // Nobody could name it now; it was named when it was told.
             self.told.leave(bytes);
         }
+        self.want(bytes, pid);
         let id = self.told.knows(bytes, entry.first_seen_ns)?;
         let flow = Flow {
             key,

@@ -12,6 +12,7 @@ use monitor_core::flow::{
     Begun, Canary as News, Direction, Flood, Flow, FlowKey, KeyId, Loss, Observation, Remote,
 };
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::socket::Socket;
 
 use crate::capture::attachments::Gone;
 use crate::capture::batch::SeenBatch;
@@ -24,6 +25,7 @@ use crate::capture::decode::{
 };
 use crate::capture::entries::{self, Entry};
 use crate::capture::floods::Floods;
+use crate::capture::lookups::Lookups;
 use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
@@ -52,6 +54,9 @@ pub(super) struct Teller {
     unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
+    pub(super) lookups: Lookups,
+    /// Where names were asked for.
+    pub(super) asking: Vec<Wanted>,
 }
 
 impl Teller {
@@ -80,6 +85,8 @@ impl Teller {
             pending: Vec::new(),
             unusual: Unusual::default(),
             wanted: Vec::new(),
+            lookups: Lookups::default(),
+            asking: Vec::new(),
         }
     }
 
@@ -97,6 +104,11 @@ impl Teller {
     /// The cgroups in which an unusual socket was made since it was last asked.
     pub(super) fn wanted(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.wanted)
+    }
+
+    /// The cgroups in which names were asked for since it was last asked.
+    pub(super) fn asking(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.asking)
     }
 
     /// The cgroups that are told to be gone.
@@ -136,16 +148,19 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => match news {
-                wire::News::Entered => {
-                    // Entered at the same moment by another processor, which is done by now.
-                    let entered_ns =
-                        entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
-                    self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => {
+                self.tell_lookups(at_ns);
+                match news {
+                    wire::News::Entered => {
+                        // Entered at the same moment by another processor, which is done by now.
+                        let entered_ns =
+                            entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
+                        self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                    }
+                    wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
+                    wire::News::OverBudget => self.example(&key, at_ns, &origin),
                 }
-                wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
-                wire::News::OverBudget => self.example(&key, at_ns, &origin),
-            },
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -328,9 +343,7 @@ impl Teller {
                 // A canary's, or removed.
                 None => {}
             }
-            if decode::opens(&bytes) {
-                self.want(&bytes, &entry.origin());
-            }
+            self.want(&bytes, entry.pid());
         }
     }
 
@@ -349,14 +362,21 @@ impl Teller {
         drop(self.seen.remove(bytes));
     }
 
-    /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
-    fn want(&mut self, bytes: &KeyBytes, origin: &Origin) {
-        if let Ok(FlowKey { cgroup, remote: Remote::Socket(socket), .. }) = decode::key(bytes)
-            && socket.sends_by_ip()
-            && self.cgroups.is_present(cgroup)
-        {
-            let pid = origin.process.as_ref().map(|process| process.pid);
-            self.wanted.push(Wanted { cgroup, pid });
+    /// Where an unusual socket was made, and where names are asked for, packets are to be looked at, as long
+    /// as the cgroup is there.
+    pub(super) fn want(&mut self, bytes: &KeyBytes, pid: Option<u32>) {
+        let wanted = if decode::opens(bytes) {
+            &mut self.wanted
+        } else if decode::asks(bytes) {
+            &mut self.asking
+        } else {
+            return;
+        };
+        let Ok(key) = decode::key(bytes) else { return };
+        let sends = |socket: Socket| socket.sends_by_ip();
+        let is_seen = !matches!(key.remote, Remote::Socket(socket) if !sends(socket));
+        if is_seen && self.cgroups.is_present(key.cgroup) {
+            wanted.push(Wanted { cgroup: key.cgroup, pid, path: None });
         }
     }
 
@@ -381,9 +401,7 @@ impl Teller {
             Sighting::New => {}
         }
         self.tell((key, Some(id)), at_ns, origin, Begun::Seen);
-        if decode::opens(&bytes) {
-            self.want(&bytes, origin);
-        }
+        self.want(&bytes, origin.process.as_ref().map(|process| process.pid));
     }
 
     /// Tells of a flow key whether or not it was told.
