@@ -97,6 +97,10 @@ const _: () = assert!(size_of::<FlowStats>() == 224);
 /// A time of the kernel's clock in units of a millisecond, which begin anew after 26 days; never 0.
 #[inline(always)]
 #[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the times that are compared are near each other"
+)]
 pub const fn came_at(now_ns: u64) -> u32 {
     ((now_ns >> CAME_SHIFT) as u32) | 1
 }
