@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod odd;
 pub mod others;
 pub mod receiver;
+pub mod resolver;
 pub mod runtime;
 pub mod tool;
 pub mod traffic;

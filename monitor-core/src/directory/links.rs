@@ -35,6 +35,9 @@ impl Directory {
                 }
             }
             Subject::Pod(pod) => {
+                if let Some(alias) = &pod.alias {
+                    self.aliases.insert(Arc::clone(alias), Arc::clone(&pod.uid));
+                }
                 changed.workloads.insert(Arc::clone(&pod.uid));
                 changed.workloads.extend(pod.containers.iter().map(|it| Arc::clone(&it.id)));
                 for address in &pod.addresses {
@@ -91,6 +94,9 @@ impl Directory {
                 }
             }
             Subject::Pod(pod) => {
+                if let Some(alias) = &pod.alias {
+                    self.aliases.remove(alias);
+                }
                 for address in left(&pod.addresses, next) {
                     self.pods.end(address, &pod.uid, at);
                     changed.addresses.insert(address);

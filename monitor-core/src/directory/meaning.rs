@@ -120,6 +120,7 @@ impl Directory {
 
     /// As the cluster has it, else as the node's runtime does.
     fn pod(&self, uid: &str) -> Option<&Pod> {
+        let uid = self.aliases.get(uid).map_or(uid, |it| &**it);
         let by = |source| match self.get(source, Kind::Pod, uid)? {
             Subject::Pod(pod) => Some(pod),
             _ => None,

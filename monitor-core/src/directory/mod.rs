@@ -30,6 +30,8 @@ pub struct Directory {
     /// Whoever may be named by more than one source, by its id alone.
     containers: BTreeMap<Arc<str>, BTreeSet<Source>>,
     pods: Tenancies<Arc<str>>,
+    /// The uids of static pods by those that endpoints call them by.
+    aliases: BTreeMap<Arc<str>, Arc<str>>,
     hosts: Tenancies<Arc<str>>,
     /// Whose addresses lead to them: Services, by address.
     services: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
@@ -52,6 +54,8 @@ pub struct Directory {
 pub struct State {
     pub presence: Presence,
     pub since: WallTime,
+    /// What it does not tell.
+    pub without: Vec<String>,
 }
 
 /// Whether a source answers.
@@ -118,6 +122,11 @@ impl Directory {
                 self.listing.retain(|(it, _)| *it != source);
                 self.is_so(at, source, Presence::Away(why));
             }
+            Fact::Without(source, what) => {
+                if let Some(state) = self.sources.get_mut(&source) {
+                    state.without = what;
+                }
+            }
         }
         self.forget(at);
         changed
@@ -125,11 +134,13 @@ impl Directory {
 
     /// Another reason to be away is no other absence.
     fn is_so(&mut self, at: WallTime, source: Source, presence: Presence) {
-        let before = self.sources.get(&source).filter(|before| {
+        let before = self.sources.remove(&source);
+        let without = before.as_ref().map(|it| it.without.clone()).unwrap_or_default();
+        let before = before.filter(|before| {
             matches!(before.presence, Presence::Present) == matches!(presence, Presence::Present)
         });
         let since = before.map_or(at, |before| before.since);
-        self.sources.insert(source, State { presence, since });
+        self.sources.insert(source, State { presence, since, without });
     }
 
     /// How a source is; None where nothing was heard of it.

@@ -20,6 +20,7 @@ fn k8s(name: &str) -> ServiceName {
 fn pod(uid: &str, owner: &str, address: IpAddr) -> Subject {
     Subject::Pod(Pod {
         uid: uid.into(),
+        alias: None,
         service: k8s(owner),
         node: "n2".into(),
         addresses: vec![address],
@@ -169,6 +170,41 @@ fn a_pod_that_uses_its_node_s_address_is_found_by_its_port() {
     ]);
     means(&directory, ip(1, 1), 8080, "k8s:mon/DaemonSet/exporter 8080");
     means(&directory, ip(1, 1), 22, "host:n1 22");
+}
+
+#[test]
+fn a_static_pod_is_found_by_either_uid() {
+    let Subject::Pod(mut mirrored) = pod("hash", "kube-system/Pod/etcd", ip(1, 1)) else {
+        unreachable!()
+    };
+    mirrored.addresses.clear();
+    mirrored.alias = Some("u1".into());
+    let mut directory = cluster([
+        Subject::Node(Node { name: "n1".into(), addresses: vec![ip(1, 1)] }),
+        Subject::Pod(mirrored.clone()),
+        endpoints("kube-system/etcd", "kube-system/Service/etcd", &[(ip(1, 1), Some("u1"))]),
+    ]);
+    means(&directory, ip(1, 1), 8080, "k8s:kube-system/Pod/etcd 8080");
+    assert!(directory.identity(None, Some("hash")).service.is_some());
+    // Its node made it anew: the API calls it otherwise.
+    mirrored.alias = Some("u2".into());
+    directory.take(second(1), Fact::Is(Source::Kubernetes, Box::new(Subject::Pod(mirrored))));
+    means(&directory, ip(1, 1), 8080, "k8s:kube-system/Service/etcd 8080");
+    assert_eq!(directory.aliases.len(), 1);
+}
+
+#[test]
+fn what_a_source_does_not_tell_is_known_until_it_does() {
+    let mut directory = Directory::default();
+    let source = Source::Kubernetes;
+    let without = |directory: &Directory| directory.state(source).map(|it| it.without.clone());
+    directory.take(second(0), Fact::Present(source));
+    directory.take(second(1), Fact::Without(source, vec!["get jobs".to_owned()]));
+    directory.take(second(2), Fact::Away(source, "gone".to_owned()));
+    directory.take(second(3), Fact::Present(source));
+    assert_eq!(without(&directory), Some(vec!["get jobs".to_owned()]));
+    directory.take(second(4), Fact::Without(source, Vec::new()));
+    assert_eq!(without(&directory), Some(Vec::new()));
 }
 
 #[test]

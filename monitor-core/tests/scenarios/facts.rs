@@ -48,6 +48,7 @@ fn subject(kind: Kind, number: u8, other: u8) -> Subject {
         }),
         Kind::Pod => Subject::Pod(Pod {
             uid: id(number),
+            alias: None,
             service: service(kind, other),
             node: id(other),
             addresses: vec![address(kind, number)],

@@ -49,6 +49,7 @@ fn named(stage: &mut Stage) {
 fn pod(uid: &str, owner: &str, address: &str) -> Subject {
     Subject::Pod(Pod {
         uid: uid.into(),
+        alias: None,
         service: ServiceName::new("k8s", owner),
         node: "n2".into(),
         addresses: vec![address.parse().unwrap()],

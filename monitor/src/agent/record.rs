@@ -120,7 +120,8 @@ fn forget(capture: &mut Capture, unknown: Vec<Effect>) -> anyhow::Result<()> {
                 capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
             }
             // A recording stores, sends and answers nothing.
-            Effect::Leave(_)
+            Effect::Hear(..)
+            | Effect::Leave(_)
             | Effect::Store(_)
             | Effect::Deliver(_)
             | Effect::Appeared(_)
@@ -271,6 +272,12 @@ impl Scribe {
             Observation::CgroupVanished { id } => self.attribution.workload_vanished(id),
             Observation::Addresses { netns, addresses } => {
                 self.attribution.namespace(netns, &addresses);
+            }
+            Observation::LookedUp(lookup) => {
+                // Whom it may ask is a question of a baseline.
+                if self.attribution.looked_up(&lookup, |_resolver| true).is_err() {
+                    *self.recorded.lost.entry(Loss::Unasked).or_default() += 1;
+                }
             }
             Observation::Flow(flow) => self.flow(now, flow),
             Observation::Traffic(traffic) => match self.edges.get(&traffic.id).cloned() {

@@ -22,6 +22,7 @@ mod harness;
 mod lasting;
 mod lineage;
 mod named;
+mod names;
 mod odd;
 mod oddities;
 mod older;
@@ -31,6 +32,7 @@ mod restart;
 mod state;
 mod strangers;
 mod tools;
+mod translated;
 mod watch;
 mod ways;
 

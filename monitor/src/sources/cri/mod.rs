@@ -129,6 +129,7 @@ fn told(sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> (Vec<Subject>, V
         uids.insert(id, Arc::clone(&uid));
         let pod = Pod {
             uid: Arc::clone(&uid),
+            alias: None,
             service: owner::of(&metadata.namespace, &metadata.name, &labels),
             node: "".into(),
             addresses: Vec::new(),

@@ -72,12 +72,20 @@ impl Meta {
 
     /// The uid by which the node's cgroups know a pod.
     pub(super) fn pod_uid(&self) -> Arc<str> {
+        short_text(self.mirrored().unwrap_or(&self.uid))
+    }
+
+    /// The uid that endpoints call a static pod by: the API's own, which its node does not know.
+    pub(super) fn alias(&self) -> Option<Arc<str>> {
+        self.mirrored().map(|_| short_text(&self.uid))
+    }
+
+    fn mirrored(&self) -> Option<&str> {
         let annotated = self.annotations.as_ref().and_then(|it| it.mirror.as_deref());
         // Not of the form of other pods' uids, so that no pod can take another's place.
         let is_hash = |it: &&str| it.len() == 32 && it.bytes().all(|it| it.is_ascii_hexdigit());
         let is_static = self.controller().is_some_and(|it| it.kind == "Node");
-        let mirrored = annotated.filter(is_hash).filter(|_| is_static);
-        short_text(mirrored.unwrap_or(&self.uid))
+        annotated.filter(is_hash).filter(|_| is_static)
     }
 
     pub(super) fn service(&self, kind: &str, name: &str) -> ServiceName {

@@ -7,6 +7,7 @@ use monitor_core::directory::{Container, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
 use serde::Deserialize;
 
+use crate::sources::Unheard;
 use crate::sources::kubernetes::follow::Reader;
 use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::owners::{Owner, Owners};
@@ -16,8 +17,8 @@ use crate::sources::text::short_text;
 /// Of one pod.
 const CONTAINERS: usize = 256;
 
-pub(super) struct PodReader {
-    pub(super) owners: Owners,
+pub(super) struct PodReader<'a> {
+    pub(super) owners: Owners<'a>,
     /// This node: the containers of its pods are here.
     pub(super) node: Arc<str>,
 }
@@ -127,12 +128,13 @@ impl PodObject {
             addresses: if spec.host_network { Vec::new() } else { addresses(own) },
             since,
             containers: containers.collect(),
+            alias: metadata.alias(),
             uid,
         }
     }
 }
 
-impl Reader for PodReader {
+impl Reader for PodReader<'_> {
     type Object = PodObject;
     const KIND: Kind = Kind::Pod;
     const RESOURCES: &'static [Resource] = &[PODS];
@@ -147,13 +149,13 @@ impl Reader for PodReader {
         object.metadata.pod_uid()
     }
 
-    async fn subject(&mut self, object: PodObject) -> Option<Subject> {
-        let owner = self.owners.of(&object.metadata).await;
-        Some(Subject::Pod(object.told(&owner, &self.node)))
+    async fn subject(&mut self, object: PodObject) -> Result<Option<Subject>, Unheard> {
+        let owner = self.owners.of(&object.metadata).await?;
+        Ok(Some(Subject::Pod(object.told(&owner, &self.node))))
     }
 
-    async fn list_begins(&mut self) {
-        self.owners.list().await;
+    async fn list_begins(&mut self) -> Result<(), Unheard> {
+        self.owners.list().await
     }
 
     fn list_ends(&mut self) {

@@ -8,6 +8,7 @@ use monitor_core::directory::{
 use monitor_core::flow::Protocol;
 use serde::Deserialize;
 
+use crate::sources::Unheard;
 use crate::sources::kubernetes::follow::Reader;
 use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::resource::{
@@ -116,8 +117,8 @@ impl Reader for ServiceReader {
         object.metadata.service("Service", &object.metadata.name).as_str().into()
     }
 
-    async fn subject(&mut self, object: ServiceObject) -> Option<Subject> {
-        Some(Subject::Service(object.told()))
+    async fn subject(&mut self, object: ServiceObject) -> Result<Option<Subject>, Unheard> {
+        Ok(Some(Subject::Service(object.told())))
     }
 }
 
@@ -234,8 +235,8 @@ impl Reader for SliceReader {
         object.id()
     }
 
-    async fn subject(&mut self, object: SliceObject) -> Option<Subject> {
-        object.told().map(Subject::Endpoints)
+    async fn subject(&mut self, object: SliceObject) -> Result<Option<Subject>, Unheard> {
+        Ok(object.told().map(Subject::Endpoints))
     }
 }
 
@@ -281,7 +282,7 @@ impl Reader for NodeReader {
         short_text(&object.metadata.name)
     }
 
-    async fn subject(&mut self, object: NodeObject) -> Option<Subject> {
-        Some(Subject::Node(object.told()))
+    async fn subject(&mut self, object: NodeObject) -> Result<Option<Subject>, Unheard> {
+        Ok(Some(Subject::Node(object.told())))
     }
 }

@@ -75,6 +75,8 @@ fn a_static_pod_is_known_by_the_uid_that_its_node_uses() {
         pod(&metadata(owner, mirror), &json!({}), &json!({})).uid.to_string()
     };
     assert_eq!(uid("Node", mirror), mirror);
+    let alias = |owner: &str| pod(&metadata(owner, mirror), &json!({}), &json!({})).alias;
+    assert_eq!((alias("Node").as_deref(), alias("ReplicaSet")), (Some("u-1"), None));
     // Nobody takes another pod's place by an annotation.
     assert_eq!(uid("Node", "11111111-2222-3333-4444-555555555555"), "u-1");
     assert_eq!(uid("ReplicaSet", mirror), "u-1");
@@ -144,7 +146,7 @@ async fn what_is_gone_has_the_key_of_what_was_there() {
     async fn same<R: Reader>(mut reader: R, object: Value) {
         let object: R::Object = serde_json::from_value(object).unwrap();
         let id = R::id(&object);
-        let subject: Subject = reader.subject(object).await.unwrap();
+        let subject: Subject = reader.subject(object).await.unwrap().unwrap();
         let key = subject.key(monitor_core::directory::Source::Kubernetes);
         assert_eq!((key.kind, key.id), (R::KIND, id));
     }
