@@ -198,6 +198,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 fn pod(event: &Event, now: i64) -> Subject {
     Subject::Pod(Pod {
+        alias: None,
         uid: id(event.who),
         service: service(Kind::Pod, event.who),
         node: id(event.service),
