@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use monitor_common as wire;
-use monitor_core::dns::{Message, Said};
+use monitor_core::dns::{Message, Near, Said};
 use monitor_core::flow::{Loss, Protocol};
 use monitor_core::ids::CgroupId;
 
@@ -27,6 +27,7 @@ pub(super) struct Heard {
     far: SocketAddr,
     dialled: SocketAddr,
     sequence: u32,
+    near: Near,
     payload: Vec<u8>,
 }
 
@@ -37,6 +38,7 @@ pub(super) struct Told {
     pub(super) cgroup: CgroupId,
     pub(super) client: SocketAddr,
     pub(super) resolver: SocketAddr,
+    pub(super) near: Near,
     pub(super) message: Message,
 }
 
@@ -119,8 +121,8 @@ impl Lookups {
                 (None, None) => return None,
             }
         };
-        let Heard { at_ns, cgroup, own: client, .. } = *heard;
-        Some(Ok(Told { at_ns, cgroup, client, resolver, message: message? }))
+        let Heard { at_ns, cgroup, own: client, near, .. } = *heard;
+        Some(Ok(Told { at_ns, cgroup, client, resolver, near, message: message? }))
     }
 
     fn asks(&mut self, heard: &Heard) {
@@ -163,6 +165,7 @@ fn heard(bytes: &[u8]) -> Result<Heard, Undecodable> {
         far: end(head.far, head.far_port),
         dialled: end(head.asker.resolver, wire::DNS_PORT),
         sequence: head.sequence,
+        near: if head.same == 0 { Near::Unknown } else { Near::SameAddress },
         payload: payload.get(..usize::from(head.bytes)).ok_or(Undecodable)?.to_vec(),
     })
 }
@@ -193,6 +196,7 @@ mod tests {
             far: far.parse().unwrap(),
             dialled: DIALLED.parse().unwrap(),
             sequence: 0,
+            near: Near::Unknown,
             payload: message(id, !outbound),
         }
     }
