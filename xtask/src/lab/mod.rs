@@ -3,6 +3,7 @@
 //! its right name all the while. The runtime is private: a network namespace, a cgroup, a directory;
 //! nothing else is touched and nothing is left behind, also when interrupted.
 
+mod outside;
 mod parts;
 mod runtime;
 mod trials;
@@ -61,11 +62,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
         }
     };
     let stages = Stages::start();
+    let build = ["build", "--package", "tests", "--bin", "peer"];
+    stages.run("build", workspace.cargo().args(build))?;
+    let peer = workspace.target().join("debug/peer");
     let interrupt = Interrupt::watch()?;
     let parts = Parts::find(workspace, &stages)?;
     let mut runtime = Runtime::start(&workspace.target().join("lab/docker"), parts, &interrupt)?;
     let away = Duration::from_secs(options.away);
-    let tried = trials::all(&mut runtime, &program, &stages, &interrupt, away);
+    let tried = trials::all(&mut runtime, [&program, &peer], &stages, &interrupt, away);
     if options.keep {
         runtime.keep();
     } else {
