@@ -8,9 +8,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_RB_NO_WAKEUP, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr,
 };
-use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skb_load_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_storage_get, bpf_skb_load_bytes};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use monitor_common::{

@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -53,16 +52,6 @@ pub(super) struct Spec {
 impl Spec {
     const fn is_of_cgroup(&self) -> bool {
         matches!(self.hook, Hook::Cgroup { .. })
-    }
-
-    /// Where at a cgroup it goes; an error where it goes to none.
-    pub(super) fn attach_type(&self) -> io::Result<u32> {
-        match self.hook {
-            Hook::Cgroup { attach_type } => Ok(attach_type),
-            Hook::Tracepoint { .. } | Hook::RawTracepoint { .. } => {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
-        }
     }
 
     /// Whether it is told an address that others may change: `connect` and `sendmsg`.
@@ -142,10 +131,8 @@ pub(super) const EGRESS: u32 = 1;
 pub(super) static NET: Spec = of_packets("net", EGRESS, Extra::Destinations);
 
 /// The same; of no use one without the other.
-pub(super) static LOOKUPS: [Spec; 2] = [
-    of_packets("asked", EGRESS, Extra::Lookups),
-    of_packets("answered", INGRESS, Extra::Lookups),
-];
+pub(super) static LOOKUPS: [Spec; 2] =
+    [of_packets("asked", EGRESS, Extra::Lookups), of_packets("answered", INGRESS, Extra::Lookups)];
 
 const fn of_packets(program: &'static str, attach_type: u32, extra: Extra) -> Spec {
     Spec { program, hook: Hook::Cgroup { attach_type }, optional: Some(extra) }

@@ -121,7 +121,7 @@ pub(super) fn flood(
     Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
 }
 
-const fn direction(direction: wire::Direction) -> Direction {
+pub(super) const fn direction(direction: wire::Direction) -> Direction {
     match direction {
         wire::Direction::Outbound => Direction::Outbound,
         wire::Direction::Inbound => Direction::Inbound,

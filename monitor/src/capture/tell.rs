@@ -25,8 +25,8 @@ use crate::capture::decode::{
 };
 use crate::capture::entries::Entry;
 use crate::capture::floods::Floods;
-use crate::capture::losses::Losses;
 use crate::capture::lookups::Lookups;
+use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
 use crate::capture::processes::Processes;
@@ -151,15 +151,16 @@ impl Teller {
             Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => {
                 self.tell_lookups(at_ns);
                 match news {
-                wire::News::Entered => {
-                    // Entered at the same moment by another processor, which is done by now.
-                    let entered_ns =
-                        entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
-                    self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                    wire::News::Entered => {
+                        // Entered at the same moment by another processor, which is done by now.
+                        let entered_ns =
+                            entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
+                        self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                    }
+                    wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
+                    wire::News::OverBudget => self.example(&key, at_ns, &origin),
                 }
-                wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
-                wire::News::OverBudget => self.example(&key, at_ns, &origin),
-            }},
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }

@@ -7,9 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::capture::attach::{
-    self, FLOWS, Hook, LOOKUPS, NAMES_AND_BINDS, NET, Settings, Spec,
-};
+use crate::capture::attach::{self, FLOWS, Hook, LOOKUPS, NAMES_AND_BINDS, NET, Settings, Spec};
 use crate::capture::config::{Budget, Config, Dns};
 use crate::capture::linking;
 use crate::capture::preflight::Ground;

@@ -98,7 +98,10 @@ fn lookups(lookups: Lookups) -> Option<Finding> {
         return (lookups.heard > 0).then(|| Finding::ok(check, "lookups", heard));
     }
     let detail = format!("{heard}, and not in {} more that ask", counted(unheard, "cgroup"));
-    Some(Finding::warn(check, "lookups", detail).mend("watch less of the machine with capture.cgroup"))
+    Some(
+        Finding::warn(check, "lookups", detail)
+            .mend("watch less of the machine with capture.cgroup"),
+    )
 }
 
 /// What is wrong with the connection that the agent makes itself.

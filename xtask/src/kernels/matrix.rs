@@ -148,6 +148,7 @@ const MODULES: &[(&str, About)] = &[
 /// Tests that are about load, in modules that are not.
 const OF_LOAD: &[&str] = &[
     "faults::canary::each_canary_comes_back_in_time",
+    "names::who_asks_without_end_hides_no_answer_of_others",
     "older::a_hundred_thousand_sockets_are_taken_in_at_once",
     "restart::under_load_it_ends_in_time_and_leaves_nothing",
 ];
