@@ -18,6 +18,7 @@ pub mod odd;
 pub mod others;
 pub mod receiver;
 pub mod resolver;
+pub mod runtime;
 pub mod tool;
 pub mod traffic;
 pub mod ways;

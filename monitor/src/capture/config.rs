@@ -55,7 +55,7 @@ impl Default for Config {
             connections: Entries(4096),
             listeners: Entries(4096),
             bound: Entries(4096),
-            processes: Entries(16_384),
+            processes: Entries(12_288),
             ring: RingSize(1 << 20),
             dns: Dns::Auto,
             canary: Every(Duration::from_secs(30)),

@@ -15,7 +15,7 @@ use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::socket::Socket;
 
 use crate::capture::attachments::Gone;
-use crate::capture::batch::Batch;
+use crate::capture::batch::SeenBatch;
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
@@ -23,7 +23,7 @@ use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, Undecodable,
 };
-use crate::capture::entries::Entry;
+use crate::capture::entries::{self, Entry};
 use crate::capture::floods::Floods;
 use crate::capture::lookups::Lookups;
 use crate::capture::losses::Losses;
@@ -34,7 +34,7 @@ use crate::capture::seen::{SeenMap, Sighting, Told};
 use crate::capture::servers::Servers;
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
-use crate::capture::{CaptureError, Result, map_error};
+use crate::capture::{Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
@@ -242,15 +242,15 @@ impl Teller {
         self.processes.executable_id(pid)
     }
 
-    /// Tells of a listener, unless it was told: one that is older than the kernel programs, or whose
-    /// key was forgotten since, for it will not be seen to begin again.
-    pub(super) fn listener(&mut self, key: &ListenKeyBytes, listener: &ListenerBytes) {
-        let now_ns = clock::boot_ns();
-        match decode::listening(key, listener, now_ns) {
-            // Entered by the kernel: told by the ring, or by the next sweep.
-            Ok((key, stats, origin)) if !self.told.holds(&key) => {
-                if self.seen.enter(&key, &stats) {
-                    self.sighting(key, now_ns, now_ns, &origin);
+    /// Tells of a listener that is there at `now_ns`, unless it was told: one that is older than the
+    /// kernel programs, or whose key was forgotten since, for it will not be seen to begin again.
+    pub(super) fn listener(&mut self, key: &ListenKeyBytes, listener: &ListenerBytes, now_ns: u64) {
+        match decode::listening(key, listener) {
+            Ok(listening) if !self.told.holds(&listening.key) => {
+                let (stats, origin) = listening.entered(now_ns);
+                // Else entered by the kernel: told by the ring, or by the next sweep.
+                if self.seen.enter(&listening.key, &stats) {
+                    self.sighting(listening.key, now_ns, now_ns, &origin);
                 }
             }
             Ok(_told) => {}
@@ -299,7 +299,7 @@ impl Teller {
     /// did, and which are gone. Of those that `counts` does not pick, that is told the next time.
     pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
         self.told.begin_round();
-        let mut batch = Batch::new();
+        let mut batch = SeenBatch::new();
         while self.read_batch(&mut batch, &counts)? {}
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
@@ -308,13 +308,13 @@ impl Teller {
     /// Reads on; false where all was read.
     pub(super) fn read_batch(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut SeenBatch,
         counts: impl Fn(KeyId) -> bool,
     ) -> Result<bool> {
-        let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
+        let more = self.seen.read(batch)?;
         if more {
-            for (bytes, entry) in batch.entries() {
-                match entry {
+            for (bytes, stats) in batch.rows() {
+                match entries::entry(bytes, stats) {
                     Ok(Some(entry)) => self.read_entry(&entry, &counts),
                     // Being entered at this moment: told by the ring, or the next time.
                     Ok(None) => {}
@@ -326,23 +326,24 @@ impl Teller {
     }
 
     fn read_entry(&mut self, entry: &Entry, counts: impl Fn(KeyId) -> bool) {
-        let at_ns = self.came_at(entry);
-        for (bytes, counters) in &entry.flows {
-            let known = self.told.knows(bytes, entry.first_seen_ns);
+        let mut came_at = None;
+        for (bytes, counters) in entry.flows() {
+            let known = self.told.knows(&bytes, entry.first_seen_ns);
             let id = known.or_else(|| {
-                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
-                self.told.id_of(bytes)
+                let at_ns = *came_at.get_or_insert_with(|| self.came_at(entry));
+                self.sighting(bytes, entry.first_seen_ns, at_ns, &entry.origin());
+                self.told.id_of(&bytes)
             });
             match id {
                 Some(id) if counts(id) => {
-                    let traffic = self.told.traffic(id, counters, self.clock);
+                    let traffic = self.told.traffic(id, &counters, self.clock);
                     self.pending.extend(traffic.map(Observation::Traffic));
                 }
                 Some(id) => self.told.came_by(id),
                 // A canary's, or removed.
                 None => {}
             }
-            self.want(bytes, &entry.origin);
+            self.want(&bytes, entry.pid());
         }
     }
 
@@ -350,7 +351,7 @@ impl Teller {
     /// latest when it was last seen.
     pub(super) fn came_at(&self, entry: &Entry) -> u64 {
         let known =
-            entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns).is_some());
+            entry.flows().any(|(key, _)| self.told.knows(&key, entry.first_seen_ns).is_some());
         if known { entry.last_seen_ns } else { entry.first_seen_ns }
     }
 
@@ -363,7 +364,7 @@ impl Teller {
 
     /// Where an unusual socket was made, and where names are asked for, packets are to be looked at, as long
     /// as the cgroup is there.
-    pub(super) fn want(&mut self, bytes: &KeyBytes, origin: &Origin) {
+    pub(super) fn want(&mut self, bytes: &KeyBytes, pid: Option<u32>) {
         let wanted = if decode::opens(bytes) {
             &mut self.wanted
         } else if decode::asks(bytes) {
@@ -375,7 +376,6 @@ impl Teller {
         let sends = |socket: Socket| socket.sends_by_ip();
         let is_seen = !matches!(key.remote, Remote::Socket(socket) if !sends(socket));
         if is_seen && self.cgroups.is_present(key.cgroup) {
-            let pid = origin.process.as_ref().map(|process| process.pid);
             wanted.push(Wanted { cgroup: key.cgroup, pid, path: None });
         }
     }
@@ -401,7 +401,7 @@ impl Teller {
             Sighting::New => {}
         }
         self.tell((key, Some(id)), at_ns, origin, Begun::Seen);
-        self.want(&bytes, origin);
+        self.want(&bytes, origin.process.as_ref().map(|process| process.pid));
     }
 
     /// Tells of a flow key whether or not it was told.

@@ -95,7 +95,14 @@ fn names(colour: Colour, view: &SourceView) -> String {
     let (source, since) = (view.source, date(view.since));
     let Some(why) = &view.away else {
         let known = if known.is_empty() { "nothing to name".to_owned() } else { known.join(", ") };
-        return format!("{source}: {known}, since {since} UTC");
+        let told = format!("{source}: {known}, since {since} UTC");
+        return match view.without.as_slice() {
+            [] => told,
+            lacking => {
+                let lacking = format!("not told: {}", safe(&lacking.join(", ")));
+                format!("{told}; {}", colour.paint(Tone::Doubtful, &lacking))
+            }
+        };
     };
     let kept = match known.as_slice() {
         [] => String::new(),

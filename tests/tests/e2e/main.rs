@@ -21,6 +21,7 @@ mod ground;
 mod harness;
 mod lasting;
 mod lineage;
+mod named;
 mod names;
 mod odd;
 mod oddities;

@@ -128,6 +128,7 @@ const MODULES: &[(&str, About)] = &[
     ("harness", About::NoKernel),
     ("lasting", About::WholeKernelAtLength),
     ("lineage", About::Ground),
+    ("named", About::WholeKernel),
     ("names", About::Ground),
     ("odd", About::WholeKernelAtLength),
     ("oddities", About::WholeKernel),

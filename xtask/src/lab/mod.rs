@@ -3,6 +3,7 @@
 //! its right name all the while. The runtime is private: a network namespace, a cgroup, a directory;
 //! nothing else is touched and nothing is left behind, also when interrupted.
 
+mod kubernetes;
 mod outside;
 mod parts;
 mod runtime;
@@ -21,7 +22,7 @@ use crate::setup;
 use crate::stage::Stages;
 use crate::workspace::Workspace;
 
-use self::parts::Parts;
+use self::parts::{Part, Parts};
 use self::runtime::Runtime;
 
 /// The runtimes that are tried.
@@ -29,7 +30,18 @@ use self::runtime::Runtime;
 pub(crate) enum Target {
     /// With Compose
     Docker,
+    /// An API server, and two nodes whose pods are played as a kubelet would lay them out
+    Kubernetes,
 }
+
+const DOCKER: &[Part] = &[
+    ("dockerd", "docker.io"),
+    ("docker", "docker.io"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("docker-compose", "docker-compose"),
+];
 
 /// How it is tried.
 #[derive(Debug, clap::Args)]
@@ -48,7 +60,6 @@ pub(crate) struct Options {
 
 /// Sets up, builds and tries it.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<ExitCode> {
-    let Target::Docker = options.target;
     machine::require_root(
         "the lab starts a container runtime and loads kernel programs: it needs root",
         "lab docker",
@@ -62,11 +73,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
         }
     };
     let stages = Stages::start();
+    let interrupt = Interrupt::watch()?;
+    if let Target::Kubernetes = options.target {
+        return kubernetes::run(workspace, &program, &stages, &interrupt, options);
+    }
     let build = ["build", "--package", "tests", "--bin", "peer"];
     stages.run("build", workspace.cargo().args(build))?;
     let peer = workspace.target().join("debug/peer");
-    let interrupt = Interrupt::watch()?;
-    let parts = Parts::find(workspace, &stages)?;
+    let parts = Parts::find(workspace, &stages, DOCKER)?;
     let mut runtime = Runtime::start(&workspace.target().join("lab/docker"), parts, &interrupt)?;
     let away = Duration::from_secs(options.away);
     let tried = trials::all(&mut runtime, [&program, &peer], &stages, &interrupt, away);

@@ -1,4 +1,4 @@
-//! The programs that make a Docker: the machine's own where it has them, else Debian's, unpacked under
+//! The programs that make a runtime: the machine's own where it has them, else Debian's, unpacked under
 //! `target/`, never installed. Starts nothing.
 
 use std::ffi::OsString;
@@ -12,15 +12,8 @@ use crate::stage::Stages;
 use crate::tools;
 use crate::workspace::Workspace;
 
-/// What is needed, each with Debian's package of it.
-const PARTS: &[(&str, &str)] = &[
-    ("dockerd", "docker.io"),
-    ("docker", "docker.io"),
-    ("containerd", "containerd"),
-    ("runc", "runc"),
-    ("iptables", "iptables"),
-    ("docker-compose", "docker-compose"),
-];
+/// A program, and Debian's package of it.
+pub(crate) type Part = (&'static str, &'static str);
 
 /// In every image: a program that leans on no library.
 const BUSYBOX: (&str, &str) = ("busybox", "busybox-static");
@@ -34,7 +27,11 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Finds them, or fetches those that are not here.
-    pub(crate) fn find(workspace: &Workspace, stages: &Stages) -> anyhow::Result<Self> {
+    pub(crate) fn find(
+        workspace: &Workspace,
+        stages: &Stages,
+        parts: &[Part],
+    ) -> anyhow::Result<Self> {
         for program in ["ip", "nsenter", "bash", "tar", "python3"] {
             if machine::program(program).is_none() {
                 bail!(
@@ -42,7 +39,7 @@ impl Parts {
                 );
             }
         }
-        let lacking = lacking();
+        let lacking = lacking(parts);
         let busybox = || machine::program(BUSYBOX.0).filter(|it| is_static(it));
         if lacking.is_empty()
             && let Some(busybox) = busybox()
@@ -91,8 +88,8 @@ fn joined(dirs: impl Iterator<Item = PathBuf>) -> OsString {
     std::env::join_paths(dirs).unwrap_or_default()
 }
 
-fn lacking() -> Vec<(&'static str, &'static str)> {
-    PARTS.iter().copied().filter(|(program, _)| machine::program(program).is_none()).collect()
+fn lacking(parts: &[Part]) -> Vec<Part> {
+    parts.iter().copied().filter(|(program, _)| machine::program(program).is_none()).collect()
 }
 
 fn find_in(tree: &Path, program: &str) -> Option<PathBuf> {
