@@ -129,6 +129,7 @@ fn subject(kind: Kind, number: u8, [a, b, c]: [u8; 3], now: i64) -> Subject {
         Kind::Container => Subject::Container(container(number)),
         Kind::Pod => Subject::Pod(Pod {
             uid: id(number),
+            alias: None,
             service: service(kind, b % FEW),
             node: id(c % FEW),
             addresses: addresses(a),

@@ -170,14 +170,6 @@ pub(super) fn opens(bytes: &KeyBytes) -> bool {
     bytes[std::mem::offset_of!(wire::FlowKey, remote_kind)] == wire::RemoteKind::Socket as u8
 }
 
-/// Whether it is a dial of a resolver's port.
-pub(super) fn asks(bytes: &KeyBytes) -> bool {
-    use std::mem::offset_of;
-    let at = offset_of!(wire::FlowKey, port);
-    bytes[at..at + 2] == wire::DNS_PORT.to_ne_bytes()
-        && bytes[offset_of!(wire::FlowKey, direction)] == wire::Direction::Outbound as u8
-}
-
 /// The inverse of [`key`].
 pub(super) fn key_bytes(key: &FlowKey) -> KeyBytes {
     let (remote_kind, remote) = match key.remote {
