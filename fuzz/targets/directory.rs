@@ -130,6 +130,7 @@ fn subject(kind: Kind, number: u8, [a, b, c]: [u8; 3], now: i64) -> Subject {
         Kind::Pod => Subject::Pod(Pod {
             alias: None,
             uid: id(number),
+            alias: None,
             service: service(kind, b % FEW),
             node: id(c % FEW),
             addresses: addresses(a),

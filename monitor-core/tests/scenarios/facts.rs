@@ -200,6 +200,7 @@ fn pod(event: &Event, now: i64) -> Subject {
     Subject::Pod(Pod {
         alias: None,
         uid: id(event.who),
+        alias: None,
         service: service(Kind::Pod, event.who),
         node: id(event.service),
         addresses: event.addresses.clone().unwrap_or_default(),

@@ -4,6 +4,7 @@
 //! nothing else is touched and nothing is left behind, also when interrupted.
 
 mod kubernetes;
+mod outside;
 mod parts;
 mod runtime;
 mod trials;
@@ -76,10 +77,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
     if let Target::Kubernetes = options.target {
         return kubernetes::run(workspace, &program, &stages, &interrupt, options);
     }
+    let build = ["build", "--package", "tests", "--bin", "peer"];
+    stages.run("build", workspace.cargo().args(build))?;
+    let peer = workspace.target().join("debug/peer");
     let parts = Parts::find(workspace, &stages, DOCKER)?;
     let mut runtime = Runtime::start(&workspace.target().join("lab/docker"), parts, &interrupt)?;
     let away = Duration::from_secs(options.away);
-    let tried = trials::all(&mut runtime, &program, &stages, &interrupt, away);
+    let tried = trials::all(&mut runtime, [&program, &peer], &stages, &interrupt, away);
     if options.keep {
         runtime.keep();
     } else {

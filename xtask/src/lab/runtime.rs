@@ -110,7 +110,7 @@ impl Runtime {
     }
 
     /// A command in the lab's network namespace. `ip netns exec` would hide the cgroups from it.
-    fn inside(&self, program: &str) -> Command {
+    pub(crate) fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         self.parts.lend(&mut command);
         command.arg(format!("--net=/run/netns/{NAME}")).arg(program);
@@ -318,7 +318,7 @@ fn remove(at: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs a command that must not fail; what it printed.
-fn done(command: &mut Command) -> anyhow::Result<String> {
+pub(crate) fn done(command: &mut Command) -> anyhow::Result<String> {
     let Output { status, stdout, stderr } =
         command.output().with_context(|| format!("start {command:?}"))?;
     if !status.success() {

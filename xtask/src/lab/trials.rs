@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::house::Agent;
 use crate::interrupt::{Interrupt, PAUSE};
+use crate::lab::outside::{self, Outside};
 use crate::lab::runtime::{Containers, Runtime};
 use crate::stage::Stages;
 
@@ -31,10 +32,9 @@ const SHOP: &[&str] = &[
 const DOCKER: &str = "systemd:docker.service -> ";
 const DOCKER_TO: &[&str] = &["ip:192.0.2.53 53/udp", "ip:127.0.0.1 ", "systemd:docker.service "];
 
-const NAMESERVER: &str = "192.0.2.53";
-
 /// What is told in the end.
 const REUSED: &str = "compose:shop/web -> docker:other 8080/tcp";
+const OUTSIDE: &str = "compose:shop/web -> dns:outside.test 443/tcp";
 const HIJACKED: &str = "compose:shop/web -> compose:shop/api 9999/tcp";
 
 /// One thing that is done.
@@ -61,7 +61,7 @@ struct Lab<'a> {
 /// Learns, guards, tries everything, and is hijacked in the end.
 pub(crate) fn all(
     runtime: &mut Runtime,
-    program: &Path,
+    [program, peer]: [&Path; 2],
     stages: &Stages,
     interrupt: &Interrupt,
     away: Duration,
@@ -95,6 +95,8 @@ pub(crate) fn all(
     lab.settle()?;
     stages.announce("lab", "another service takes an address");
     lab.reuse()?;
+    stages.announce("lab", "a name outside is dialled");
+    lab.outside(peer)?;
     stages.announce("lab", "hijacked");
     lab.hijack()?;
     lab.agent.end()
@@ -216,6 +218,16 @@ impl Lab<'_> {
         self.runtime.compose(&["up", "-d"]).map(drop)
     }
 
+    /// Whatever Docker's own resolver makes of the question, the answer names whom the container dials.
+    fn outside(&self, peer: &Path) -> anyhow::Result<()> {
+        let _outside = Outside::begin(self.runtime, peer)?;
+        let words =
+            ["exec", "shop_web_1", "timeout", "5", "busybox", "wget", "-q", "-O", "/dev/null"];
+        let url = format!("http://{}:443/", outside::NAME);
+        self.runtime.may_fail(&[&words[..], &[&url]].concat())?;
+        self.alerted(OUTSIDE).map(drop)
+    }
+
     /// What was never dialled is told, with the container and the image that dialled it.
     fn hijack(&self) -> anyhow::Result<()> {
         let words =
@@ -238,7 +250,8 @@ impl Lab<'_> {
             let findings = alerts.iter().filter_map(|it| it["findings"].as_array()).flatten();
             for finding in findings {
                 let about = written(&finding["edge"]);
-                ensure!([REUSED, HIJACKED].contains(&about.as_str()), "an alert about {about}");
+                let expected = [REUSED, OUTSIDE, HIJACKED].contains(&about.as_str());
+                ensure!(expected, "an alert about {about}");
                 if about == edge {
                     found = Some(finding["where"].clone());
                 }
@@ -255,7 +268,7 @@ impl Lab<'_> {
         for edge in self.edges()? {
             let text = written(&edge["edge"]);
             let by = edge["evidence"]["executables"].to_string();
-            let own = text.starts_with(DOCKER) && !text.contains(NAMESERVER);
+            let own = text.starts_with(DOCKER) && !text.contains(outside::RESOLVER);
             ensure!(
                 !own || !by.contains("dockerd"),
                 "an answer passes for an edge: {text} by {by}"
