@@ -23,6 +23,9 @@ pub(crate) const NODES: [Node; 2] = [
 /// Of no node and of no pod: something that has been there for long.
 pub(crate) const LEGACY: &str = "192.168.92.50";
 
+/// In rules, the address of whoever is to follow them.
+pub(crate) const THIS_NODE: &str = "@NODE@";
+
 /// A machine of the cluster.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -238,7 +241,7 @@ impl Ground {
         );
         for node in &NODES {
             let mut command = self.inside(node.name, "nft");
-            fed(command.args(["-f", "-"]), &table)?;
+            fed(command.args(["-f", "-"]), &table.replace(THIS_NODE, node.address))?;
         }
         Ok(())
     }

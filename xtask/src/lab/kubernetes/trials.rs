@@ -145,8 +145,10 @@ fn lay_out(cluster: &mut Cluster) -> anyhow::Result<Made> {
     cluster.calls(&WEB, &["10.96.0.20:80".to_owned()])?;
     cluster.calls(&TICK, &["10.96.0.10:80".to_owned()])?;
     cluster.calls(&EXPORTER, &["10.96.0.1:443".to_owned()])?;
-    let scraped =
-        [there(0, 9100), there(1, 9100), there(1, 22), there(1, 2381), there(1, NODE_PORT)];
+    let mut scraped = vec![there(1, SSHD.port), there(1, ETCD.port)];
+    for node in 0..NODES.len() {
+        scraped.extend([there(node, EXPORTER.port), there(node, NODE_PORT)]);
+    }
     cluster.calls(&SCRAPER, &scraped)?;
     aim(cluster)?;
     Ok(Made { web, web_set, api, api_set, db, cron })
@@ -221,7 +223,7 @@ fn forgotten(lab: &mut Lab<'_>) -> anyhow::Result<()> {
     lab.cluster.server.compact(&lab.cluster.ground)?;
     lab.serve(FRONT, Start::WithoutCache)?;
     lab.is_back()?;
-    ensure!(lab.lists()? > listed, "nothing was listed anew: {:#?}", lab.cluster.server.asked()?);
+    ensure!(lab.lists()? > listed, "nothing was listed anew: {:#?}", lab.asked()?);
     Ok(())
 }
 
@@ -250,9 +252,9 @@ fn away(lab: &mut Lab<'_>) -> anyhow::Result<()> {
 }
 
 fn quiet(lab: &mut Lab<'_>) -> anyhow::Result<()> {
-    let before = lab.cluster.server.asked()?;
+    let before = lab.asked()?;
     lab.wait(Duration::from_secs(20))?;
-    let after = lab.cluster.server.asked()?;
+    let after = lab.asked()?;
     let polls: Vec<&String> =
         after[before.len()..].iter().filter(|it| !it.starts_with("watch ")).collect();
     ensure!(polls.is_empty(), "it polls: {polls:#?}");
@@ -264,7 +266,7 @@ fn quiet(lab: &mut Lab<'_>) -> anyhow::Result<()> {
 fn without_slices(lab: &mut Lab<'_>) -> anyhow::Result<()> {
     lab.serve(FRONT, Start::WithoutSlices)?;
     lab.is_back()?;
-    let asked = lab.cluster.server.asked()?;
+    let asked = lab.asked()?;
     ensure!(
         asked.iter().any(|it| it == "list endpoints 200"),
         "no Endpoints are listed: {asked:#?}"
@@ -353,9 +355,13 @@ impl Lab<'_> {
         Ok(self.source()?["pods"].as_u64().unwrap_or_default())
     }
 
+    pub(crate) fn asked(&self) -> anyhow::Result<Vec<String>> {
+        self.cluster.server.asked(&self.cluster.ground)
+    }
+
     /// How often pods were listed from the beginning.
     fn lists(&self) -> anyhow::Result<usize> {
-        let asked = self.cluster.server.asked()?;
+        let asked = self.asked()?;
         Ok(asked.iter().filter(|it| it.as_str() == "list pods 200").count())
     }
 
