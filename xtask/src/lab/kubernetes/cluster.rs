@@ -279,6 +279,10 @@ impl Cluster {
         self.pods.iter().filter(move |(_, it)| it.node == node).map(|(name, _)| name.as_str())
     }
 
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<&'static Node> {
+        Ok(self.pods.get(name).with_context(|| format!("no pod {name}"))?.node)
+    }
+
     pub(crate) fn address(&self, name: &str) -> anyhow::Result<String> {
         Ok(self.pods.get(name).with_context(|| format!("no pod {name}"))?.address.clone())
     }
