@@ -188,13 +188,13 @@ impl Ground {
         Ok(id)
     }
 
-    /// Ends a process of the control plane in order, and waits for it.
+    /// Ends a process of the control plane at once: in order, it would wait for those who watch.
     pub(crate) fn finish(&mut self, process: u32) -> anyhow::Result<()> {
         let Some(index) = self.children.iter().position(|it| it.id() == process) else {
             return Ok(());
         };
         let mut child = self.children.swap_remove(index);
-        done(Command::new("kill").args(["-TERM", &process.to_string()]))?;
+        done(Command::new("kill").args(["-KILL", &process.to_string()]))?;
         child.wait().context("wait for its end").map(drop)
     }
 

@@ -136,7 +136,7 @@ impl Server {
         interrupt.until("the API server's answer", WAIT, PAUSE * 5, answers)
     }
 
-    /// Ends it, in order.
+    /// Ends it.
     pub(crate) fn end(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
         self.running.take().map_or(Ok(()), |process| ground.finish(process))
     }
