@@ -75,7 +75,7 @@ pub struct Pod {
     /// Empty where it uses its node's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// When its node took it up: its addresses are its own from then on.
+    /// When the first of its containers was started: by then its addresses are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<WallTime>,
     /// Of those on this node.

@@ -188,20 +188,24 @@ impl Directory {
 
     fn is(&mut self, at: WallTime, source: Source, subject: Subject, changed: &mut Changed) {
         let key = subject.key(source);
+        let mut before = None;
         if let Some(known) = self.subjects.known_mut(&key) {
             known.listed = true;
             if known.subject == subject && known.gone.is_none() {
                 return;
             }
-            let before = self.subjects.remove(&key);
-            if let Some(before) = before {
+            before = self.subjects.remove(&key);
+            if let Some(before) = &before {
                 self.unlink(at, &before.subject, Some(&subject), changed);
             }
         } else if self.subjects.len() >= Self::SUBJECTS {
             self.refused += 1;
             return;
         }
-        self.link(at, source, &subject, changed);
+        // What was gone held nothing any more.
+        let before = before.filter(|it| it.gone.is_none());
+        let before = before.as_ref().map(|it| &it.subject);
+        self.link(at, &key, (&subject, before), changed);
         let stored = subject.clone();
         self.subjects.insert(&key, Known { subject, listed: true, gone: None });
         changed.stored.push((key, Some(stored)));

@@ -275,3 +275,28 @@ fn a_subject_that_changed_leaves_nothing_of_what_it_was() {
     means(&directory, ip(96, 2), 80, "k8s:shop/Service/web 80");
     means(&directory, ip(1, 2), 22, "host:n1 22");
 }
+
+#[test]
+fn what_finds_no_room_is_refused_and_counted_and_what_goes_makes_room() {
+    let node = |number: usize| {
+        Subject::Node(Node { name: number.to_string().into(), addresses: Vec::new() })
+    };
+    let mut directory = cluster((0..Directory::SUBJECTS).map(node));
+    assert_eq!((directory.subjects.len(), directory.refused()), (Directory::SUBJECTS, 0));
+    let is = |number| Fact::Is(Source::Kubernetes, Box::new(node(number)));
+    assert_eq!(directory.take(second(1), is(Directory::SUBJECTS)), Changed::default());
+    assert_eq!((directory.subjects.len(), directory.refused()), (Directory::SUBJECTS, 1));
+    // Those that are known go on.
+    let Subject::Node(mut moved) = node(7) else { unreachable!() };
+    moved.addresses.push(ip(1, 1));
+    directory.take(second(1), Fact::Is(Source::Kubernetes, Box::new(Subject::Node(moved))));
+    means(&directory, ip(1, 1), 22, "host:7 22");
+    // More than is remembered of what is gone, at once: there is room as soon as it is gone.
+    directory.take(second(2), Fact::Listing(Source::Kubernetes, Kind::Node));
+    let listed = directory.take(second(2), Fact::Listed(Source::Kubernetes, Kind::Node));
+    assert_eq!(listed.stored.len(), Directory::SUBJECTS);
+    assert_eq!(directory.subjects.len(), Directory::GONE);
+    assert_eq!(directory.gone.len(), Directory::GONE);
+    directory.take(second(2), is(1));
+    assert_eq!((directory.count(Source::Kubernetes, Kind::Node), directory.refused()), (1, 1));
+}

@@ -4,6 +4,7 @@
 
 mod cri;
 mod docker;
+pub mod fuzzing;
 mod kubernetes;
 mod setting;
 mod text;
@@ -34,6 +35,17 @@ pub struct Config {
     pub kubernetes: Setting,
     /// containerd and CRI-O.
     pub cri: Setting,
+    /// Resolvers, whose answers to services are heard: by capture, nobody is asked.
+    pub dns: Dns,
+}
+
+/// Whether what services ask of resolvers is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dns {
+    #[default]
+    Auto,
+    Off,
 }
 
 impl Config {

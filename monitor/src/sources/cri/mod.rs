@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use monitor_core::directory::{self, Fact, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
+use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
-use crate::sources::cri::api::{Container, Event, Runtime, Sandbox};
+use crate::sources::cri::api::{Container, Containers, Event, Runtime, Sandbox, Sandboxes};
 use crate::sources::text::{is_id, short_text};
 use crate::sources::{self, ANSWER, Patience, Telling, Unheard};
 
@@ -105,6 +106,14 @@ async fn list(telling: &Telling, runtime: &mut Runtime) -> Result<Option<String>
         telling.tell(Fact::Listed(telling.source, kind)).await?;
     }
     Ok(None)
+}
+
+/// What two answers say, byte for byte: of the pods' sandboxes and of the containers.
+pub(super) fn subjects(sandboxes: &[u8], containers: &[u8]) -> Option<Vec<Subject>> {
+    let sandboxes = Sandboxes::decode(sandboxes).ok()?.items;
+    let (mut pods, containers) = told(sandboxes, Containers::decode(containers).ok()?.containers);
+    pods.extend(containers);
+    Some(pods)
 }
 
 /// What the lists say. A pod that was restarted in place has several sandboxes: any names it.

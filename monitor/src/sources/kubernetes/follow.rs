@@ -274,7 +274,7 @@ async fn page_of<R: Reader>(
     let request = request.map_err(|error| End::Why(innermost(&error)))?;
     let text = in_time((resource, "list"), client.request_text(request)).await?;
     serde_json::from_str(&text).map_err(|error| {
-        End::Why(format!("its list of {} cannot be read: {error}", resource.plural))
+        End::Why(format!("its list of {} cannot be read: {}", resource.plural, innermost(&error)))
     })
 }
 

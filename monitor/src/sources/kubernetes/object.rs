@@ -8,7 +8,7 @@ use std::sync::Arc;
 use monitor_core::ids::ServiceName;
 use serde::Deserialize;
 
-use crate::sources::text::short_text;
+use crate::sources::text::{service_name, short_text};
 
 /// Of one thing; beyond what clusters have.
 const ADDRESSES: usize = 64;
@@ -91,15 +91,6 @@ impl Meta {
     pub(super) fn service(&self, kind: &str, name: &str) -> ServiceName {
         service_name(&self.namespace, kind, name)
     }
-}
-
-/// `k8s:NAMESPACE/KIND/NAME`, whatever is in them.
-pub(super) fn service_name(namespace: &str, kind: &str, name: &str) -> ServiceName {
-    let part = |text: &str| text.replace('/', "%2F");
-    // `k8s:uid/…` is what has no lasting name yet; no namespace ends in a dot.
-    let namespace = if namespace == "uid" { "uid." } else { namespace };
-    let rest = format!("{}/{}/{}", part(namespace), part(kind), part(name));
-    ServiceName::new("k8s", &rest)
 }
 
 pub(super) fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {

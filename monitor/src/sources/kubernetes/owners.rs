@@ -37,6 +37,12 @@ impl Owner {
     pub(super) fn new(kind: &str, name: &str) -> Self {
         Self { kind: kind.into(), name: name.into() }
     }
+
+    /// What a pod belongs to by what it says itself.
+    pub(super) fn by_name(pod: &Meta) -> Self {
+        let hash = pod.labels.as_ref().and_then(|it| it.hash.as_deref());
+        pod.controller().map_or_else(|| Self::new("Pod", &pod.name), |direct| by_name(direct, hash))
+    }
 }
 
 #[derive(Debug)]
@@ -127,8 +133,7 @@ impl<'a> Owners<'a> {
         }
         let asked = self.asked(resource, &pod.namespace, direct).await;
         self.note(what, &asked).await?;
-        let hash = pod.labels.as_ref().and_then(|it| it.hash.as_deref());
-        let Ok(owner) = asked else { return Ok(by_name(direct, hash)) };
+        let Ok(owner) = asked else { return Ok(Owner::by_name(pod)) };
         if self.known.len() >= KNOWN {
             self.known.pop_first();
         }

@@ -46,7 +46,6 @@ struct PodStatus {
     pod_ip: String,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<Address>>,
-    start_time: Option<String>,
     container_statuses: Option<Vec<ContainerStatus>>,
     init_container_statuses: Option<Vec<ContainerStatus>>,
     ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
@@ -61,9 +60,29 @@ struct ContainerStatus {
     #[serde(rename = "imageID")]
     image_id: String,
     image: String,
+    state: ContainerState,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(default)]
+struct ContainerState {
+    running: Option<Begun>,
+    terminated: Option<Begun>,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Begun {
+    started_at: Option<String>,
 }
 
 impl ContainerStatus {
+    fn begun(&self) -> Option<WallTime> {
+        let state = [&self.state.running, &self.state.terminated].into_iter().flatten();
+        let begun = state.filter_map(|it| it.started_at.as_deref()?.parse().ok());
+        begun.filter(|it| *it > WallTime(0)).min()
+    }
+
     fn container(&self, pod: &Arc<str>) -> Option<Container> {
         // `containerd://ID`.
         let (_, id) = self.id.as_deref()?.split_once("://")?;
@@ -82,6 +101,11 @@ impl ContainerStatus {
 }
 
 impl PodObject {
+    /// What it belongs to by what it says itself.
+    pub(super) fn owner_by_name(&self) -> Owner {
+        Owner::by_name(&self.metadata)
+    }
+
     pub(super) fn told(self, owner: &Owner, here: &str) -> Pod {
         let Self { metadata, spec, status } = self;
         let uid = metadata.pod_uid();
@@ -93,13 +117,16 @@ impl PodObject {
             &status.ephemeral_container_statuses,
         ];
         let statuses = statuses.into_iter().flatten().flatten().take(CONTAINERS);
+        // Its node takes a pod up long before it gives it an address, which it does before it starts any
+        // container.
+        let since = statuses.clone().filter_map(ContainerStatus::begun).min();
         let is_here = spec.node_name == here;
         let containers = statuses.filter(|_| is_here).filter_map(|it| it.container(&uid));
         Pod {
             service: metadata.service(&owner.kind, &owner.name),
             node: short_text(&spec.node_name),
             addresses: if spec.host_network { Vec::new() } else { addresses(own) },
-            since: status.start_time.and_then(|it| it.parse().ok()).filter(|it| *it > WallTime(0)),
+            since,
             containers: containers.collect(),
             alias: metadata.alias(),
             uid,

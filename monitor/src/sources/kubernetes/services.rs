@@ -284,6 +284,21 @@ fn own_addresses(network: &str) -> Option<[IpAddr; 2]> {
     })
 }
 
+impl NodeObject {
+    pub(super) fn told(self) -> Node {
+        // Hostnames among them are no addresses.
+        let told = self.status.addresses.iter().flatten().map(|it| &*it.address);
+        let mut addresses = addresses(told);
+        let networks = self.spec.pod_networks.iter().flatten().chain(&self.spec.pod_network);
+        for address in networks.take(2).filter_map(|it| own_addresses(it)).flatten() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Node { name: short_text(&self.metadata.name), addresses }
+    }
+}
+
 impl Reader for NodeReader {
     type Object = NodeObject;
     const KIND: Kind = Kind::Node;
@@ -298,16 +313,6 @@ impl Reader for NodeReader {
     }
 
     async fn subject(&mut self, object: NodeObject) -> Result<Option<Subject>, Unheard> {
-        // Hostnames among them are no addresses.
-        let told = object.status.addresses.iter().flatten().map(|it| &*it.address);
-        let mut addresses = addresses(told);
-        let networks = object.spec.pod_networks.iter().flatten().chain(&object.spec.pod_network);
-        for address in networks.take(2).filter_map(|it| own_addresses(it)).flatten() {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        let node = Node { name: short_text(&object.metadata.name), addresses };
-        Ok(Some(Subject::Node(node)))
+        Ok(Some(Subject::Node(object.told())))
     }
 }

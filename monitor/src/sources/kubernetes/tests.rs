@@ -8,11 +8,12 @@ use monitor_core::ids::ServiceName;
 use serde_json::{Value, json};
 
 use super::follow::Reader;
-use super::object::{Metadata, service_name};
+use super::object::Metadata;
 use super::owners::Owner;
 use super::pods::PodObject;
 use super::resource::READ;
 use super::services::{NodeReader, ServiceObject, ServiceReader, SliceObject, SliceReader};
+use crate::sources::text::service_name;
 
 fn pod(metadata: &Value, spec: &Value, status: &Value) -> Pod {
     let object = json!({"metadata": metadata, "spec": spec, "status": status});
@@ -31,7 +32,8 @@ fn a_pod_has_its_addresses_and_on_this_node_its_containers() {
         "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
         "startTime": "2026-11-21T10:00:00Z",
         "containerStatuses": [
-            {"name": "app", "containerID": "containerd://c1", "imageID": "reg/app@sha256:ab"},
+            {"name": "app", "containerID": "containerd://c1", "imageID": "reg/app@sha256:ab",
+                "state": {"running": {"startedAt": "2026-11-21T10:01:00Z"}}},
             {"name": "waits", "imageID": ""},
         ],
         "initContainerStatuses": [{"name": "init", "containerID": "cri-o://c2", "image": "i:1"}],
@@ -39,7 +41,8 @@ fn a_pod_has_its_addresses_and_on_this_node_its_containers() {
     let here = pod(&metadata, &json!({"nodeName": "n1"}), &status);
     assert_eq!(here.service.as_str(), "k8s:shop/Deployment/web");
     assert_eq!(here.addresses.len(), 2);
-    assert!(here.since.is_some());
+    // Taken up is not yet addressed.
+    assert_eq!(here.since, Some("2026-11-21T10:01:00Z".parse().unwrap()));
     let short = |it: &Container| {
         format!("{} {:?} {:?} {:?}", it.id, it.pod, it.name.as_deref(), it.image.as_deref())
     };
@@ -180,7 +183,7 @@ fn hostile_names_are_safe_and_bounded() {
         .map(|it| json!({"name": long, "containerID": format!("c://{it}\n"), "imageID": long}))
         .collect();
     let metadata = json!({"name": long, "namespace": long, "uid": long});
-    let status = json!({"podIPs": ips, "startTime": "yesterday", "containerStatuses": statuses});
+    let status = json!({"podIPs": ips, "containerStatuses": statuses});
     let pod = pod(&metadata, &json!({"nodeName": "n1"}), &status);
     assert_eq!((pod.addresses.len(), pod.containers.len(), pod.since), (64, 256, None));
     assert!(pod.uid.len() <= 800);
