@@ -201,7 +201,10 @@ impl<R: Reader> Following<'_, R> {
         let events = client.request_events::<R::Object>(request);
         let events = in_time((resource, "watch"), events).await?;
         let mut events = std::pin::pin!(events);
-        self.health.well(R::KIND).await?;
+        // One that just started refuses this and that for a moment more.
+        if self.health.well(R::KIND).await? {
+            self.patience.reset();
+        }
         loop {
             let next = timeout(SILENCE, events.next()).await.map_err(|_elapsed| {
                 End::Why(format!("says nothing of {} any more", resource.plural))

@@ -194,7 +194,8 @@ impl Ground {
             return Ok(());
         };
         let mut child = self.children.swap_remove(index);
-        done(Command::new("kill").args(["-KILL", &process.to_string()]))?;
+        // Gone already is as good.
+        drop(child.kill());
         child.wait().context("wait for its end").map(drop)
     }
 

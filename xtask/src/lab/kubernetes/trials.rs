@@ -343,7 +343,7 @@ impl Lab<'_> {
         let status: Value =
             serde_json::from_str(&self.agent.text(&["status", "--format", "json"])?)?;
         let sources = status["sources"].as_array().into_iter().flatten();
-        let cluster = sources.cloned().find(|it| it["source"] == "kubernetes");
+        let cluster = sources.into_iter().find(|it| it["source"] == "kubernetes").cloned();
         cluster.context("status tells of no cluster")
     }
 
@@ -357,6 +357,9 @@ impl Lab<'_> {
             let source = self.source()?;
             Ok(source.get("away").is_none() && source.get("without").is_none())
         };
+        // Twice: a server that just started refuses this and that for a moment more.
+        self.interrupt.until("the cluster is back", BACK_AGAIN, PAUSE * 10, is_back)?;
+        self.wait(Duration::from_secs(3))?;
         self.interrupt.until("the cluster is back", BACK_AGAIN, PAUSE * 10, is_back)
     }
 
