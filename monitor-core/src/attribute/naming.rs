@@ -10,7 +10,7 @@ use crate::attribute::workloads::Renamed;
 use crate::attribute::{Attribution, Heard, Sighting};
 use crate::directory::{Fact, Key, Source, Subject};
 use crate::edge::{Peer, Port};
-use crate::flow::KeyId;
+use crate::flow::{KeyId, Protocol};
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::network::{Named, Network, is_metadata};
 
@@ -169,8 +169,21 @@ impl Attribution {
         let mut due = self.holding.due(boot);
         for sighting in &mut due {
             self.name_ends(sighting, Patience::Over);
+            self.name_left(sighting);
         }
         due
+    }
+
+    /// What was dialled in vain where somebody just was is meant for them: clients hear late that a
+    /// service has moved.
+    fn name_left(&self, sighting: &mut Sighting) {
+        let Peer::Address(address) = sighting.edge.server else { return };
+        let port = sighting.edge.port;
+        let in_vain = port.protocol == Protocol::Tcp && !sighting.outcome.reached();
+        if let Some(left) = self.directory.left_by(address, sighting.at).filter(|_| in_vain) {
+            sighting.dialled.get_or_insert(SocketAddr::new(address, port.number));
+            sighting.edge.server = Peer::Service(left);
+        }
     }
 
     pub(crate) fn next_nameless(&self) -> Option<BootTime> {
