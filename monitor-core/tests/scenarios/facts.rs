@@ -198,7 +198,6 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 fn pod(event: &Event, now: i64) -> Subject {
     Subject::Pod(Pod {
-        alias: None,
         uid: id(event.who),
         alias: None,
         service: service(Kind::Pod, event.who),
