@@ -1,5 +1,6 @@
 //! Services, who answers for them, and the nodes: what an address that is no pod's means.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use monitor_core::directory::{
