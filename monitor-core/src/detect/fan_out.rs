@@ -45,6 +45,7 @@ pub fn fan_out_finding(node: &str, fan_out: FanOut<'_>) -> Finding {
         kind: Kind::FanOut,
         severity: fan_out.severity,
         edge: None,
+        dialled: None,
         outcome: None,
         at: fan_out.at,
         score: (score * 10.0).round() / 10.0,

@@ -7,6 +7,7 @@ mod sensor;
 mod words;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -174,6 +175,9 @@ pub struct Finding {
     /// None where the finding is about the agent itself, or about more edges than are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
+    /// Where the client dialled it, where the edge calls that otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialled: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     pub at: WallTime,

@@ -248,6 +248,7 @@ pub fn sensor_finding(trouble: &Trouble, node: &str, at: WallTime) -> Finding {
         kind: Kind::Sensor,
         severity: trouble.severity(),
         edge: None,
+        dialled: None,
         outcome: None,
         at,
         score: weight,

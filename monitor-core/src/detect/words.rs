@@ -1,5 +1,7 @@
 //! A finding written out: its reasons with figures, the nearest known edge, the technique.
 
+use std::net::IpAddr;
+
 use crate::attribute::{Heard, Sighting, Workload};
 use crate::baseline::{Baseline, Grounds, Phase};
 use crate::detect::{Finding, Kind, Reason, Severity, Where, place};
@@ -29,6 +31,7 @@ pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Findin
         kind,
         severity: severity(context, kind, &sighting.edge),
         edge: Some(sighting.edge.clone()),
+        dialled: sighting.dialled.filter(|to| !is_called(&sighting.edge.server, to.ip())),
         outcome: Some(sighting.outcome),
         at: sighting.at,
         score: (score * 10.0).round() / 10.0,
@@ -38,6 +41,11 @@ pub fn finding(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Findin
         process: sighting.process.clone(),
         place: place_of(context.node, sighting.workload.as_deref()),
     }
+}
+
+/// Whether a peer is called by this address.
+fn is_called(peer: &Peer, address: IpAddr) -> bool {
+    matches!(peer, Peer::Address(it) if *it == address)
 }
 
 /// A hard rule is as severe as its kind for who is guarded; while learning it asks for a decision.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub struct AlertFinding {
     /// Left out where the finding is about the agent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<AlertEdge>,
+    /// Where the client dialled it, where the edge calls that otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialled: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     pub at: WallTime,
@@ -280,6 +284,7 @@ fn sent(service: &ServiceName, finding: &Finding) -> AlertFinding {
         kind: finding.kind,
         severity: finding.severity,
         edge: finding.edge.as_ref().map(AlertEdge::from),
+        dialled: finding.dialled,
         outcome: finding.outcome,
         at: finding.at,
         score: finding.score,

@@ -413,6 +413,7 @@ fn a_new_name_is_told_by_whether_others_of_its_domain_are_known() {
         };
         let finding = findings.find(about).unwrap_or_else(|| panic!("{}", stage.said)).clone();
         let domain = finding.edge.as_ref().unwrap().registered_domain.clone();
+        assert_eq!(finding.dialled.unwrap().ip().to_string(), address, "beside the name");
         let reason = finding.reasons.iter().find(|it| it.name.ends_with("-domain")).unwrap();
         (domain.unwrap().to_string(), reason.text.clone(), finding.score)
     };

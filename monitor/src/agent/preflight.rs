@@ -2,6 +2,7 @@
 
 use monitor_core::baseline::document::written;
 use monitor_core::ids::WallTime;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::baseline_file;
 use crate::capture;
@@ -41,5 +42,14 @@ pub fn preflight(config: &Config) -> anyhow::Result<Preflight> {
 /// Prepares the process for [`crate::agent::run`] and [`crate::agent::watch`]: to be called while it
 /// has one thread.
 pub fn prepare() -> capture::Tracing {
+    allow_files();
     capture::prepare_mounts()
+}
+
+/// Asks for as many open files as may be had: each cgroup whose packets are looked at takes one or two,
+/// and 1024, which is usual, are soon too few. Who waits for them by number is none of ours.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    raised.unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays"));
 }

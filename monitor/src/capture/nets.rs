@@ -58,19 +58,22 @@ struct Link {
 }
 
 impl Nets {
-    /// Each costs its cgroup; where so many are wanted, something else is wrong, which is told.
-    const MOST: usize = 256;
+    /// Each costs its cgroup; where so many make unusual sockets, something else is wrong, which is told.
+    const MOST_OF_SOCKETS: usize = 256;
+    /// Twice as many as there are pods on a node at most, as Kubernetes has it: each takes two links, which
+    /// are looked at every few seconds.
+    const MOST_OF_LOOKUPS: usize = 512;
 
     /// Where unusual sockets send: the kernel counts those made where nobody looks.
     pub(super) fn of_sockets(ebpf: &mut Ebpf, hierarchy: Hierarchy) -> Result<Self> {
         let told = Some(take(ebpf, map::NETS)?);
         let specs = std::slice::from_ref(&NET);
-        Ok(Self { told, ..Self::new(hierarchy, specs, Self::MOST) })
+        Ok(Self { told, ..Self::new(hierarchy, specs, Self::MOST_OF_SOCKETS) })
     }
 
     /// What is asked of resolvers and answered.
     pub(super) const fn of_lookups(hierarchy: Hierarchy) -> Self {
-        Self::new(hierarchy, &LOOKUPS, Self::MOST)
+        Self::new(hierarchy, &LOOKUPS, Self::MOST_OF_LOOKUPS)
     }
 
     /// None, and none is kept: where names are not to be heard.

@@ -76,6 +76,9 @@ fn finding(screen: Screen, number: usize, finding: &AlertFinding) -> Vec<String>
             say("", &format!("← {path} (pid {})", ancestor.pid));
         }
     }
+    if let Some(dialled) = finding.dialled {
+        say("dialled", &dialled.to_string());
+    }
     let place = &finding.place;
     let container = match (&place.container, &place.container_name) {
         (Some(id), Some(name)) => Some(format!("{name} ({id})")),
