@@ -1,10 +1,17 @@
 //! `lab`: the released agent beside a real container runtime, which does to a small application all
 //! that runtimes do: restarts, rollouts, other addresses, its own end. Every end of every edge must have
-//! its right name all the while. The runtime is private: a network namespace, a cgroup, a directory;
-//! nothing else is touched and nothing is left behind, also when interrupted.
+//! its right name all the while. The runtime is private: two namespaces, a cgroup, a directory; nothing
+//! else is touched and nothing is left behind, also when interrupted.
 
+mod containerd;
+mod cri;
+mod docker;
+mod ground;
+mod image;
 mod parts;
+mod podman;
 mod runtime;
+mod systemd;
 mod trials;
 
 use std::path::PathBuf;
@@ -20,14 +27,73 @@ use crate::setup;
 use crate::stage::Stages;
 use crate::workspace::Workspace;
 
-use self::parts::Parts;
+use self::containerd::Containerd;
+use self::docker::Docker;
+use self::ground::Ground;
+use self::parts::{Part, Parts};
+use self::podman::Podman;
 use self::runtime::Runtime;
+use self::systemd::Systemd;
 
 /// The runtimes that are tried.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Target {
     /// With Compose
     Docker,
+    /// By the Container Runtime Interface, as a kubelet asks it
+    Containerd,
+    /// Its service, and without it
+    Podman,
+    /// As the first process, with units
+    Systemd,
+}
+
+impl Target {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Containerd => "containerd",
+            Self::Podman => "podman",
+            Self::Systemd => "systemd",
+        }
+    }
+
+    const fn parts(self) -> &'static [Part] {
+        match self {
+            Self::Docker => &[
+                ("dockerd", "docker.io"),
+                ("docker", "docker.io"),
+                ("containerd", "containerd"),
+                ("runc", "runc"),
+                ("iptables", "iptables"),
+                ("docker-compose", "docker-compose"),
+            ],
+            Self::Containerd => &[
+                ("containerd", "containerd"),
+                ("ctr", "containerd"),
+                ("runc", "runc"),
+                ("host-local", "containernetworking-plugins"),
+            ],
+            Self::Podman => &[
+                ("podman", "podman"),
+                ("conmon", "conmon"),
+                ("runc", "runc"),
+                ("iptables", "iptables"),
+                ("netavark", "netavark"),
+                ("aardvark-dns", "aardvark-dns"),
+            ],
+            Self::Systemd => &[],
+        }
+    }
+
+    fn start(self, workspace: &Workspace, ground: Ground) -> anyhow::Result<Box<dyn Runtime>> {
+        Ok(match self {
+            Self::Docker => Box::new(Docker::start(ground)?),
+            Self::Containerd => Box::new(Containerd::start(workspace, ground)?),
+            Self::Podman => Box::new(Podman::start(ground)?),
+            Self::Systemd => Box::new(Systemd::start(ground)?),
+        })
+    }
 }
 
 /// How it is tried.
@@ -47,10 +113,10 @@ pub(crate) struct Options {
 
 /// Sets up, builds and tries it.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<ExitCode> {
-    let Target::Docker = options.target;
+    let verb = format!("lab {}", options.target.name());
     machine::require_root(
         "the lab starts a container runtime and loads kernel programs: it needs root",
-        "lab docker",
+        &verb,
     )?;
     let program = match &options.program {
         Some(program) => program.clone(),
@@ -62,16 +128,19 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
     };
     let stages = Stages::start();
     let interrupt = Interrupt::watch()?;
-    let parts = Parts::find(workspace, &stages)?;
-    let mut runtime = Runtime::start(&workspace.target().join("lab/docker"), parts, &interrupt)?;
+    let parts = Parts::find(workspace, &stages, options.target.parts())?;
+    let at = workspace.target().join("lab").join(options.target.name());
+    let ground = Ground::lay(&at, parts, &interrupt)?;
+    let mut runtime = options.target.start(workspace, ground)?;
     let away = Duration::from_secs(options.away);
-    let tried = trials::all(&mut runtime, &program, &stages, &interrupt, away);
+    let tried = trials::all(&mut *runtime, &program, &stages, away);
     if options.keep {
-        runtime.keep();
+        runtime.ground().keep();
+        println!("The lab is kept: its files are in {}", at.display());
     } else {
-        runtime.take_down()?;
+        runtime.ground().take_down()?;
     }
     tried?;
-    stages.finish("lab docker");
+    stages.finish(&verb);
     Ok(ExitCode::SUCCESS)
 }
