@@ -1,6 +1,10 @@
 //! A containerd that is asked as a kubelet asks it, and the application as pods of two Deployments and a
 //! StatefulSet. A file that all pods share says where each service is: there is no cluster that would.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
@@ -31,6 +35,9 @@ const PODS: [(&str, &[&str]); 3] = [
 
 const SOCKET: &str = "containerd.sock";
 
+/// The length of the pods' hosts file, which never changes.
+const HOSTS: usize = 256;
+
 /// The runtime, at work.
 pub(crate) struct Containerd {
     ground: Ground,
@@ -40,6 +47,8 @@ pub(crate) struct Containerd {
     hash: &'static str,
     /// In the order in which they were made.
     pods: Vec<Pod>,
+    /// Where each service is.
+    hosts: BTreeMap<&'static str, String>,
 }
 
 struct Pod {
@@ -71,9 +80,10 @@ impl Containerd {
         let script = ground.write("cri.py", include_str!("cri.py"))?;
         run(&mut ground)?;
         let cri = Cri::start(workspace, &script, &ground.at.join(SOCKET))?;
-        let (image, hash, pods) = (IMAGES[0], "5d9c7bd5c", Vec::new());
-        let mut containerd = Self { ground, cri, image, hash, pods };
-        containerd.cri.ask("Version", &json!({}))?;
+        let (image, hash) = (IMAGES[0], "5d9c7bd5c");
+        let (pods, hosts) = (Vec::new(), BTreeMap::new());
+        let mut containerd = Self { ground, cri, image, hash, pods, hosts };
+        containerd.answers()?;
         for image in IMAGES {
             let archive = image::archive(&containerd.ground, image)?;
             let mut ctr = containerd.ground.client("ctr");
@@ -106,6 +116,8 @@ impl Containerd {
                 "io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "shop",
                 "io.kubernetes.pod.uid": uid,
             },
+            // Nobody is there.
+            "dns_config": {"servers": ["192.0.2.53"]},
             "linux": {
                 "cgroup_parent": format!("/{NAME}/kubepods/besteffort/pod{uid}"),
                 "security_context": {"namespace_options": {"network": "POD", "pid": "CONTAINER"}},
@@ -115,11 +127,12 @@ impl Containerd {
         let sandbox = text(&ran, "pod_sandbox_id")?;
         let status = self.cri.ask("PodSandboxStatus", &json!({"pod_sandbox_id": sandbox}))?;
         let address = text(&status["status"]["network"], "ip")?;
+        // Where the last of several is.
+        self.point(service, &address)?;
         let container = String::new();
         let mut pod = Pod { service, uid, config, sandbox, address, container, attempt: 0 };
         pod.container = self.contain(&pod, command)?;
         self.pods.push(pod);
-        self.point()?;
         self.pods.last().context("it is gone")
     }
 
@@ -155,19 +168,18 @@ impl Containerd {
         let pod = self.pods.remove(at);
         let sandbox = json!({"pod_sandbox_id": pod.sandbox});
         self.cri.ask("StopPodSandbox", &sandbox)?;
-        self.cri.ask("RemovePodSandbox", &sandbox)?;
-        self.point()
+        self.cri.ask("RemovePodSandbox", &sandbox).map(drop)
     }
 
-    /// Tells all pods where each service is; where it is several, the last of them.
-    fn point(&self) -> anyhow::Result<()> {
-        let mut lines = String::new();
-        for (service, _) in PODS {
-            if let Some(last) = self.pods.iter().rfind(|it| it.service == service) {
-                lines.push_str(&format!("{} {service}\n", last.address));
-            }
-        }
-        self.ground.write("hosts", &lines).map(drop)
+    /// Tells all pods where a service is now; of one that is gone, where it was.
+    fn point(&mut self, service: &'static str, address: &str) -> anyhow::Result<()> {
+        self.hosts.insert(service, address.to_owned());
+        let lines = self.hosts.iter().map(|(service, address)| format!("{address} {service}\n"));
+        // Who reads it meanwhile is to find all names.
+        let text = format!("{:<HOSTS$}\n", lines.collect::<String>());
+        let file = File::options().write(true).open(self.ground.at.join("hosts"));
+        let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.context("write the pods' hosts")
     }
 
     /// Where the first pod of a service is among all.
@@ -178,6 +190,12 @@ impl Containerd {
 
     fn of(&self, service: &str) -> anyhow::Result<&Pod> {
         self.pods.get(self.first(service)?).context("it is gone")
+    }
+
+    /// Waits until it does what it is asked for.
+    fn answers(&mut self) -> anyhow::Result<()> {
+        let Self { ground, cri, .. } = self;
+        ground.until("containerd's answer", || Ok(cri.ask("Version", &json!({})).is_ok()))
     }
 
     fn anew(&mut self) -> anyhow::Result<()> {
@@ -329,6 +347,6 @@ impl Runtime for Containerd {
 
     fn come_back(&mut self) -> anyhow::Result<()> {
         run(&mut self.ground)?;
-        self.cri.ask("Version", &json!({})).map(drop)
+        self.answers()
     }
 }
