@@ -14,6 +14,7 @@ mod decode;
 mod dns;
 mod hierarchy;
 mod mountinfo;
+mod pace;
 mod procfs;
 mod shared;
 
