@@ -164,6 +164,7 @@ impl Cgroups {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
     use crate::capture::preflight::{CgroupRoot, Layout};
@@ -216,11 +217,10 @@ mod tests {
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"]);
         fs::create_dir(root.path().join("late")).unwrap();
-        let took = |took| Some(Walk { ended: Instant::now(), took });
-        cgroups.last_walk = took(Duration::from_secs(3600));
+        cgroups.pace = Pace::took(Duration::from_secs(3600));
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"], "a long walk is not repeated at once");
-        cgroups.last_walk = took(Duration::ZERO);
+        cgroups.pace = Pace::took(Duration::ZERO);
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/", "/late"], "a short one is");
     }

@@ -21,6 +21,12 @@ impl Pace {
         })
     }
 
+    /// As if it had been done just now, and had taken that long.
+    #[cfg(test)]
+    pub(super) fn took(took: Duration) -> Self {
+        Self { last: Some((Instant::now(), took)) }
+    }
+
     /// Does it, and notes how long it took.
     pub(super) fn timed<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use crate::lab::cri::Cri;
-use crate::lab::ground::{Ground, NAME, done};
+use crate::lab::ground::{Ground, done};
 use crate::lab::image::{self, IMAGES};
 use crate::lab::runtime::{Names, Runtime};
 use crate::lab::trials::Trial;
@@ -119,7 +119,7 @@ impl Containerd {
             // Nobody is there.
             "dns_config": {"servers": ["192.0.2.53"]},
             "linux": {
-                "cgroup_parent": format!("/{NAME}/kubepods/besteffort/pod{uid}"),
+                "cgroup_parent": format!("/{}/kubepods/besteffort/pod{uid}", self.ground.name),
                 "security_context": {"namespace_options": {"network": "POD", "pid": "CONTAINER"}},
             },
         });

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::ensure;
 use serde_json::Value;
 
-use crate::lab::ground::{Ground, NAME, done, tried};
+use crate::lab::ground::{Ground, done, tried};
 use crate::lab::image::{self, IMAGES};
 use crate::lab::runtime::{Names, Runtime, by_id};
 use crate::lab::trials::{Trial, written};
@@ -125,7 +125,7 @@ impl Docker {
             "data-root": format!("{dir}/data"),
             "exec-root": format!("{dir}/exec"),
             "containerd": format!("{dir}/containerd/containerd.sock"),
-            "cgroup-parent": format!("/{NAME}/docker"),
+            "cgroup-parent": format!("/{}/docker", self.ground.name),
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "bip": "10.91.0.1/24",
             // Nobody is there: names that it does not know itself nobody knows.

@@ -14,9 +14,6 @@ use crate::house::{cgroup_root, empty};
 use crate::interrupt::{Interrupt, PAUSE};
 use crate::lab::parts::Parts;
 
-/// Everything of ours carries this name.
-pub(crate) const NAME: &str = "edgewatch-lab";
-
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Prepares the mount namespace: what runtimes keep outside of the directories that they are told is
@@ -31,6 +28,8 @@ const ENTER: &str = "echo $$ > \"$0/cgroup.procs\" && exec setsid nsenter \"$1\"
 
 /// The ground, laid.
 pub(crate) struct Ground {
+    /// Everything of it carries this name.
+    pub(crate) name: String,
     pub(crate) at: PathBuf,
     pub(crate) parts: Parts,
     pub(crate) interrupt: Interrupt,
@@ -42,23 +41,34 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn lay(at: &Path, parts: Parts, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    /// Lays the ground of that target, with its files at `at`.
+    pub(crate) fn lay(
+        target: &str,
+        at: &Path,
+        parts: Parts,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let name = format!("edgewatch-lab-{target}");
         let mut ground = Self {
             at: at.to_path_buf(),
             parts,
             interrupt: interrupt.clone(),
-            cgroup: cgroup_root()?.join(NAME),
+            cgroup: cgroup_root()?.join(&name),
+            name,
             room: None,
             daemons: BTreeMap::new(),
             kept: false,
         };
         ground.sweep()?;
         std::fs::create_dir_all(at).with_context(|| format!("create {}", at.display()))?;
-        done(Command::new("ip").args(["netns", "add", NAME]))?;
+        done(Command::new("ip").args(["netns", "add", &ground.name]))?;
         let cgroup = ground.cgroup_of("room")?;
         let mut room = Command::new("bash");
         let script = "echo $$ > \"$0/cgroup.procs\" && exec setsid unshare --mount --propagation private sh -c \"$1\" \"$2\"";
-        room.args(["-c", script]).arg(cgroup).arg(ROOM).arg(at).stdin(Stdio::null());
+        room.args(["-c", script]).arg(cgroup).arg(ROOM).arg(at);
+        // Kept, it is not to keep whoever reads what we say.
+        let log = File::create(at.join("room.log")).context("create a log")?;
+        room.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         ground.room = Some(room.spawn().context("start a process in a mount namespace")?);
         let ready = at.join("room");
         ground.until("a mount namespace", || Ok(ready.exists()))?;
@@ -105,7 +115,7 @@ impl Ground {
 
     fn namespaces(&self) -> anyhow::Result<[String; 2]> {
         let room = self.room.as_ref().context("the lab has no mount namespace")?.id();
-        Ok([format!("--net=/run/netns/{NAME}"), format!("--mount=/proc/{room}/ns/mnt")])
+        Ok([format!("--net=/run/netns/{}", self.name), format!("--mount=/proc/{room}/ns/mnt")])
     }
 
     /// Starts a command that is ended with the lab, with what it says in a log of its name.
@@ -166,12 +176,12 @@ impl Ground {
         for mut child in std::mem::take(&mut self.daemons).into_values().chain(self.room.take()) {
             drop(child.wait());
         }
-        if Path::new("/run/netns").join(NAME).exists() {
-            done(Command::new("ip").args(["netns", "del", NAME]))?;
+        if Path::new("/run/netns").join(&self.name).exists() {
+            done(Command::new("ip").args(["netns", "del", &self.name]))?;
         }
         // In the hybrid layout containers are in every hierarchy of version 1 as well.
         for entry in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            empty(&entry.path().join(NAME))?;
+            empty(&entry.path().join(&self.name))?;
         }
         remove(&self.at)
     }

@@ -130,7 +130,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
     let interrupt = Interrupt::watch()?;
     let parts = Parts::find(workspace, &stages, options.target.parts())?;
     let at = workspace.target().join("lab").join(options.target.name());
-    let ground = Ground::lay(&at, parts, &interrupt)?;
+    let ground = Ground::lay(options.target.name(), &at, parts, &interrupt)?;
     let mut runtime = options.target.start(workspace, ground)?;
     let away = Duration::from_secs(options.away);
     let tried = trials::all(&mut *runtime, &program, &stages, away);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
-use crate::lab::ground::{Ground, NAME, done, tried};
+use crate::lab::ground::{Ground, done, tried};
 use crate::lab::image::{self, IMAGES};
 use crate::lab::runtime::{Names, Runtime, by_id};
 use crate::lab::trials::Trial;
@@ -106,7 +106,7 @@ impl Podman {
 
     /// Makes a container, and starts it where the verb says so.
     fn make(&self, verb: &[&str], name: &str, command: &[&str]) -> anyhow::Result<()> {
-        let parent = format!("/{NAME}/libpod_parent");
+        let parent = format!("/{}/libpod_parent", self.ground.name);
         let own = ["--name", name, "--network", NETWORK, "--cgroup-parent", &parent, self.image];
         self.podman(&[verb, &own, command].concat()).map(drop)
     }
@@ -157,8 +157,9 @@ impl Runtime for Podman {
     }
 
     fn restart(&mut self) -> anyhow::Result<()> {
-        let names = APPLICATION.map(|(name, _)| name);
-        self.podman(&[&["restart", "-t", "0"][..], &names].concat()).map(drop)
+        // At once they may be left with each other's old addresses by Podman's resolver.
+        let one = |(name, _)| self.podman(&["restart", "-t", "0", name]).map(drop);
+        APPLICATION.into_iter().try_for_each(one)
     }
 
     fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()> {

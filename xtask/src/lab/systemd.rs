@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::lab::ground::{Ground, NAME, done, tried};
+use crate::lab::ground::{Ground, done, tried};
 use crate::lab::image;
 use crate::lab::runtime::{Names, Runtime};
 use crate::lab::trials::Trial;
@@ -160,7 +160,7 @@ impl Runtime for Systemd {
     }
 
     fn place_of_web(&mut self) -> anyhow::Result<Vec<(&'static str, String)>> {
-        Ok(vec![("cgroup", format!("/{NAME}/{WEB}"))])
+        Ok(vec![("cgroup", format!("/{}/{WEB}", self.ground.name))])
     }
 
     fn is_in_use(&self, edge: &str) -> bool {

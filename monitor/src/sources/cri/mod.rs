@@ -13,7 +13,7 @@ use std::time::Duration;
 use monitor_core::directory::{self, Fact, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
 use crate::sources::cri::api::{Container, Event, Runtime, Sandbox};
@@ -21,8 +21,13 @@ use crate::sources::text::{is_id, short_text};
 use crate::sources::{self, ANSWER, Patience, Telling, Unheard};
 
 /// A container's cgroup may be there before its runtime lists it: when the list is made, and made again.
-const AFTER: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(900), Duration::from_secs(3)];
+/// At first soon, for it may be gone in a moment.
+const AFTER: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 /// Who answers by the CRI; asked again whenever `unknown` says that there is something new.
 pub(super) struct Pods {
@@ -61,21 +66,53 @@ async fn follow(
     }
     telling.tell(Fact::Present(telling.source)).await?;
     patience.reset();
+    let mut lists = Lists::default();
     loop {
-        let again = tokio::select! {
-            () = unknown.notified() => AFTER.as_slice(),
+        tokio::select! {
+            () = unknown.notified() => lists.ask(&AFTER),
             happened = next(events.as_mut()) => match happened {
-                Ok(Some(_)) => &AFTER[..1],
+                Ok(Some(_)) => lists.ask(&AFTER[..1]),
                 Ok(None) => return Ok("it ended the list of its events".to_owned()),
                 Err(status) => return Ok(said(&status)),
-            }
-        };
-        for pause in again {
-            sleep(*pause).await;
-            if let Some(why) = list(telling, &mut runtime).await? {
-                return Ok(why);
+            },
+            () = lists.due() => {
+                if let Some(why) = list(telling, &mut runtime).await? {
+                    return Ok(why);
+                }
             }
         }
+    }
+}
+
+/// When lists are to be made.
+#[derive(Debug, Default)]
+struct Lists {
+    next: Option<Instant>,
+    /// The pauses before those that follow it.
+    further: &'static [Duration],
+}
+
+impl Lists {
+    /// Somebody asks for lists after these pauses. One that is about to be made is not put off: whoever
+    /// asks without end is answered as well.
+    fn ask(&mut self, pauses: &'static [Duration]) {
+        let Some((first, further)) = pauses.split_first() else { return };
+        let soon = Instant::now() + *first;
+        self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
+        if further.len() > self.further.len() {
+            self.further = further;
+        }
+    }
+
+    /// Waits until one is to be made; for ever where none is.
+    async fn due(&mut self) {
+        match self.next {
+            Some(next) => sleep_until(next).await,
+            None => std::future::pending().await,
+        }
+        let further = self.further.split_first();
+        self.next = further.map(|(pause, _)| Instant::now() + *pause);
+        self.further = further.map_or(&[], |(_, further)| further);
     }
 }
 
@@ -169,6 +206,29 @@ mod tests {
     use crate::sources::cri::api::{ContainerMetadata, SandboxMetadata};
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[tokio::test(start_paused = true)]
+    async fn what_appears_meanwhile_is_asked_about_as_soon_as_the_first() {
+        let begun = Instant::now();
+        let at = || begun.elapsed().as_millis();
+        let mut lists = Lists::default();
+        lists.ask(&AFTER);
+        lists.due().await;
+        assert_eq!(at(), 20);
+        // Asked without end, it is made nevertheless.
+        for _ in 0..10 {
+            lists.ask(&AFTER);
+            lists.ask(&AFTER[..1]);
+        }
+        lists.due().await;
+        assert_eq!(at(), 40);
+        let mut times = Vec::new();
+        while lists.next.is_some() {
+            lists.due().await;
+            times.push(at());
+        }
+        assert_eq!(times, [240, 1240, 4240]);
+    }
 
     #[test]
     fn a_container_is_its_sandboxs_pods() {
