@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::attribute::naming;
 use crate::attribute::shares::Shares;
 use crate::edge::Edge;
 use crate::flow::Protocol;
@@ -22,9 +23,6 @@ impl History {
         let (Some(client), Some(_)) = (edge.client.service(), edge.server.service()) else {
             return;
         };
-        if edge.is_provisional() {
-            return;
-        }
         self.reached.insert(
             client.clone(),
             (client.clone(), edge.port.protocol, dialled),
@@ -40,5 +38,20 @@ impl History {
         dialled: SocketAddr,
     ) -> Option<&Edge> {
         self.reached.get(&(client.clone(), protocol, dialled))
+    }
+
+    /// Calls a service by its new name.
+    pub(crate) fn rename(&mut self, from: &ServiceName, to: &ServiceName) {
+        let concerns = |edge: &Edge| edge.services().any(|it| it == from);
+        let old = self.reached.range(..).filter(|(_, edge)| concerns(edge));
+        let old: Vec<_> = old.map(|(key, edge)| (key.2, edge.clone())).collect();
+        if old.is_empty() {
+            return;
+        }
+        self.reached.retain(|edge| !concerns(edge));
+        for (dialled, mut edge) in old {
+            naming::rename_edge(&mut edge, from, to);
+            self.remember(&edge, dialled);
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::attribute::workloads::Renamed;
 use crate::attribute::{Attribution, Heard, Sighting};
 use crate::directory::{Fact, Key, Source, Subject};
-use crate::edge::{Peer, Port};
+use crate::edge::{Edge, Peer, Port};
 use crate::flow::KeyId;
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::network::{Named, Network, is_metadata};
@@ -141,6 +141,9 @@ impl Attribution {
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
         let changed = self.directory.take(now.wall, fact);
         let renamed = self.workloads.learn(&changed.workloads, &self.directory);
+        for Renamed { from, to, .. } in &renamed {
+            self.history.rename(from, to);
+        }
         let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
         let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };
@@ -310,17 +313,20 @@ enum Certainty {
 
 /// Calls a service by its new name.
 pub(crate) fn rename(sighting: &mut Sighting, from: &ServiceName, to: &ServiceName) {
-    let edge = &mut sighting.edge;
-    for peer in [&mut edge.client, &mut edge.server] {
-        if peer.service() == Some(from) {
-            *peer = Peer::Service(to.clone());
-        }
-    }
+    rename_edge(&mut sighting.edge, from, to);
     if let Some(handover) = &mut sighting.opened_by {
         for end in [&mut handover.opener, &mut handover.user] {
             if end == from {
                 *end = to.clone();
             }
+        }
+    }
+}
+
+pub(crate) fn rename_edge(edge: &mut Edge, from: &ServiceName, to: &ServiceName) {
+    for peer in [&mut edge.client, &mut edge.server] {
+        if peer.service() == Some(from) {
+            *peer = Peer::Service(to.clone());
         }
     }
 }

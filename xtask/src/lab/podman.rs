@@ -32,6 +32,15 @@ const APPLICATION: [(&str, &[&str]); 3] = [
 
 const NETWORK: &str = "lab-shop";
 
+/// The bridge has the least of its ports' hardware addresses: when one comes or goes it may be another, and
+/// the others would look for it in vain for up to a minute.
+const NEIGHBOURS: &[&str] = &[
+    "--sysctl",
+    "net.ipv4.neigh.eth0.base_reachable_time_ms=1000",
+    "--sysctl",
+    "net.ipv4.neigh.eth0.delay_first_probe_time=1",
+];
+
 /// The runtime, at work.
 pub(crate) struct Podman {
     ground: Ground,
@@ -107,8 +116,8 @@ impl Podman {
     /// Makes a container, and starts it where the verb says so.
     fn make(&self, verb: &[&str], name: &str, command: &[&str]) -> anyhow::Result<()> {
         let parent = format!("/{}/libpod_parent", self.ground.name);
-        let own = ["--name", name, "--network", NETWORK, "--cgroup-parent", &parent, self.image];
-        self.podman(&[verb, &own, command].concat()).map(drop)
+        let own = ["--name", name, "--network", NETWORK, "--cgroup-parent", &parent];
+        self.podman(&[verb, &own, NEIGHBOURS, &[self.image], command].concat()).map(drop)
     }
 
     fn field(&self, container: &str, template: &str) -> anyhow::Result<String> {
