@@ -1,11 +1,13 @@
 //! A node's own word on its pods: containerd and CRI-O by the Container Runtime Interface, for nodes on
 //! which nobody may ask the cluster. Listed once, and again when something is seen that was not in the
-//! list, or when the runtime says that something happened: nothing is asked in between.
+//! list, or when the runtime says that something happened: nothing is asked in between. Of a pod's
+//! addresses no list says anything: they are asked for once.
 
 mod api;
 mod owner;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
-use crate::sources::cri::api::{Container, Event, Runtime, Sandbox};
+use crate::sources::cri::api::{Container, Event, Runtime, Sandbox, SandboxNetwork};
 use crate::sources::text::{is_id, short_text};
 use crate::sources::{self, ANSWER, Patience, Telling, Unheard};
 
@@ -61,7 +63,8 @@ async fn follow(
         Err(status) if status.code() == Code::Unimplemented => None,
         Err(status) => return Ok(said(&status)),
     };
-    if let Some(why) = list(telling, &mut runtime).await? {
+    let mut networks = Networks::new();
+    if let Some(why) = list(telling, &mut runtime, &mut networks).await? {
         return Ok(why);
     }
     telling.tell(Fact::Present(telling.source)).await?;
@@ -76,7 +79,7 @@ async fn follow(
                 Err(status) => return Ok(said(&status)),
             },
             () = lists.due() => {
-                if let Some(why) = list(telling, &mut runtime).await? {
+                if let Some(why) = list(telling, &mut runtime, &mut networks).await? {
                     return Ok(why);
                 }
             }
@@ -123,17 +126,39 @@ async fn next(events: Option<&mut tonic::Streaming<Event>>) -> Result<Option<Eve
     }
 }
 
+/// The addresses of sandboxes that are ready, by their ids.
+type Networks = BTreeMap<String, Vec<IpAddr>>;
+
 /// Tells all there is; why not, where the runtime does not.
-async fn list(telling: &Telling, runtime: &mut Runtime) -> Result<Option<String>, Unheard> {
+async fn list(
+    telling: &Telling,
+    runtime: &mut Runtime,
+    networks: &mut Networks,
+) -> Result<Option<String>, Unheard> {
     let listed = async {
         let sandboxes = in_time(runtime.sandboxes()).await?;
-        Ok::<_, Status>((sandboxes, in_time(runtime.containers()).await?))
+        let containers = in_time(runtime.containers()).await?;
+        let ready = sandboxes.iter().filter(|it| it.state == READY).map(|it| it.id.clone());
+        let mut old = std::mem::take(networks);
+        for id in ready {
+            let addresses = match old.remove(&id) {
+                Some(known) => known,
+                None => match in_time(runtime.network(&id)).await {
+                    Ok(network) => network.map(addresses).unwrap_or_default(),
+                    // Gone meanwhile.
+                    Err(status) if status.code() == Code::NotFound => continue,
+                    Err(status) => return Err(status),
+                },
+            };
+            networks.insert(id, addresses);
+        }
+        Ok((sandboxes, containers))
     };
     let (sandboxes, containers) = match listed.await {
         Ok(listed) => listed,
         Err(status) => return Ok(Some(said(&status))),
     };
-    let (pods, containers) = told(sandboxes, containers);
+    let (pods, containers) = told(sandboxes, containers, networks);
     for (kind, subjects) in [(Kind::Pod, pods), (Kind::Container, containers)] {
         telling.tell(Fact::Listing(telling.source, kind)).await?;
         for subject in subjects {
@@ -144,23 +169,41 @@ async fn list(telling: &Telling, runtime: &mut Runtime) -> Result<Option<String>
     Ok(None)
 }
 
-/// What the lists say. A pod that was restarted in place has several sandboxes: any names it.
-fn told(sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> (Vec<Subject>, Vec<Subject>) {
+const READY: i32 = 0;
+/// More than one of each family is no pod's; nobody says how many a runtime tells.
+const ADDRESSES: usize = 16;
+
+fn addresses(network: SandboxNetwork) -> Vec<IpAddr> {
+    let all = std::iter::once(network.ip).chain(network.additional.into_iter().map(|it| it.ip));
+    all.filter_map(|it| it.parse().ok()).take(ADDRESSES).collect()
+}
+
+/// What the lists say. A pod that was restarted in place has several sandboxes: any names it, and the one
+/// that is ready has its addresses.
+fn told(
+    sandboxes: Vec<Sandbox>,
+    containers: Vec<Container>,
+    networks: &Networks,
+) -> (Vec<Subject>, Vec<Subject>) {
     let mut uids: BTreeMap<String, Arc<str>> = BTreeMap::new();
     let mut pods: BTreeMap<Arc<str>, Subject> = BTreeMap::new();
-    for Sandbox { id, metadata, labels } in sandboxes {
+    for Sandbox { id, metadata, state, created_at, labels } in sandboxes {
         let Some(metadata) = metadata else { continue };
         let uid = short_text(&metadata.uid);
         if uid.is_empty() || !is_id(&id) {
             continue;
         }
+        let addresses = networks.get(&id).cloned().unwrap_or_default();
         uids.insert(id, Arc::clone(&uid));
+        if state != READY && pods.contains_key(&uid) {
+            continue;
+        }
         let pod = Pod {
             uid: Arc::clone(&uid),
             service: owner::of(&metadata.namespace, &metadata.name, &labels),
             node: "".into(),
-            addresses: Vec::new(),
-            since: None,
+            addresses,
+            since: moment(created_at),
             containers: Vec::new(),
         };
         pods.insert(uid, Subject::Pod(pod));
@@ -176,12 +219,17 @@ fn told(sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> (Vec<Subject>, V
                 name,
                 image: Some(short_text(&it.image)).filter(|it| !it.is_empty()),
                 addresses: Vec::new(),
-                since: (it.created_at > 0).then_some(WallTime(it.created_at / 1_000)),
+                since: moment(it.created_at),
             })
         })
     };
     let containers = containers.into_iter().filter_map(container).collect();
     (pods.into_values().collect(), containers)
+}
+
+/// Of nanoseconds since 1970; none where nobody said.
+fn moment(nanoseconds: i64) -> Option<WallTime> {
+    (nanoseconds > 0).then_some(WallTime(nanoseconds / 1_000))
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
@@ -239,6 +287,8 @@ mod tests {
                 uid: "u-1".to_owned(),
                 namespace: "shop".to_owned(),
             }),
+            state: READY,
+            created_at: 1_790_000_000_000_000_000,
             labels: [("statefulset.kubernetes.io/pod-name".to_owned(), "db-0".to_owned())].into(),
         };
         let own = Container {
@@ -249,11 +299,16 @@ mod tests {
             created_at: 1_790_000_000_000_000_000,
         };
         let nobodys = Container { sandbox: "x".to_owned(), ..own.clone() };
-        let (pods, containers) = told(vec![sandbox], vec![own, nobodys]);
+        let ended = Sandbox { id: ID.replace('0', "e"), state: 1, ..sandbox.clone() };
+        let network = SandboxNetwork { ip: "10.88.0.4".to_owned(), additional: Vec::new() };
+        let networks = [(ID.to_owned(), addresses(network))].into();
+        let (pods, containers) =
+            told(vec![ended.clone(), sandbox, ended], vec![own, nobodys], &networks);
         let ([Subject::Pod(pod)], [Subject::Container(container)]) = (&*pods, &*containers) else {
             panic!("{pods:?} {containers:?}");
         };
         assert_eq!(pod.service.as_str(), "k8s:shop/StatefulSet/db");
+        assert_eq!(pod.addresses, ["10.88.0.4".parse::<IpAddr>().unwrap()]);
         assert_eq!(container.pod.as_deref(), Some("u-1"));
         assert_eq!(container.name.as_deref(), Some("db%1B%5B2J"));
         assert_eq!(container.since, Some(WallTime(1_790_000_000_000_000)));
