@@ -120,6 +120,11 @@ impl Containerd {
             "dns_config": {"servers": ["192.0.2.53"]},
             "linux": {
                 "cgroup_parent": format!("/{}/kubepods/besteffort/pod{uid}", self.ground.name),
+                // Who takes an address over has another hardware address.
+                "sysctls": {
+                    "net.ipv4.neigh.eth0.base_reachable_time_ms": "1000",
+                    "net.ipv4.neigh.eth0.delay_first_probe_time": "1",
+                },
                 "security_context": {"namespace_options": {"network": "POD", "pid": "CONTAINER"}},
             },
         });
