@@ -268,7 +268,7 @@ impl Runtime for Containerd {
         Ok(())
     }
 
-    fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
+    fn at_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
         let container = self.of("web")?.container.clone();
         let exec = json!({"container_id": container, "cmd": words, "timeout": 30});
         self.cri.ask("ExecSync", &exec).map(drop)

@@ -180,7 +180,7 @@ impl Runtime for Docker {
         self.compose(&["restart", "-t", "0"])
     }
 
-    fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
+    fn at_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
         tried(self.client("docker").args(["exec", WEB]).args(words))
     }
 
@@ -210,7 +210,7 @@ impl Runtime for Docker {
 
     /// Its resolver asks for a name that nobody knows.
     fn rehearse(&mut self) -> anyhow::Result<()> {
-        self.from_web(&["timeout", "2", "nslookup", "nobody."])
+        self.at_web(&["timeout", "2", "nslookup", "nobody."])
     }
 
     /// Docker's own answers are no edges: what it dials over loopback is dialled by its `iptables`.

@@ -171,7 +171,7 @@ impl Runtime for Podman {
         APPLICATION.into_iter().try_for_each(one)
     }
 
-    fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
+    fn at_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
         tried(&mut self.command(&[&["exec", "web"][..], words].concat())?)
     }
 

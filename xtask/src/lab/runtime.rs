@@ -40,7 +40,7 @@ pub(crate) trait Runtime {
     fn restart(&mut self) -> anyhow::Result<()>;
 
     /// Runs a command where `web` runs; it may fail.
-    fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()>;
+    fn at_web(&mut self, words: &[&str]) -> anyhow::Result<()>;
 
     /// Lets another service take the address of `api`, which ends, at once; where it is dialled.
     fn usurp(&mut self) -> anyhow::Result<String>;

@@ -140,7 +140,7 @@ impl Runtime for Systemd {
         self.systemctl("restart", &ALL)
     }
 
-    fn from_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
+    fn at_web(&mut self, words: &[&str]) -> anyhow::Result<()> {
         tried(self.on_it(WEB).args(words))
     }
 

@@ -230,7 +230,7 @@ impl Lab<'_> {
     }
 
     fn call(&mut self, url: &str) -> anyhow::Result<()> {
-        self.runtime.from_web(&["timeout", "2", "busybox", "wget", "-q", "-O", "/dev/null", url])
+        self.runtime.at_web(&["timeout", "2", "busybox", "wget", "-q", "-O", "/dev/null", url])
     }
 
     /// Waits until a finding about this edge is told, and holds that none is about what is not to be
