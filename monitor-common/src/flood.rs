@@ -21,8 +21,9 @@ pub const SKETCH_REGISTERS: usize = 1024;
 pub struct Payer {
     pub cgroup_id: u64,
     pub direction: Direction,
-    /// 1 where it is for ports that are bound, which are no flows; of those no flood is told.
-    pub binds: u8,
+    /// What it is for, where that are no flows: 1 ports that are bound, 2 messages of DNS. Of those no flood
+    /// is told.
+    pub other: u8,
     pub _reserved: [u8; 6],
 }
 const _: () = assert!(size_of::<Payer>() == 16);
@@ -39,14 +40,21 @@ impl Payer {
         } else {
             (key.cgroup_id, key.direction)
         };
-        Self { cgroup_id, direction, binds: 0, _reserved: [0; 6] }
+        Self { cgroup_id, direction, other: 0, _reserved: [0; 6] }
     }
 
     /// Who binds a port pays for the room that it takes among those of others.
     #[inline(always)]
     #[must_use]
     pub const fn binding(cgroup_id: u64) -> Self {
-        Self { cgroup_id, direction: Direction::Listening, binds: 1, _reserved: [0; 6] }
+        Self { cgroup_id, direction: Direction::Listening, other: 1, _reserved: [0; 6] }
+    }
+
+    /// Who asks for names pays for what it asks and is answered.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asking(cgroup_id: u64) -> Self {
+        Self { cgroup_id, direction: Direction::Outbound, other: 2, _reserved: [0; 6] }
     }
 }
 

@@ -13,6 +13,7 @@ mod flood;
 mod followed;
 mod hash;
 mod lineage;
+mod lookup;
 mod stats;
 
 pub use address::Address;
@@ -25,7 +26,10 @@ pub use flood::{
 };
 pub use followed::{ClientKey, Dialler, Dials, Followed, Opened, Tracked};
 pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell};
-pub use stats::{FlowStats, Origin};
+pub use lookup::{
+    Asker, DNS_PORT, LOOKUP_BYTE_NS, LOOKUP_RING_BYTES, LOOKUP_ROOMS, LOOKUP_SPAN_NS, LookupHead,
+};
+pub use stats::{FlowStats, Origin, came_at};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to
@@ -37,7 +41,8 @@ pub const LAYOUT: u64 = digest(include_bytes!("lib.rs"))
     ^ digest(include_bytes!("followed.rs")).rotate_left(4)
     ^ digest(include_bytes!("hash.rs")).rotate_left(5)
     ^ digest(include_bytes!("lineage.rs")).rotate_left(6)
-    ^ digest(include_bytes!("stats.rs")).rotate_left(7);
+    ^ digest(include_bytes!("lookup.rs")).rotate_left(7)
+    ^ digest(include_bytes!("stats.rs")).rotate_left(8);
 
 /// FNV-1a: tells texts apart, not attackers.
 #[must_use]
@@ -70,6 +75,7 @@ pub mod map {
     pub const EXECUTABLE_PATHS: &str = "EXECUTABLE_PATHS";
     pub const LOST: &str = "LOST";
     pub const EVENTS: &str = "EVENTS";
+    pub const LOOKUPS: &str = "LOOKUPS";
 }
 
 /// Names of the read-only globals that the agent sets before it loads the programs.
@@ -85,6 +91,8 @@ pub mod global {
     /// `u8`, 1 where bytes, round-trip time and outcome of every connection are noted, and who opens
     /// which socket.
     pub const FULL: &str = "FULL";
+    /// `u8`, 1 where sockets that ask for names are noted.
+    pub const DNS: &str = "DNS";
     /// `[u64; 2]`, the cgroup below which all is watched and how far it is below the root; zeros where
     /// that is everywhere. For what belongs to no cgroup.
     pub const WATCHED: &str = "WATCHED";
@@ -438,16 +446,20 @@ pub enum Loss {
     Unwatched = 4,
     /// A key was new and beyond the budget of its [`Payer`], whose [`Flood`] counts it too.
     OverBudget = 5,
+    /// A message of DNS was not handed over: there was no room, its cgroup had more than its share, or it
+    /// was longer than the longest of [`LOOKUP_ROOMS`].
+    Unheard = 6,
 }
 
 impl Loss {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RingFull,
         Self::MapFull,
         Self::Unattributed,
         Self::Untracked,
         Self::Unwatched,
         Self::OverBudget,
+        Self::Unheard,
     ];
 
     /// The index of its counter.

@@ -75,6 +75,7 @@ impl Origin {
 pub struct FlowStats {
     /// Written last: 0 in an entry whose writer is still at it.
     pub first_seen_ns: u64,
+    /// When anything came of it or one of its connections was closed.
     pub last_seen_ns: u64,
     /// Dials, accepts or datagrams, by what came of them: see [`Outcome::slot`]. What was not there
     /// before is news, and comes with an origin of its own, which is written before it is counted.
@@ -86,8 +87,26 @@ pub struct FlowStats {
     /// Of what was news last.
     pub origin: Origin,
     pub rtt: [u32; RTT_BUCKETS],
+    /// When each thing came of it last, as [`came_at`] writes it: that a connection is closed does not
+    /// count. Where it is 0, nothing came of it since it was entered by the agent.
+    pub came: [u32; Outcome::SLOTS],
+    pub _reserved: u32,
 }
-const _: () = assert!(size_of::<FlowStats>() == 200);
+const _: () = assert!(size_of::<FlowStats>() == 224);
+
+/// A time of the kernel's clock in units of a millisecond, which begin anew after 26 days; never 0.
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the times that are compared are near each other"
+)]
+pub const fn came_at(now_ns: u64) -> u32 {
+    ((now_ns >> CAME_SHIFT) as u32) | 1
+}
+
+/// Half a millisecond, of which the lowest bit is lost.
+const CAME_SHIFT: u32 = 19;
 
 impl FlowStats {
     /// What an entry starts from: all is to be filled in.
@@ -99,12 +118,43 @@ impl FlowStats {
         bytes_received: 0,
         origin: Origin::NONE,
         rtt: [0; RTT_BUCKETS],
+        came: [0; Outcome::SLOTS],
+        _reserved: 0,
     };
+
+    /// When this came of the key last, or a millisecond later.
+    #[must_use]
+    pub const fn came_ns(&self, outcome: Outcome) -> u64 {
+        let came = self.came[outcome.slot()];
+        if came == 0 {
+            return self.last_seen_ns;
+        }
+        // Never later than the key was seen, hence so much before.
+        let ago = came_at(self.last_seen_ns).wrapping_sub(came).saturating_sub(2);
+        self.last_seen_ns.saturating_sub((ago as u64) << CAME_SHIFT)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Origin;
+    use super::{FlowStats, Origin, came_at};
+    use crate::Outcome;
+
+    #[test]
+    fn it_is_known_when_each_thing_came_of_a_key() {
+        const S: u64 = 1_000_000_000;
+        const DAYS: u64 = 86_400 * S;
+        for begun in [0, 7 * S, 25 * DAYS, 26 * DAYS, 100 * DAYS] {
+            let mut stats = FlowStats { last_seen_ns: begun + 90 * S, ..FlowStats::NONE };
+            assert_eq!(stats.came_ns(Outcome::Refused), stats.last_seen_ns);
+            stats.came[Outcome::Refused.slot()] = came_at(begun + 30 * S);
+            stats.came[Outcome::Established.slot()] = came_at(stats.last_seen_ns);
+            let came = |outcome| stats.came_ns(outcome);
+            let late = came(Outcome::Refused).checked_sub(begun + 30 * S);
+            assert!(late.is_some_and(|it| it <= 3_000_000), "{begun}: {late:?}");
+            assert_eq!(came(Outcome::Established), stats.last_seen_ns);
+        }
+    }
 
     #[test]
     fn an_origin_keeps_its_opener_beside_another_port() {

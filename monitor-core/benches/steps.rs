@@ -85,6 +85,7 @@ fn list(stage: &mut Stage, pods: u32) {
     for pod in 0..pods {
         let subject = Subject::Pod(Pod {
             uid: format!("6c1a4e08-9d1f-4a0e-8f67-{pod:012x}").into(),
+            alias: None,
             service: ServiceName::new(
                 "k8s",
                 &format!("team-{}/Deployment/app-{}", pod % 50, pod / 10),

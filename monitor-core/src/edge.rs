@@ -171,6 +171,12 @@ impl Edge {
         }
     }
 
+    /// Whether it leads to where names are asked for.
+    #[must_use]
+    pub const fn asks_for_names(&self) -> bool {
+        self.port.number == 53 && matches!(self.port.protocol, Protocol::Udp | Protocol::Tcp)
+    }
+
     /// Whether anybody talked to anybody: what the map shows.
     #[must_use]
     pub const fn is_exchange(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::Lookup;
 use crate::ids::{BootTime, CgroupId, NetnsCookie, WallTime};
 use crate::socket::Socket;
 
@@ -404,6 +405,9 @@ pub enum Loss {
     /// The table held as many undecided edges of one service as it may: a further one was judged, and
     /// neither learned nor kept.
     ServiceFull,
+    /// A message of DNS that was not read: too many of one cgroup, too long, cut off, or answered what was
+    /// asked before anybody looked. Names may be missing.
+    Unheard,
     /// An answer of DNS that its cgroup had not asked for, or from whom it is not believed: it names no
     /// address.
     Unasked,
@@ -428,6 +432,7 @@ impl fmt::Display for Loss {
             Self::Undecodable => "undecodable",
             Self::TableFull => "table-full",
             Self::ServiceFull => "service-full",
+            Self::Unheard => "unheard",
             Self::Unasked => "unasked",
             Self::OverBudget => "over-budget",
             Self::Evicted => "evicted",
@@ -466,6 +471,8 @@ pub enum Observation {
     CgroupVanished { id: CgroupId },
     /// The addresses of a network namespace, loopback left out.
     Addresses { netns: NetnsCookie, addresses: Vec<IpAddr> },
+    /// A cgroup asked for a name, or was answered. Told before any flow that came after.
+    LookedUp(Lookup),
     /// A flow key was seen for the first time; a listener is a flow of direction `Listening`.
     Flow(Flow),
     /// Counters of a known key.

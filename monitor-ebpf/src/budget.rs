@@ -3,7 +3,10 @@
 //! one by one, and so takes no place from what others show.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use monitor_common::{BUDGET_SPAN_NS, Budget, Flood, FlowKey, Loss, Payer, peer_hash, register_of};
+use monitor_common::{
+    BUDGET_SPAN_NS, Budget, Flood, FlowKey, LOOKUP_BYTE_NS, LOOKUP_SPAN_NS, Loss, Payer, peer_hash,
+    register_of,
+};
 
 use crate::count::add;
 use crate::emit;
@@ -14,19 +17,29 @@ use crate::words::Words;
 /// on the stack.
 #[inline(never)]
 pub(crate) fn spend(key: &FlowKey, now_ns: u64) -> bool {
-    take(&Words::of(Payer::of(key)), BUDGET_INTERVAL_NS.load(), now_ns)
+    take(&Words::of(Payer::of(key)), BUDGET_INTERVAL_NS.load(), BUDGET_SPAN_NS, now_ns)
 }
 
 /// The same for a port that is bound, a quarter as often: it takes room among those of others for as long
 /// as theirs are not used.
 #[inline(always)]
 pub(crate) fn spend_on_bind(cgroup_id: u64, now_ns: u64) -> bool {
-    take(&Words::of(Payer::binding(cgroup_id)), BUDGET_INTERVAL_NS.load() << 2, now_ns)
+    let interval_ns = BUDGET_INTERVAL_NS.load() << 2;
+    take(&Words::of(Payer::binding(cgroup_id)), interval_ns, BUDGET_SPAN_NS, now_ns)
 }
 
-/// Two CPUs that ask at once may both be let through.
+/// The same for so many bytes of what is asked and answered: who asks without end hides what he himself is
+/// answered, and leaves others their room.
+#[inline(always)]
+pub(crate) fn spend_on_lookup(cgroup_id: u64, bytes: u64, now_ns: u64) -> bool {
+    let interval_ns = bytes * LOOKUP_BYTE_NS;
+    take(&Words::of(Payer::asking(cgroup_id)), interval_ns, LOOKUP_SPAN_NS, now_ns)
+}
+
+/// The price is a time; within `span_ns` what was used up comes back whole. Two CPUs that ask at once may
+/// both be let through.
 #[inline(never)]
-fn take(payer: &Payer, interval_ns: u64, now_ns: u64) -> bool {
+fn take(payer: &Payer, interval_ns: u64, span_ns: u64, now_ns: u64) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(payer) else {
         let budget = Words::of(Budget { whole_ns: now_ns.wrapping_add(interval_ns), credit: 0 });
         // Another CPU was first, or there is no room: then it is not limited, and the ring is.
@@ -46,7 +59,7 @@ fn take(payer: &Payer, interval_ns: u64, now_ns: u64) -> bool {
             whole_ns.write_volatile(now_ns);
         }
         let ahead_ns = whole_ns.read_volatile().wrapping_sub(now_ns);
-        let is_left = ahead_ns.wrapping_add(interval_ns) <= BUDGET_SPAN_NS;
+        let is_left = ahead_ns.wrapping_add(interval_ns) <= span_ns;
         if is_left {
             add(whole_ns, interval_ns);
         }

@@ -12,6 +12,7 @@ use monitor_common::{
 use crate::budget::SKETCHED;
 use crate::datagram;
 use crate::follow;
+use crate::lookup;
 use crate::note::note;
 use crate::owner;
 use crate::seen;
@@ -26,6 +27,7 @@ pub(crate) const ALLOW: i32 = 1;
 fn connect4(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "connect4");
     try_connect(ctx.sock_addr, remote4(ctx.sock_addr));
+    lookup::dialled(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
 
@@ -34,6 +36,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
 fn connect6(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "connect6");
     try_connect(ctx.sock_addr, remote6(ctx.sock_addr));
+    lookup::dialled(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
 

@@ -15,6 +15,7 @@ use crate::budget::SKETCHED;
 use crate::connect::{ALLOW, netns_cookie, outbound, protocol, remote_port, remote4, remote6};
 use crate::emit;
 use crate::follow;
+use crate::lookup;
 use crate::maps::{ASKED, BOUND, EXECUTABLE_SEED};
 use crate::note::note;
 use crate::owner;
@@ -28,6 +29,7 @@ use crate::words::Words;
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "sendmsg4");
     try_send(ctx.sock_addr, remote4(ctx.sock_addr));
+    lookup::dialled(ctx.sock_addr, remote4(ctx.sock_addr));
     ALLOW
 }
 
@@ -36,6 +38,7 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
     note!(&ctx, "sendmsg6");
     try_send(ctx.sock_addr, remote6(ctx.sock_addr));
+    lookup::dialled(ctx.sock_addr, remote6(ctx.sock_addr));
     ALLOW
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn flow(why: Why, key: &FlowKey, origin: &Origin, entered_ns: u64, no
         (&raw mut (*told).key.outcome).cast::<u8>().write_volatile((why.0 >> 32) as u8);
         (&raw mut (*told).origin).write(*origin);
     }
-    record.submit(wake(now_ns));
+    record.submit(wake(OF_EVENTS, now_ns));
 }
 
 /// Tells of a new cgroup; `fill` writes its path in place and returns how long it is.
@@ -63,7 +63,7 @@ pub(crate) fn cgroup_created(id: u64, now_ns: u64, fill: impl FnOnce(*mut Cgroup
         (&raw mut (*created).path_bytes).write(path_bytes);
         (&raw mut (*created).id).write(id);
     }
-    record.submit(wake(now_ns));
+    record.submit(wake(OF_EVENTS, now_ns));
 }
 
 /// Tells that a cgroup is gone.
@@ -76,7 +76,7 @@ pub(crate) fn cgroup_removed(id: u64, now_ns: u64) {
         return lost(Loss::RingFull);
     };
     record.write(CgroupRemoved { kind: RecordKind::CgroupRemoved, _reserved: 0, id });
-    record.submit(wake(now_ns));
+    record.submit(wake(OF_EVENTS, now_ns));
 }
 
 /// No budget limits how many cgroups somebody makes, and their records are large: half of the ring is
@@ -86,6 +86,10 @@ fn is_half_full() -> bool {
     let unread = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
     unread > EVENTS.query(u64::from(BPF_RB_RING_SIZE)) >> 1
 }
+
+/// The rings, as `WOKEN` has them.
+const OF_EVENTS: u32 = 0;
+pub(crate) const OF_LOOKUPS: u32 = 1;
 
 /// Counts one thing that could not be told.
 #[inline(always)]
@@ -98,10 +102,10 @@ pub(crate) fn lost(loss: Loss) {
 }
 
 /// A wake costs the traced program far more than all else here, so there is one at most every
-/// [`WAKE_INTERVAL_NS`]: once woken, the agent drains on its own for longer than that.
+/// [`WAKE_INTERVAL_NS`] for each ring: once woken, the agent drains on its own for longer than that.
 #[inline(always)]
-fn wake(now_ns: u64) -> u64 {
-    let woken_ns = maps::element((&raw const WOKEN).cast(), 0).cast::<u64>();
+pub(crate) fn wake(ring: u32, now_ns: u64) -> u64 {
+    let woken_ns = maps::element((&raw const WOKEN).cast(), ring).cast::<u64>();
     // SAFETY: null, or a valid map value; a torn or lost write costs a wake too many.
     if let Some(woken_ns) = unsafe { woken_ns.as_mut() } {
         if now_ns.wrapping_sub(*woken_ns) < WAKE_INTERVAL_NS {

@@ -1,6 +1,7 @@
 //! Edgewatch's kernel half: it says who talked to whom and decides by itself whether that is news.
-//! Only hooks with a stable contract; no struct offsets, no payload, no policy. Every program lets
-//! through what it sees. Modules in reading order: each uses only those above it, but for `main`.
+//! Only hooks with a stable contract; no struct offsets, no policy, no payload but that of DNS. Every
+//! program lets through what it sees. Modules in reading order: each uses only those above it, but for
+//! `main`, and for the dials, which `lookup` hears of.
 #![no_std]
 #![no_main]
 #![cfg_attr(
@@ -19,6 +20,7 @@
 
 mod count;
 mod note;
+mod packet;
 mod words;
 
 mod maps;
@@ -37,6 +39,7 @@ mod bind;
 mod connect;
 mod datagram;
 mod lifecycle;
+mod lookup;
 mod odd;
 mod stream;
 

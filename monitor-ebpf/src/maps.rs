@@ -9,8 +9,8 @@ use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use monitor_common::{
-    Address, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed, Lineage,
-    ListenKey, Listener, Loss, Odd, Opened, Owner, Payer, STACK_FRAMES,
+    Address, Asker, Bound, Budget, Dials, Executable, Flood, FlowKey, FlowStats, Followed,
+    LOOKUP_RING_BYTES, Lineage, ListenKey, Listener, Loss, Odd, Opened, Owner, Payer, STACK_FRAMES,
 };
 
 use crate::time::Tick;
@@ -118,10 +118,15 @@ pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::A
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// When the agent was last woken. Written and read by `emit` alone, without a lock: two hooks that
-/// meet here wake it twice.
+/// What is asked of resolvers and answered, for the agent. Full: `Unheard`. Apart from `EVENTS`, so that it
+/// takes no place from flows.
 #[map]
-pub(crate) static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static LOOKUPS: RingBuf = RingBuf::with_byte_size(LOOKUP_RING_BYTES, 0);
+
+/// When the agent was last woken for each ring. Written and read by `emit` alone, without a lock: two
+/// hooks that meet here wake it twice.
+#[map]
+pub(crate) static WOKEN: Array<u64> = Array::with_max_entries(2, 0);
 
 /// A tick and its time. Written and read by `time` alone, about once a second.
 #[map]
@@ -138,7 +143,32 @@ pub(crate) struct OwnerStorage {
     map_flags: *const [i32; NO_PREALLOC_AND_CLONE],
 }
 
+/// Sockets that were told to send to a resolver. Written when they dial or send, read for their packets;
+/// gone with the socket. Where the kernel has no room for it: `Unheard`. Laid by hand as `OWNERS`.
+#[repr(C)]
+pub(crate) struct AskerStorage {
+    r#type: *const [i32; SK_STORAGE],
+    key: *const i32,
+    value: *const Asker,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; NO_PREALLOC],
+}
+
+// SAFETY: as of `OwnerStorage`.
+unsafe impl Sync for AskerStorage {}
+
+#[unsafe(link_section = ".maps")]
+#[unsafe(no_mangle)]
+pub(crate) static ASKERS: AskerStorage = AskerStorage {
+    r#type: ptr::null(),
+    key: ptr::null(),
+    value: ptr::null(),
+    max_entries: ptr::null(),
+    map_flags: ptr::null(),
+};
+
 const SK_STORAGE: usize = 24;
+const NO_PREALLOC: usize = 0x1;
 const NO_PREALLOC_AND_CLONE: usize = 0x1 | 0x200;
 
 // SAFETY: its pointers are types written down for the loader; nobody follows them.
@@ -166,6 +196,8 @@ pub(crate) static NETNS_IN_SOCK_OPS: Global<u8> = Global::new(0);
 pub(crate) static BUDGET_INTERVAL_NS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static FULL: Global<u8> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static DNS: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static WATCHED: Global<[u64; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]

@@ -2,9 +2,7 @@
 //! cgroups below it, so the agent attaches it only where such a socket was made.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id, bpf_skb_load_bytes,
-};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use monitor_common::{Address, FlowKey, Odd, Origin, Outcome, Owner, Protocol};
@@ -14,6 +12,7 @@ use crate::connect::outbound;
 use crate::maps::ODD;
 use crate::note::note;
 use crate::odd::{UDPLITE, is_odd};
+use crate::packet::load;
 use crate::seen;
 use crate::seen::Came;
 use crate::words::Words;
@@ -136,14 +135,4 @@ fn sent(skb: *mut __sk_buff) -> Option<Sent> {
         136 => Sent { protocol: Protocol::UdpLite, port, ..other },
         _ => other,
     })
-}
-
-/// Reads from the packet; None where it ends before.
-#[inline(always)]
-fn load<T: Copy + Default>(skb: *mut __sk_buff, at: u32) -> Option<T> {
-    let mut value = T::default();
-    let size = const { size_of::<T>() as u32 };
-    // SAFETY: there is room for as much as is said.
-    let result = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut value).cast(), size) };
-    (result == 0).then_some(value)
 }

@@ -4,7 +4,7 @@ use core::hint::black_box;
 use core::ops::Deref;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, Outcome, RTT_BUCKETS};
+use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, Outcome, RTT_BUCKETS, came_at};
 
 pub(crate) use crate::time::{about_now_ns, now_ns};
 
@@ -47,15 +47,30 @@ pub(crate) fn count(key: &FlowKey, outcome: Outcome, now_ns: u64) -> bool {
 unsafe fn count_in(stats: *mut FlowStats, outcome: Outcome, now_ns: u64) {
     // SAFETY: the caller's. Each place is known when the program is loaded, see `one_of_pair`.
     unsafe {
-        let counts = (&raw mut (*stats).counts).cast::<u64>();
         match outcome {
-            Outcome::Established => add(counts.add(Outcome::Established.slot()), 1),
-            Outcome::Attempted | Outcome::Sent => add(counts.add(Outcome::Attempted.slot()), 1),
-            Outcome::Refused => add(counts.add(Outcome::Refused.slot()), 1),
-            Outcome::TimedOut => add(counts.add(Outcome::TimedOut.slot()), 1),
-            Outcome::Unreachable => add(counts.add(Outcome::Unreachable.slot()), 1),
+            Outcome::Established => count_at::<{ Outcome::Established.slot() }>(stats, now_ns),
+            Outcome::Attempted | Outcome::Sent => {
+                count_at::<{ Outcome::Attempted.slot() }>(stats, now_ns);
+            }
+            Outcome::Refused => count_at::<{ Outcome::Refused.slot() }>(stats, now_ns),
+            Outcome::TimedOut => count_at::<{ Outcome::TimedOut.slot() }>(stats, now_ns),
+            Outcome::Unreachable => count_at::<{ Outcome::Unreachable.slot() }>(stats, now_ns),
         }
         (*stats).last_seen_ns = now_ns;
+    }
+}
+
+/// Counts one more in a slot, and takes note of when.
+///
+/// # Safety
+///
+/// As of [`count_in`]; there is such a slot.
+#[inline(always)]
+unsafe fn count_at<const SLOT: usize>(stats: *mut FlowStats, now_ns: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        add((&raw mut (*stats).counts).cast::<u64>().add(SLOT), 1);
+        (&raw mut (*stats).came).cast::<u32>().add(SLOT).write_volatile(came_at(now_ns));
     }
 }
 

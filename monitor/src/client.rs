@@ -47,12 +47,20 @@ const LINE: usize = 32 << 20;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    largest: usize,
 }
 
 impl Client {
     #[must_use]
     pub const fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, largest: LIMIT }
+    }
+
+    /// Takes no answer that is larger.
+    #[must_use]
+    pub const fn taking_at_most(mut self, largest: usize) -> Self {
+        self.largest = largest;
+        self
     }
 
     /// The answer to `GET path`.
@@ -103,7 +111,7 @@ impl Client {
             if status.is_success() {
                 return Ok(body);
             }
-            let body = Limited::new(body, LIMIT).collect().await;
+            let body = Limited::new(body, self.largest).collect().await;
             let body = body.map_err(|error| self.broken(error))?.to_bytes();
             let answer = serde_json::from_slice(&body).map_err(|error| self.broken(error))?;
             Err(in_its_words(status, &answer))
@@ -146,7 +154,7 @@ impl Client {
         let exchange = async {
             let response: Response<_> = sender.send_request(request).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), LIMIT).collect().await?;
+            let body = Limited::new(response.into_body(), self.largest).collect().await?;
             Ok((status, body.to_bytes()))
         };
         let mut connection = std::pin::pin!(connection);
@@ -282,6 +290,16 @@ mod tests {
         for broken in ["", "hello", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[1]"] {
             let error = answered(broken).await.unwrap_err();
             assert!(error.starts_with("talk to the agent at "), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_none() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n[1]";
+        for (largest, fits) in [(2, false), (3, true)] {
+            let (_dir, client, _agent) = agent(text);
+            let client = client.taking_at_most(largest);
+            assert_eq!(client.get("/x").await.is_ok(), fits, "{largest}");
         }
     }
 

@@ -41,6 +41,8 @@ const PLACES: &[Place] = &[
     ),
     place("sock_create", "cgroup sock_create", "4.10"),
     place("net", "cgroup egress, where such a socket was made", "4.10"),
+    place("asked", "cgroup egress, where names are asked for", "4.10, socket storage 5.2"),
+    place("answered", "cgroup ingress, where names are asked for", "4.10, socket storage 5.2"),
     place("cap_capable", "raw tracepoint cap_capable", "6.14, else packet sockets are looked for"),
     place("cgroup_mkdir", "tracepoint cgroup:cgroup_mkdir", "4.13, 64-bit ids 5.5"),
     place("cgroup_rmdir", "tracepoint cgroup:cgroup_rmdir", "4.13, 64-bit ids 5.5"),
@@ -108,6 +110,7 @@ const OFFERS: &[Offer] = &[
             (46, "get_socket_cookie"),
             (79, "skb_cgroup_id"),
             (95, "sk_fullsock"),
+            (107, "sk_storage_get"),
         ],
         later: &[],
     },
@@ -312,6 +315,8 @@ fn document(
          - Who sends to a UDP server that never asks who sent: on the same machine the client tells, and\n  \
          the server is shown by its address.\n\
          - Why a dial failed to which the machine itself knows no way: it stays attempted.\n\
+         - Names that are asked for otherwise than at port 53 (DNS over TLS or HTTPS), at one to which a\n  \
+         program of others turns a dial before ours is told it, or in messages longer than 4 KiB.\n\
          - Up to 6.1, whose a port is that was bound by nobody before it listened: it is looked up once\n  \
          somebody was accepted there, and that one is counted as unattributed.\n\
          - Up to 5.11, the cgroup of an io_uring dial that the kernel polls for (SQPOLL): its thread is the\n  \

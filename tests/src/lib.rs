@@ -17,6 +17,8 @@ pub mod manifest;
 pub mod odd;
 pub mod others;
 pub mod receiver;
+pub mod resolver;
+pub mod runtime;
 pub mod tool;
 pub mod traffic;
 pub mod ways;

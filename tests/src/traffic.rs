@@ -79,6 +79,21 @@ impl Lab {
         Self::serving(command.args(["serve", way, &at.to_string()]), service, protocol)
     }
 
+    /// Serves names from the cgroup of `service`, over UDP and TCP.
+    #[track_caller]
+    #[must_use]
+    pub fn resolver(
+        &self,
+        service: &Service,
+        namespace: &Namespace,
+        at: SocketAddr,
+        zone: &[&str],
+    ) -> Server {
+        let mut command = self.command(service, Some(namespace), self.peer());
+        command.args(["serve", "names", &at.to_string()]).args(zone);
+        Self::serving(&mut command, service, Protocol::Udp)
+    }
+
     /// Dials once from `namespace`, outside all cgroups of the lab.
     #[track_caller]
     pub fn outsider(&self, namespace: &Namespace, order: &str, outcome: &str) {

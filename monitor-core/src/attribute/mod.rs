@@ -215,7 +215,13 @@ impl Attribution {
         let Some((number, waiting)) = self.waiting.of_dial(&flow.key) else {
             return self.wait(now, flow, ready);
         };
-        let outcome = flow.key.outcome;
+        let (outcome, before) = (flow.key.outcome, waiting.flow.key.outcome);
+        if outcome != before && outcome.is_final() && before.is_final() {
+            // A dial ends once: this is the next one.
+            let ended = self.waiting.take(number);
+            ready.extend(ended.and_then(|ended| self.release(ended)));
+            return self.join(now, flow, ready);
+        }
         waiting.keys.extend(flow.id);
         waiting.flow.begun = waiting.flow.begun.min(flow.begun);
         waiting.flow.opener = waiting.flow.opener.or(flow.opener);

@@ -60,8 +60,8 @@ pub(crate) struct Names {
     before: Shares<ServiceName, (ServiceName, IpAddr), Name>,
     /// Under which name an address was dialled, if any: what the kernel knows by now.
     dialled: Shares<CgroupId, (CgroupId, IpAddr), Option<Arc<str>>>,
-    /// From which namespace a resolver is asked.
-    resolvers: Shares<CgroupId, (CgroupId, SocketAddr), NetnsCookie>,
+    /// From which namespace a resolver is asked, and how: by UDP where that was ever tried.
+    resolvers: Shares<CgroupId, (CgroupId, SocketAddr), (NetnsCookie, Protocol)>,
 }
 
 impl Names {
@@ -80,8 +80,10 @@ impl Names {
     /// Remembers from where a resolver is asked.
     pub(crate) fn dials(&mut self, flow: &Flow) {
         if let Some(to) = flow.key.dialled().filter(|to| to.port() == 53) {
-            let cgroup = flow.key.cgroup;
-            self.resolvers.insert(cgroup, (cgroup, to), flow.netns);
+            let (cgroup, protocol) = (flow.key.cgroup, flow.key.protocol);
+            let before = self.resolvers.get(&(cgroup, to)).map(|(_, protocol)| *protocol);
+            let protocol = before.filter(|it| *it == Protocol::Udp).unwrap_or(protocol);
+            self.resolvers.insert(cgroup, (cgroup, to), (flow.netns, protocol));
         }
     }
 
@@ -248,12 +250,15 @@ impl Attribution {
     /// The edge from the asker to its resolver; None where that may be the asker itself.
     fn resolver_edge(&self, lookup: &Lookup) -> Option<Edge> {
         let (cgroup, resolver) = (lookup.cgroup, lookup.resolver);
-        let netns = self.names.resolvers.get(&(cgroup, resolver)).copied();
+        let (netns, protocol) = match self.names.resolvers.get(&(cgroup, resolver)) {
+            Some((netns, protocol)) => (*netns, *protocol),
+            None => (NetnsCookie(0), Protocol::Udp),
+        };
         let flow = Flow {
             key: FlowKey {
                 cgroup,
                 direction: Direction::Outbound,
-                protocol: Protocol::Udp,
+                protocol,
                 remote: Remote::Address(resolver.ip()),
                 local: None,
                 port: resolver.port(),
@@ -262,7 +267,7 @@ impl Attribution {
             },
             id: None,
             at: lookup.at,
-            netns: netns.unwrap_or(NetnsCookie(0)),
+            netns,
             client: Some(lookup.client),
             process: None,
             begun: Begun::Seen,

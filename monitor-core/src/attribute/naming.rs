@@ -154,7 +154,7 @@ impl Attribution {
     pub(crate) fn named(&mut self, now: Now, sightings: Vec<Sighting>) -> Vec<Sighting> {
         let mut ready = Vec::with_capacity(sightings.len());
         for mut sighting in sightings {
-            let patience_ms = match self.name_ends(&mut sighting) {
+            let patience_ms = match self.name_ends(&mut sighting, Patience::Left) {
                 Certainty::Final => {
                     ready.push(sighting);
                     continue;
@@ -167,9 +167,13 @@ impl Attribution {
         ready
     }
 
-    /// Those that have waited long enough, as they stand.
+    /// Those that have waited long enough, by what is known now.
     pub(crate) fn nameless(&mut self, boot: BootTime) -> Vec<Sighting> {
-        self.holding.due(boot)
+        let mut due = self.holding.due(boot);
+        for sighting in &mut due {
+            self.name_ends(sighting, Patience::Over);
+        }
+        due
     }
 
     pub(crate) fn next_nameless(&self) -> Option<BootTime> {
@@ -188,7 +192,7 @@ impl Attribution {
                     own.clone_from(named);
                 }
             }
-            match self.name_ends(&mut sighting) {
+            match self.name_ends(&mut sighting, Patience::Left) {
                 Certainty::Final => ready.push(sighting),
                 Certainty::Soon | Certainty::Unsure => {
                     ready.extend(self.holding.push(until, sighting));
@@ -198,13 +202,22 @@ impl Attribution {
         ready
     }
 
-    fn name_ends(&self, sighting: &mut Sighting) -> Certainty {
-        let port = sighting.edge.port;
+    fn name_ends(&self, sighting: &mut Sighting, patience: Patience) -> Certainty {
+        let (port, at) = (sighting.edge.port, sighting.at);
         let mut certainty = Certainty::Final;
+        // Whoever takes an address is told after who left it: until then it is called by nobody's name.
+        let open = |address| {
+            let may_be = patience == Patience::Left && self.directory.may_be_another_s(address, at);
+            self.awaited().filter(|_| may_be)
+        };
         if let Peer::Address(address) = sighting.edge.client {
-            let holder = self.directory.client(address, sighting.at);
-            certainty = self.certainty(holder.as_ref(), address);
-            sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
+            if let Some(open) = open(address) {
+                certainty = open;
+            } else {
+                let holder = self.directory.client(address, at);
+                certainty = self.certainty(holder.as_ref(), address);
+                sighting.edge.client = holder.map_or_else(|| self.outside(address), Peer::Service);
+            }
         }
         // What is called by a name or a network's may turn out to be somebody's.
         let outside = match &sighting.edge.server {
@@ -212,8 +225,10 @@ impl Attribution {
             Peer::Name(_) | Peer::Network(_) => sighting.dialled.map(|it| it.ip()),
             Peer::Service(_) | Peer::World | Peer::Socket(_) | Peer::Nobody => None,
         };
-        if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
-            let (mut named, served) = self.server_at(address, port, sighting.at);
+        if let Some(open) = outside.and_then(open) {
+            certainty = certainty.max(open);
+        } else if let Some(address) = outside.filter(|it| !is_metadata(*it)) {
+            let (mut named, served) = self.server_at(address, port, at);
             let is_held = named.service().is_some();
             certainty = certainty.max(self.certainty(named.service(), address));
             sighting.edge.port = served;
@@ -257,11 +272,15 @@ impl Attribution {
             && self.places.is_internal(address)
             && !address.is_loopback()
             && !address.is_multicast();
-        match self.directory.telling_addresses() {
-            Some(Source::Kubernetes) if may_be => Certainty::Unsure,
-            Some(_) if may_be => Certainty::Soon,
-            _ => Certainty::Final,
-        }
+        self.awaited().filter(|_| may_be).unwrap_or(Certainty::Final)
+    }
+
+    /// How long to wait for whose an address is, where somebody may tell.
+    fn awaited(&self) -> Option<Certainty> {
+        Some(match self.directory.telling_addresses()? {
+            Source::Kubernetes => Certainty::Unsure,
+            Source::Cri | Source::Docker | Source::Podman => Certainty::Soon,
+        })
     }
 
     /// What is called by no service's name: the network's, else the address, one for all that mean the
@@ -309,6 +328,13 @@ enum Certainty {
     /// As soon as a runtime tells of a container that it starts.
     Soon,
     Unsure,
+}
+
+/// Whether a sighting may wait for its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Left,
+    Over,
 }
 
 /// Calls a service by its new name.

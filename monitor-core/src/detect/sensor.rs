@@ -94,6 +94,7 @@ impl Trouble {
                 | Loss::Unwatched
                 | Loss::Evicted
                 | Loss::ServiceFull
+                | Loss::Unheard
                 | Loss::Unasked
                 | Loss::OverBudget => Severity::Low,
                 Loss::MapFull
@@ -214,6 +215,10 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::ServiceFull => {
             "the map holds as many undecided edges of one service as it may: further ones are judged, \
              and neither kept nor learned"
+        }
+        Loss::Unheard => {
+            "messages of DNS were not read (too many of one cgroup, too long, or the question was older \
+             than the look): names may be missing"
         }
         Loss::Unasked => {
             "DNS answers came that were not asked for, or from a resolver that may not be asked: they \

@@ -63,7 +63,11 @@ pub struct Container {
 /// A pod, of whichever node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
+    /// As its cgroups' paths have it.
     pub uid: Arc<str>,
+    /// The uid that endpoints call it by, where that is another: of a static pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<Arc<str>>,
     /// `k8s:NAMESPACE/KIND/NAME` of what owns it in the end: its Deployment, StatefulSet, DaemonSet,
     /// CronJob; `k8s:NAMESPACE/Pod/NAME` where nothing does.
     pub service: ServiceName,
@@ -71,7 +75,7 @@ pub struct Pod {
     /// Empty where it uses its node's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-    /// When its node took it up: its addresses are its own from then on.
+    /// When the first of its containers was started: by then its addresses are its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<WallTime>,
     /// Of those on this node.
@@ -208,4 +212,7 @@ pub enum Fact {
     Present(Source),
     /// It does not, and why: what it said last still holds. It is asked again for ever.
     Away(Source, String),
+    /// What it does not tell, though it answers: some names are worse by that. None from now on, where
+    /// there is none.
+    Without(Source, Vec<String>),
 }

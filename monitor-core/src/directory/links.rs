@@ -5,34 +5,48 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::directory::{Changed, ClusterService, Directory, Endpoints, Source, Subject};
+use crate::directory::{Changed, ClusterService, Directory, Endpoints, Key, Subject};
 use crate::flow::Protocol;
 use crate::ids::WallTime;
 
 impl Directory {
-    /// Makes a subject be found.
+    /// Makes a subject be found, which was `before` until now.
     pub(crate) fn link(
         &mut self,
         at: WallTime,
-        source: Source,
-        subject: &Subject,
+        key: &Key,
+        (subject, before): (&Subject, Option<&Subject>),
         changed: &mut Changed,
     ) {
+        let kept = kept(before);
         match subject {
             Subject::Container(container) => {
                 let id = &container.id;
-                self.containers.entry(Arc::clone(id)).or_default().insert(source);
+                self.containers.entry(Arc::clone(id)).or_default().insert(key.source);
                 changed.workloads.insert(Arc::clone(id));
                 for address in &container.addresses {
-                    self.hosts.begin(*address, Arc::clone(id), container.since, at);
+                    let (id, since) = (Arc::clone(id), container.since);
+                    if kept.contains(address) {
+                        self.hosts.keep(*address, id, since, at);
+                    } else {
+                        self.hosts.begin(*address, id, since, at);
+                    }
                     changed.addresses.insert(*address);
                 }
             }
             Subject::Pod(pod) => {
+                if let Some(alias) = &pod.alias {
+                    self.aliases.insert(Arc::clone(alias), Arc::clone(&pod.uid));
+                }
                 changed.workloads.insert(Arc::clone(&pod.uid));
                 changed.workloads.extend(pod.containers.iter().map(|it| Arc::clone(&it.id)));
                 for address in &pod.addresses {
-                    self.pods.begin(*address, Arc::clone(&pod.uid), pod.since, at);
+                    let (uid, since) = (Arc::clone(&pod.uid), pod.since);
+                    if kept.contains(address) {
+                        self.pods.keep(*address, uid, since, at);
+                    } else {
+                        self.pods.begin(*address, uid, since, at);
+                    }
                     changed.addresses.insert(*address);
                 }
             }
@@ -80,6 +94,9 @@ impl Directory {
                 }
             }
             Subject::Pod(pod) => {
+                if let Some(alias) = &pod.alias {
+                    self.aliases.remove(alias);
+                }
                 for address in left(&pod.addresses, next) {
                     self.pods.end(address, &pod.uid, at);
                     changed.addresses.insert(address);
@@ -130,12 +147,17 @@ fn node_ports(service: &ClusterService) -> impl Iterator<Item = (Protocol, u16)>
 
 /// Addresses that `next`, the same subject as it is now, does not hold any more.
 fn left(addresses: &[IpAddr], next: Option<&Subject>) -> Vec<IpAddr> {
-    let kept: &[IpAddr] = match next {
+    let kept = kept(next);
+    addresses.iter().filter(|it| !kept.contains(it)).copied().collect()
+}
+
+/// Addresses of which a subject is the tenant.
+fn kept(subject: Option<&Subject>) -> &[IpAddr] {
+    match subject {
         Some(Subject::Container(container)) => &container.addresses,
         Some(Subject::Pod(pod)) => &pod.addresses,
         Some(Subject::Service(_) | Subject::Endpoints(_) | Subject::Node(_)) | None => &[],
-    };
-    addresses.iter().filter(|it| !kept.contains(it)).copied().collect()
+    }
 }
 
 /// Takes `member` out of the set at `key`, and the set where nothing is left in it.

@@ -97,10 +97,17 @@ impl Directory {
         self.workload_of(service).is_none().then(|| self.name_of(service))
     }
 
-    /// Since when an address is its pod's or container's, or was left by the last of them.
+    /// Since when an address may be its pod's or container's, or was left by the last of them.
     #[must_use]
     pub fn held_since(&self, address: IpAddr) -> Option<WallTime> {
         self.pods.since(address).max(self.hosts.since(address))
+    }
+
+    /// Whether it may still be told that an address was somebody else's at that moment already: who held
+    /// it was about to leave.
+    #[must_use]
+    pub fn may_be_another_s(&self, address: IpAddr, moment: WallTime) -> bool {
+        self.pods.may_be_another_s(address, moment) || self.hosts.may_be_another_s(address, moment)
     }
 
     fn container_at(&self, address: IpAddr, moment: WallTime) -> Option<ServiceName> {
@@ -113,6 +120,7 @@ impl Directory {
 
     /// As the cluster has it, else as the node's runtime does.
     fn pod(&self, uid: &str) -> Option<&Pod> {
+        let uid = self.aliases.get(uid).map_or(uid, |it| &**it);
         let by = |source| match self.get(source, Kind::Pod, uid)? {
             Subject::Pod(pod) => Some(pod),
             _ => None,

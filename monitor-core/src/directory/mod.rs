@@ -30,6 +30,8 @@ pub struct Directory {
     /// Whoever may be named by more than one source, by its id alone.
     containers: BTreeMap<Arc<str>, BTreeSet<Source>>,
     pods: Tenancies<Arc<str>>,
+    /// The uids of static pods by those that endpoints call them by.
+    aliases: BTreeMap<Arc<str>, Arc<str>>,
     hosts: Tenancies<Arc<str>>,
     /// Whose addresses lead to them: Services, by address.
     services: BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
@@ -52,6 +54,8 @@ pub struct Directory {
 pub struct State {
     pub presence: Presence,
     pub since: WallTime,
+    /// What it does not tell.
+    pub without: Vec<String>,
 }
 
 /// Whether a source answers.
@@ -118,6 +122,11 @@ impl Directory {
                 self.listing.retain(|(it, _)| *it != source);
                 self.is_so(at, source, Presence::Away(why));
             }
+            Fact::Without(source, what) => {
+                if let Some(state) = self.sources.get_mut(&source) {
+                    state.without = what;
+                }
+            }
         }
         self.forget(at);
         changed
@@ -125,11 +134,13 @@ impl Directory {
 
     /// Another reason to be away is no other absence.
     fn is_so(&mut self, at: WallTime, source: Source, presence: Presence) {
-        let before = self.sources.get(&source).filter(|before| {
+        let before = self.sources.remove(&source);
+        let without = before.as_ref().map(|it| it.without.clone()).unwrap_or_default();
+        let before = before.filter(|before| {
             matches!(before.presence, Presence::Present) == matches!(presence, Presence::Present)
         });
         let since = before.map_or(at, |before| before.since);
-        self.sources.insert(source, State { presence, since });
+        self.sources.insert(source, State { presence, since, without });
     }
 
     /// How a source is; None where nothing was heard of it.
@@ -177,20 +188,24 @@ impl Directory {
 
     fn is(&mut self, at: WallTime, source: Source, subject: Subject, changed: &mut Changed) {
         let key = subject.key(source);
+        let mut before = None;
         if let Some(known) = self.subjects.known_mut(&key) {
             known.listed = true;
             if known.subject == subject && known.gone.is_none() {
                 return;
             }
-            let before = self.subjects.remove(&key);
-            if let Some(before) = before {
+            before = self.subjects.remove(&key);
+            if let Some(before) = &before {
                 self.unlink(at, &before.subject, Some(&subject), changed);
             }
         } else if self.subjects.len() >= Self::SUBJECTS {
             self.refused += 1;
             return;
         }
-        self.link(at, source, &subject, changed);
+        // What was gone held nothing any more.
+        let before = before.filter(|it| it.gone.is_none());
+        let before = before.as_ref().map(|it| &it.subject);
+        self.link(at, &key, (&subject, before), changed);
         let stored = subject.clone();
         self.subjects.insert(&key, Known { subject, listed: true, gone: None });
         changed.stored.push((key, Some(stored)));

@@ -39,7 +39,8 @@ impl<T: PartialEq + Clone> Tenancies<T> {
     const OF_ONE: usize = 8;
 
     /// At `told` it is known that `address` is `tenant`'s, `since` then; where that was not said, since
-    /// whoever held it before left, or a little while. Whoever still held it does no more.
+    /// whoever held it before left, or a little while. Whoever still held it does no more; nor did who is
+    /// told to have left it only later.
     pub(crate) fn begin(
         &mut self,
         address: IpAddr,
@@ -47,17 +48,26 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         since: Option<WallTime>,
         told: WallTime,
     ) {
+        // Of another machine's clock, which may be ahead: whoever is told to hold it does.
+        let begun = since.map(|since| since.min(told));
+        let since = begun.unwrap_or(told);
         let held = self.of.entry(address).or_default();
         // An address is given out before what it is for is said to have begun.
-        let mut from = since.unwrap_or(told).plus_seconds(-Self::UNTOLD_S);
+        let mut from = since.plus_seconds(-Self::UNTOLD_S);
         if let Some(last) = held.last_mut() {
             if last.tenant == tenant && last.until.is_none() {
                 return;
             }
             match last.until {
-                Some(until) => from = from.max(until),
+                // That it was left is told some time after it was.
+                Some(until) if begun.is_some_and(|begun| begun < until) => {
+                    from = since.max(last.from).min(told);
+                    last.until = Some(from);
+                }
+                // The clock may have been set back since.
+                Some(until) => from = from.max(until).min(told),
                 None => {
-                    from = since.unwrap_or(told).max(last.from);
+                    from = since.max(last.from).min(told);
                     last.until = Some(from);
                     self.ended.push_back((told, address));
                 }
@@ -67,6 +77,22 @@ impl<T: PartialEq + Clone> Tenancies<T> {
             held.remove(0);
         }
         held.push(Tenancy { tenant, from, until: None });
+        self.forget(told);
+    }
+
+    /// At `told` it is known that `address` still is `tenant`'s, who was told to hold it before: unless
+    /// somebody else took it up since, and still holds it.
+    pub(crate) fn keep(
+        &mut self,
+        address: IpAddr,
+        tenant: T,
+        since: Option<WallTime>,
+        told: WallTime,
+    ) {
+        let last = self.of.get(&address).and_then(|held| held.last());
+        if last.is_none_or(|last| last.until.is_some()) {
+            self.begin(address, tenant, since, told);
+        }
     }
 
     /// `tenant` holds `address` no more, if it still did.
@@ -86,10 +112,20 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         held.iter().rev().find(holds).map(|it| &it.tenant)
     }
 
-    /// Since when it is whose it is now, also nobody's; None where nobody ever held it.
+    /// Since when it may be whose it is now, also nobody's; None where nobody ever held it. That it was
+    /// left is told some time after it was.
     pub(crate) fn since(&self, address: IpAddr) -> Option<WallTime> {
         let last = self.of.get(&address)?.last()?;
-        Some(last.until.unwrap_or(last.from))
+        let left = last.until.map(|until| until.plus_seconds(-Self::UNTOLD_S).max(last.from));
+        Some(left.unwrap_or(last.from))
+    }
+
+    /// Whether it may still be told that `address` was somebody else's by then than who is known to have
+    /// held it: that one was about to leave.
+    pub(crate) fn may_be_another_s(&self, address: IpAddr, moment: WallTime) -> bool {
+        let last = self.of.get(&address).and_then(|held| held.last());
+        last.and_then(|last| last.until)
+            .is_some_and(|until| moment < until && until <= moment.plus_seconds(Self::UNTOLD_S))
     }
 
     /// Forgets what ended long ago.
@@ -129,7 +165,11 @@ mod tests {
         let mut held = Tenancies::default();
         held.begin(address(1), "a", Some(second(10)), second(10));
         held.end(address(1), &"a", second(20));
+        assert_eq!(held.since(address(1)), Some(second(10)), "it may have been left before");
+        let may_be = |moment| held.may_be_another_s(address(1), second(moment));
+        assert_eq!([9, 10, 19, 20].map(may_be), [false, true, true, false]);
         held.begin(address(1), "b", Some(second(21)), second(22));
+        assert!(!held.may_be_another_s(address(1), second(19)));
         let at = |moment| held.at(address(1), second(moment)).copied();
         assert_eq!(held.since(address(1)), Some(second(20)));
         assert_eq!(held.since(address(2)), None);
@@ -137,6 +177,17 @@ mod tests {
             [-1, 0, 19, 20, 21, 99].map(at),
             [None, Some("a"), Some("a"), Some("b"), Some("b"), Some("b")]
         );
+    }
+
+    #[test]
+    fn who_is_said_to_have_begun_before_the_last_one_was_told_gone_did() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", Some(second(10)), second(10));
+        held.end(address(1), &"a", second(20));
+        held.begin(address(1), "b", Some(second(18)), second(21));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!([17, 18, 20].map(at), [Some("a"), Some("b"), Some("b")]);
+        assert_eq!(held.since(address(1)), Some(second(18)));
     }
 
     #[test]
@@ -158,6 +209,47 @@ mod tests {
         held.begin(address(1), "b", None, second(123));
         let at = |moment| held.at(address(1), second(moment)).copied();
         assert_eq!([89, 90, 119, 120].map(at), [None, Some("a"), Some("a"), Some("b")]);
+    }
+
+    #[test]
+    fn an_address_that_another_took_up_is_not_taken_back_by_being_told_again() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", None, second(10));
+        held.begin(address(1), "b", None, second(20));
+        held.keep(address(1), "a", None, second(30));
+        assert_eq!(held.at(address(1), second(30)), Some(&"b"));
+        held.end(address(1), &"b", second(40));
+        assert_eq!(held.at(address(1), second(45)), None);
+        held.keep(address(1), "a", None, second(50));
+        let at = |moment| held.at(address(1), second(moment)).copied();
+        assert_eq!([30, 45, 50].map(at), [Some("b"), Some("a"), Some("a")]);
+    }
+
+    #[test]
+    fn who_is_told_to_hold_an_address_does_whatever_the_clocks_say() {
+        let mut held = Tenancies::default();
+        held.begin(address(1), "a", Some(second(500)), second(100));
+        assert_eq!(held.at(address(1), second(100)), Some(&"a"));
+        held.begin(address(1), "b", Some(second(500)), second(110));
+        assert_eq!(held.at(address(1), second(110)), Some(&"b"));
+        held.end(address(1), &"b", second(120));
+        // Set back by a minute.
+        held.begin(address(1), "c", None, second(60));
+        assert_eq!(held.at(address(1), second(60)), Some(&"c"));
+        assert_eq!(held.at(address(1), second(130)), Some(&"c"));
+    }
+
+    #[test]
+    fn who_only_ever_takes_addresses_over_is_bounded_too() {
+        let mut held = Tenancies::default();
+        for round in 0..40_000_i64 {
+            let last = u8::try_from(round % 200).unwrap();
+            held.begin(address(last), round, None, second(0));
+        }
+        assert!(held.ended.len() <= Tenancies::<i64>::ENDED, "{}", held.ended.len());
+        assert!(held.of.values().all(|it| it.len() <= Tenancies::<i64>::OF_ONE));
+        let now = held.of.values().filter(|it| it.last().unwrap().until.is_none());
+        assert_eq!(now.count(), 200);
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn k8s(name: &str) -> ServiceName {
 fn pod(uid: &str, owner: &str, address: IpAddr) -> Subject {
     Subject::Pod(Pod {
         uid: uid.into(),
+        alias: None,
         service: k8s(owner),
         node: "n2".into(),
         addresses: vec![address],
@@ -172,6 +173,41 @@ fn a_pod_that_uses_its_node_s_address_is_found_by_its_port() {
 }
 
 #[test]
+fn a_static_pod_is_found_by_either_uid() {
+    let Subject::Pod(mut mirrored) = pod("hash", "kube-system/Pod/etcd", ip(1, 1)) else {
+        unreachable!()
+    };
+    mirrored.addresses.clear();
+    mirrored.alias = Some("u1".into());
+    let mut directory = cluster([
+        Subject::Node(Node { name: "n1".into(), addresses: vec![ip(1, 1)] }),
+        Subject::Pod(mirrored.clone()),
+        endpoints("kube-system/etcd", "kube-system/Service/etcd", &[(ip(1, 1), Some("u1"))]),
+    ]);
+    means(&directory, ip(1, 1), 8080, "k8s:kube-system/Pod/etcd 8080");
+    assert!(directory.identity(None, Some("hash")).service.is_some());
+    // Its node made it anew: the API calls it otherwise.
+    mirrored.alias = Some("u2".into());
+    directory.take(second(1), Fact::Is(Source::Kubernetes, Box::new(Subject::Pod(mirrored))));
+    means(&directory, ip(1, 1), 8080, "k8s:kube-system/Service/etcd 8080");
+    assert_eq!(directory.aliases.len(), 1);
+}
+
+#[test]
+fn what_a_source_does_not_tell_is_known_until_it_does() {
+    let mut directory = Directory::default();
+    let source = Source::Kubernetes;
+    let without = |directory: &Directory| directory.state(source).map(|it| it.without.clone());
+    directory.take(second(0), Fact::Present(source));
+    directory.take(second(1), Fact::Without(source, vec!["get jobs".to_owned()]));
+    directory.take(second(2), Fact::Away(source, "gone".to_owned()));
+    directory.take(second(3), Fact::Present(source));
+    assert_eq!(without(&directory), Some(vec!["get jobs".to_owned()]));
+    directory.take(second(4), Fact::Without(source, Vec::new()));
+    assert_eq!(without(&directory), Some(Vec::new()));
+}
+
+#[test]
 fn an_address_taken_up_by_another_is_another() {
     let mut directory = told(0, Source::Kubernetes, [pod("u1", "shop/Deployment/a", ip(0, 1))]);
     directory.take(second(10), Fact::Gone(pod("u1", "x", ip(0, 1)).key(Source::Kubernetes)));
@@ -238,4 +274,29 @@ fn a_subject_that_changed_leaves_nothing_of_what_it_was() {
     }
     means(&directory, ip(96, 2), 80, "k8s:shop/Service/web 80");
     means(&directory, ip(1, 2), 22, "host:n1 22");
+}
+
+#[test]
+fn what_finds_no_room_is_refused_and_counted_and_what_goes_makes_room() {
+    let node = |number: usize| {
+        Subject::Node(Node { name: number.to_string().into(), addresses: Vec::new() })
+    };
+    let mut directory = cluster((0..Directory::SUBJECTS).map(node));
+    assert_eq!((directory.subjects.len(), directory.refused()), (Directory::SUBJECTS, 0));
+    let is = |number| Fact::Is(Source::Kubernetes, Box::new(node(number)));
+    assert_eq!(directory.take(second(1), is(Directory::SUBJECTS)), Changed::default());
+    assert_eq!((directory.subjects.len(), directory.refused()), (Directory::SUBJECTS, 1));
+    // Those that are known go on.
+    let Subject::Node(mut moved) = node(7) else { unreachable!() };
+    moved.addresses.push(ip(1, 1));
+    directory.take(second(1), Fact::Is(Source::Kubernetes, Box::new(Subject::Node(moved))));
+    means(&directory, ip(1, 1), 22, "host:7 22");
+    // More than is remembered of what is gone, at once: there is room as soon as it is gone.
+    directory.take(second(2), Fact::Listing(Source::Kubernetes, Kind::Node));
+    let listed = directory.take(second(2), Fact::Listed(Source::Kubernetes, Kind::Node));
+    assert_eq!(listed.stored.len(), Directory::SUBJECTS);
+    assert_eq!(directory.subjects.len(), Directory::GONE);
+    assert_eq!(directory.gone.len(), Directory::GONE);
+    directory.take(second(2), is(1));
+    assert_eq!((directory.count(Source::Kubernetes, Kind::Node), directory.refused()), (1, 1));
 }

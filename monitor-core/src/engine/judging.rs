@@ -21,6 +21,9 @@ impl Engine {
             Room::None => self.losses.add(Loss::TableFull, 1),
         }
         let (appeared, place) = self.baseline.see(sighting, room);
+        if room == Room::Some {
+            self.note_asker(&sighting.edge);
+        }
         self.keys.stand_for(&sighting.keys, &sighting.edge, place);
         match self.judgement(now, sighting) {
             Judgement::Normal => {}

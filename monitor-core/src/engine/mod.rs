@@ -28,7 +28,7 @@ use crate::dns::Lookup;
 use crate::edge::Edge;
 use crate::flow::{Begun, Canary, Flood, Flow, FlowKey, KeyId, Loss, Traffic};
 use crate::graph::Count;
-use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, WallTime};
+use crate::ids::{BootTime, CgroupId, NetnsCookie, Now, ServiceName, WallTime};
 use crate::incident::{Alert, Incidents};
 use crate::mute::Mutes;
 use crate::pattern::Pattern;
@@ -46,7 +46,7 @@ pub use self::record::{AuditEntry, Change, Snapshot};
 pub use self::sources::SourceView;
 pub use self::tallies::{Tallied, Tallies, TalliesError};
 pub use self::view::{
-    BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
+    BaselineRow, Difference, EdgeView, EvidenceView, Lookups, MuteView, Rtt, ServiceView, SinkView,
     Standing, Status,
 };
 
@@ -149,6 +149,9 @@ pub enum Effect {
     Unknow(BTreeMap<IpAddr, Option<WallTime>>),
     /// Something else runs in this cgroup than it was called: the kernel is to forget what it did.
     Leave(CgroupId),
+    /// The service that runs in this cgroup, whose path this is, is known to ask for names: what it is
+    /// answered is to be heard from the beginning.
+    Hear(CgroupId, String),
     Deliver(Box<Delivery>),
     /// An edge that is new to the map, or a port that was opened; for those who watch.
     Appeared(Box<EdgeView>),
@@ -172,6 +175,8 @@ pub struct Engine {
     /// From the kernel's stamp of a flow to its step.
     latencies: Latencies,
     floods: Floods,
+    /// Services that asked for names.
+    askers: BTreeSet<ServiceName>,
     gap: Option<Gap>,
     /// Required sources that are away, and were told to be.
     absent: BTreeSet<Source>,
@@ -217,6 +222,8 @@ impl Engine {
         let queue = Queue::restore(snapshot.deliveries, snapshot.held, &settings.sinks);
         let mut directory = Directory::default();
         directory.restore(snapshot.alive.unwrap_or_default(), snapshot.known);
+        let asked = baseline.edges.keys().filter(|it| it.asks_for_names());
+        let askers = asked.filter_map(|it| it.client.service().cloned()).collect();
         let mut attribution = Attribution::new(settings.seed, settings.places.clone(), directory);
         for (edge, record) in baseline.edges.iter() {
             for dialled in record.evidence.iter().flat_map(|it| it.dialled()) {
@@ -236,6 +243,7 @@ impl Engine {
             canaries: Canaries::default(),
             latencies: Latencies::default(),
             floods: Floods::default(),
+            askers,
             gap: None,
             absent: BTreeSet::new(),
             next_audit: snapshot.next_audit,
@@ -257,6 +265,7 @@ impl Engine {
         match input {
             Input::Workload { cgroup, workload } => {
                 self.attribution.workload_appeared(cgroup, workload);
+                self.hear(cgroup, &mut effects);
             }
             Input::WorkloadVanished { cgroup } => self.attribution.workload_vanished(cgroup),
             Input::Addresses { netns, addresses } => {

@@ -8,7 +8,7 @@ use crate::dns::Lookup;
 use crate::edge::Edge;
 use crate::engine::{Change, Effect, Engine};
 use crate::flow::Loss;
-use crate::ids::Now;
+use crate::ids::{CgroupId, Now};
 
 impl Engine {
     /// Takes in what a source says of who is who.
@@ -51,10 +51,29 @@ impl Engine {
         match self.attribution.looked_up(lookup, may_ask) {
             // What the kernel knows of them was dialled under another name.
             Ok(renamed) if !renamed.is_empty() => {
-                effects.push(Effect::Unknow(renamed.into_iter().map(|it| (it, None)).collect()))
+                let since = Some(lookup.at);
+                effects.push(Effect::Unknow(renamed.into_iter().map(|it| (it, since)).collect()))
             }
             Ok(_none) => {}
             Err(Disbelief::Unasked | Disbelief::Untrusted) => self.losses.add(Loss::Unasked, 1),
+        }
+    }
+
+    /// Has what a cgroup is answered heard where its service is known to ask.
+    pub(crate) fn hear(&self, cgroup: CgroupId, effects: &mut Vec<Effect>) {
+        let workload = self.attribution.workload_of(cgroup);
+        if let Some(workload) = workload.filter(|it| self.askers.contains(&it.service)) {
+            effects.push(Effect::Hear(cgroup, workload.cgroup.clone()));
+        }
+    }
+
+    /// Remembers who asks for names.
+    pub(crate) fn note_asker(&mut self, edge: &Edge) {
+        if edge.asks_for_names()
+            && let Some(service) = edge.client.service()
+            && !self.askers.contains(service)
+        {
+            self.askers.insert(service.clone());
         }
     }
 
@@ -62,6 +81,10 @@ impl Engine {
     /// from now on is another.
     fn renamed(&mut self, now: Now, renamed: &Renamed, effects: &mut Vec<Effect>) {
         let Renamed { from, to, cgroup } = renamed;
+        if from.is_provisional() && self.askers.remove(from) {
+            self.askers.insert(to.clone());
+        }
+        self.hear(*cgroup, effects);
         if !from.is_provisional() {
             effects.push(Effect::Leave(*cgroup));
             return;

@@ -18,6 +18,9 @@ pub struct SourceView {
     /// Why it does not answer, where it does not: what it said last still holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<String>,
+    /// What it does not tell, though it is to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
     /// It is so since then.
     pub since: WallTime,
     pub containers: usize,
@@ -41,6 +44,7 @@ impl Engine {
                     Presence::Present => None,
                     Presence::Away(why) => Some(why.clone()),
                 },
+                without: state.without.clone(),
                 since: state.since,
                 containers: count(Kind::Container),
                 pods: count(Kind::Pod),
@@ -66,7 +70,7 @@ impl Engine {
             let state = self.attribution.directory().state(source);
             let (why, since) = match state {
                 Some(State { presence: Presence::Present, .. }) => continue,
-                Some(State { presence: Presence::Away(why), since }) => (why.clone(), *since),
+                Some(State { presence: Presence::Away(why), since, .. }) => (why.clone(), *since),
                 None => ("it was not heard of".to_owned(), started),
             };
             if since.plus_seconds(Self::AWAY_S) <= now.wall {

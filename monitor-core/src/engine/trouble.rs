@@ -53,6 +53,7 @@ const fn is_said_elsewhere(loss: Loss) -> bool {
         Loss::Untracked
             | Loss::Evicted
             | Loss::Unwatched
+            | Loss::Unheard
             | Loss::Unasked
             | Loss::OverBudget
             | Loss::ServiceFull

@@ -172,6 +172,9 @@ pub struct Status {
     /// What cannot be seen on this machine, and why: the engine knows of none, its agent may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// Where the names are heard that are asked for: the engine knows of none, its agent may.
+    #[serde(default, skip_serializing_if = "Lookups::is_nowhere")]
+    pub lookups: Lookups,
     /// The agent's own connection, by which it knows that it sees.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<CanaryView>,
@@ -179,6 +182,26 @@ pub struct Status {
     /// few hundred of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub news_us: Option<Latency>,
+}
+
+/// In how many cgroups names are heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lookups {
+    pub heard: usize,
+    /// Where they are asked for as well, and there was no room for more.
+    pub unheard: usize,
+}
+
+impl Lookups {
+    const fn is_nowhere(&self) -> bool {
+        self.heard == 0 && self.unheard == 0
+    }
+}
+
+impl From<(usize, usize)> for Lookups {
+    fn from((heard, unheard): (usize, usize)) -> Self {
+        Self { heard, unheard }
+    }
 }
 
 /// How many edges of each kind a service has.
@@ -355,6 +378,7 @@ impl Engine {
             lost: self.losses.counted.clone(),
             sources: self.source_views(),
             missing: Vec::new(),
+            lookups: Lookups::default(),
             canary: self.canaries.view(),
             news_us: self.latencies.view(),
         }

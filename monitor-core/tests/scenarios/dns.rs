@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use monitor_core::attribute::Workload;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::Message;
 use monitor_core::dns::{Data, Lookup, Message as Told, Name, Question, Record, Said};
 use monitor_core::edge::Edge;
-use monitor_core::engine::Input;
+use monitor_core::engine::{Effect, Input};
 use monitor_core::flow::{Direction, Outcome};
-use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::ids::{CgroupId, NetnsCookie, ServiceName};
 
 use crate::stage::{Stage, flow, ip, key};
 
@@ -392,4 +393,70 @@ fn who_fills_the_table_of_questions_loses_his_own() {
     dials(&mut stage, "a", "203.0.113.1");
     dials(&mut stage, "b", "203.0.113.2");
     assert_eq!(map(&stage), ["a -> ip:203.0.113.1 443/tcp", "b -> dns:b.example.org 443/tcp"]);
+}
+
+#[test]
+fn who_is_known_to_ask_is_heard_from_the_beginning() {
+    let mut stage = Stage::new(Mode::Auto);
+    let a = stage.cgroup("a");
+    stage.dial("a", "192.0.2.53", "53/udp", "established", "/bin/app");
+    dials(&mut stage, "b", "192.0.2.53");
+    assert!(stage.heard.is_empty(), "it is attached where it first asks");
+    for (number, service) in [(71, "a.service"), (72, "b.service")] {
+        appears(&mut stage, number, service);
+    }
+    assert_eq!(stage.heard, [CgroupId(71)].into());
+    stage.until(40_000);
+    stage.restart(Mode::Auto);
+    stage.heard.clear();
+    appears(&mut stage, 73, "a.service");
+    assert_eq!(stage.heard, [CgroupId(73)].into());
+    assert_ne!(a, CgroupId(73));
+}
+
+fn appears(stage: &mut Stage, cgroup: u64, service: &str) {
+    let workload = Workload {
+        service: ServiceName::new("systemd", service),
+        container: None,
+        container_name: None,
+        pod: None,
+        image: None,
+        cgroup: "/somewhere".to_owned(),
+        node: None,
+    };
+    stage.step(Input::Workload { cgroup: CgroupId(cgroup), workload });
+}
+
+#[test]
+fn what_is_dialled_after_an_answer_is_meant_by_its_name() {
+    let mut stage = Stage::new(Mode::Auto);
+    resolves(&mut stage, "a", "one.example.org", "203.0.113.1");
+    dials(&mut stage, "a", "203.0.113.1");
+    let asking = Asking::of(stage.cgroup("a"), "two.example.org");
+    asking.ask(&mut stage);
+    let question = Question { name: name("two.example.org"), kind: 1 };
+    let said = Said::Answered(vec![at("two.example.org", "203.0.113.1")]);
+    let (cgroup, at) = (asking.cgroup, stage.now.wall);
+    let Asking { client, resolver, .. } = asking;
+    let message = Told { id: 7, question, said };
+    let answer = Lookup { cgroup, at, client, resolver, message };
+    let effects = stage.engine.step(stage.now, Input::LookedUp(answer));
+    // The kernel took it for what it knew: what came since is told at once.
+    let since = effects.iter().find_map(|it| match it {
+        Effect::Unknow(addresses) => addresses.get(&"203.0.113.1".parse().unwrap()).copied(),
+        _ => None,
+    });
+    assert_eq!(since, Some(Some(at)));
+}
+
+#[test]
+fn who_asks_by_tcp_alone_is_told_names_too() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.dial("a", "192.0.2.53", "53/tcp", "established", "/bin/app");
+    stage.until(1_000);
+    stage.guard("systemd:a.service");
+    resolves(&mut stage, "a", "api.example.org", "203.0.113.1");
+    dials(&mut stage, "a", "203.0.113.1");
+    assert!(stage.said.contains("dns:api.example.org"), "{}", stage.said);
+    assert_eq!(unasked(&stage), 0);
 }

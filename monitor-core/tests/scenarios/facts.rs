@@ -48,6 +48,7 @@ fn subject(kind: Kind, number: u8, other: u8) -> Subject {
         }),
         Kind::Pod => Subject::Pod(Pod {
             uid: id(number),
+            alias: None,
             service: service(kind, other),
             node: id(other),
             addresses: vec![address(kind, number)],
@@ -155,6 +156,116 @@ proptest! {
         let both = answers(&directory, at).into_iter().zip(answers(&restored, at));
         for (alive, restored) in both {
             prop_assert_eq!(alive, restored);
+        }
+    }
+}
+
+/// Who was told to hold an address, and until when that may be believed.
+struct Claim {
+    who: u8,
+    address: IpAddr,
+    from: i64,
+    left: Option<i64>,
+}
+
+/// What happens to one of a few pods: it is told with some of a few addresses, or is gone.
+#[derive(Debug, Clone)]
+struct Event {
+    after_s: i64,
+    who: u8,
+    /// None where it goes.
+    addresses: Option<Vec<IpAddr>>,
+    since_s: Option<i64>,
+    /// Of what it is: another one is another state of the same pod.
+    service: u8,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let addresses = proptest::collection::btree_set(0..3_u8, 0..3);
+    let addresses = addresses.prop_map(|of| of.into_iter().map(|it| address(Kind::Pod, it)));
+    let addresses = proptest::option::weighted(0.8, addresses.prop_map(Iterator::collect));
+    let since = proptest::option::of(-30..30_i64);
+    let event = (0..15_i64, 0..IDS, addresses, since, 0..2_u8);
+    let event = event.prop_map(|(after_s, who, addresses, since_s, service)| Event {
+        after_s,
+        who,
+        addresses,
+        since_s,
+        service,
+    });
+    proptest::collection::vec(event, 1..40)
+}
+
+fn pod(event: &Event, now: i64) -> Subject {
+    Subject::Pod(Pod {
+        uid: id(event.who),
+        service: service(Kind::Pod, event.who),
+        node: id(event.service),
+        addresses: event.addresses.clone().unwrap_or_default(),
+        since: event.since_s.map(|it| second(now + it)),
+        containers: Vec::new(),
+    })
+}
+
+proptest! {
+    /// An address is the one's who was told last to take it up and has not left it; at an earlier moment
+    /// it is nobody's who had left it by then, or who only came later.
+    #[test]
+    fn nobody_has_the_name_of_another_tenancy(events in events()) {
+        let mut directory = Directory::default();
+        let mut claims: Vec<Claim> = Vec::new();
+        let mut last: BTreeMap<u8, Option<Subject>> = BTreeMap::new();
+        let mut now = 1_000;
+        for event in &events {
+            now += event.after_s;
+            let subject = pod(event, now);
+            let holds = event.addresses.clone().unwrap_or_default();
+            let own = claims.iter_mut().filter(|it| it.who == event.who && it.left.is_none());
+            own.filter(|it| !holds.contains(&it.address)).for_each(|it| it.left = Some(now));
+            // What was told before says nothing new.
+            let told = event.addresses.is_some().then(|| subject.clone());
+            let before = last.insert(event.who, told.clone()).flatten();
+            let is_news = before != told;
+            let before = before.map_or_else(Vec::new, |it| match it {
+                Subject::Pod(pod) => pod.addresses,
+                _ => Vec::new(),
+            });
+            for address in holds.into_iter().filter(|_| is_news) {
+                let mut there =
+                    claims.iter_mut().filter(|it| it.address == address && it.left.is_none());
+                // Told again with what it had, it takes nothing from whoever took that up since.
+                let holder = there.next();
+                if holder.as_ref().is_some_and(|it| it.who == event.who || before.contains(&address)) {
+                    continue;
+                }
+                if let Some(holder) = holder {
+                    holder.left = Some(now);
+                }
+                let from = now + event.since_s.unwrap_or(0).min(0) - 10;
+                claims.push(Claim { who: event.who, address, from, left: None });
+            }
+            let source = Source::Kubernetes;
+            directory.take(second(now), match event.addresses {
+                Some(_) => Fact::Is(source, Box::new(subject)),
+                None => Fact::Gone(subject.key(source)),
+            });
+            for (it, moment) in (0..3_u8).flat_map(|it| (0..60).map(move |ago| (it, now - ago))) {
+                let address = address(Kind::Pod, it);
+                let said = directory.client(address, second(moment));
+                let of = |claim: &&Claim| claim.address == address;
+                if let Some(said) = &said {
+                    let is_right = |claim: &Claim| {
+                        *said == service(Kind::Pod, claim.who)
+                            && claim.from <= moment
+                            && claim.left.is_none_or(|left| moment < left)
+                    };
+                    prop_assert!(claims.iter().filter(of).any(is_right), "{said} at {moment}");
+                }
+                if moment == now {
+                    let holder = claims.iter().filter(of).find(|it| it.left.is_none());
+                    prop_assert_eq!(said, holder.map(|it| service(Kind::Pod, it.who)));
+                }
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ fn named(stage: &mut Stage) {
 fn pod(uid: &str, owner: &str, address: &str) -> Subject {
     Subject::Pod(Pod {
         uid: uid.into(),
+        alias: None,
         service: ServiceName::new("k8s", owner),
         node: "n2".into(),
         addresses: vec![address.parse().unwrap()],
@@ -193,6 +194,50 @@ fn an_address_that_changes_hands_is_another_peer() {
     assert!(
         map(&stage).contains(&"systemd:a.service -> k8s:evil/Deployment/other 443/tcp".to_owned())
     );
+}
+
+#[test]
+fn what_was_dialled_before_an_address_was_told_to_be_left_may_be_the_next_one_s() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Present(Source::Kubernetes)));
+    let api = pod("u1", "shop/Deployment/api", "10.1.0.1");
+    let gone = Fact::Gone(api.key(Source::Kubernetes));
+    fact(&mut stage, Source::Kubernetes, api);
+    let a = stage.cgroup("a");
+    dials(&mut stage, a, "10.1.0.1");
+    stage.until(20_000);
+    let edge = |to: &str| format!("systemd:a.service -> k8s:{to} 443/tcp");
+    assert_eq!(map(&stage), [edge("shop/Deployment/api")]);
+    // The kernel knew it; it tells it as soon as somebody left, for whose it was is not sure.
+    let dialled = stage.now.wall;
+    let retold = |stage: &mut Stage| {
+        let to = ip("10.1.0.1");
+        let key = key(a, Direction::Outbound, to, "443/tcp", Outcome::Established);
+        stage.step(Input::Flow(flow(dialled, key, None, "/bin/web")));
+    };
+    stage.until(22_000);
+    stage.step(Input::Fact(gone.clone()));
+    retold(&mut stage);
+    stage.until(23_000);
+    let Subject::Pod(mut next) = pod("u2", "evil/Deployment/other", "10.1.0.1") else { panic!() };
+    next.since = Some(WallTime(dialled.0 - 1_000_000));
+    fact(&mut stage, Source::Kubernetes, Subject::Pod(next));
+    assert!(map(&stage).contains(&edge("evil/Deployment/other")), "{:?}", map(&stage));
+
+    // Nobody takes it: it was who left.
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Present(Source::Kubernetes)));
+    fact(&mut stage, Source::Kubernetes, pod("u1", "shop/Deployment/api", "10.1.0.1"));
+    let a = stage.cgroup("a");
+    stage.until(20_000);
+    stage.step(Input::Fact(gone));
+    let key = key(a, Direction::Outbound, ip("10.1.0.1"), "443/tcp", Outcome::Established);
+    let at = stage.now.wall.plus_seconds(-1);
+    stage.step(Input::Flow(flow(at, key, None, "/bin/web")));
+    stage.until(25_000);
+    assert_eq!(map(&stage), [""; 0]);
+    stage.until(32_000);
+    assert_eq!(map(&stage), [edge("shop/Deployment/api")]);
 }
 
 #[test]

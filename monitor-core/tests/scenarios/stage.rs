@@ -59,6 +59,8 @@ pub(crate) struct Stage {
     pub(crate) said: String,
     pub(crate) rearmed: Vec<FlowKey>,
     pub(crate) unknown: BTreeSet<IpAddr>,
+    /// Cgroups whose lookups are to be heard.
+    pub(crate) heard: BTreeSet<CgroupId>,
     pub(crate) answers: Vec<Result<(), String>>,
     /// What the receiver accepted, and when.
     pub(crate) sent: Vec<Message>,
@@ -80,6 +82,7 @@ impl Stage {
             said: String::new(),
             rearmed: Vec::new(),
             unknown: BTreeSet::new(),
+            heard: BTreeSet::new(),
             answers: Vec::new(),
             sent: Vec::new(),
             sent_at: Vec::new(),
@@ -169,6 +172,7 @@ impl Stage {
                     self.answers.push(result.map(|_| ()).map_err(|error| error.to_string()));
                 }
                 Effect::Unknow(addresses) => self.unknown.extend(addresses.into_keys()),
+                Effect::Hear(cgroup, _) => drop(self.heard.insert(cgroup)),
                 Effect::Appeared(_) | Effect::Leave(_) => {}
             }
         }

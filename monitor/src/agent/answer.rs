@@ -24,6 +24,7 @@ impl Agent {
             Query::Ready => request.answer(Ok(true)),
             Query::Status => request.answer(Ok(Status {
                 missing: self.capture.summary().missing.clone(),
+                lookups: self.capture.askers().into(),
                 ..self.engine.status(now.wall)
             })),
             Query::Map => request.answer(Ok(self.engine.map(now.wall))),

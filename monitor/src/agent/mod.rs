@@ -333,6 +333,7 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         }
         Observation::CgroupVanished { id } => Input::WorkloadVanished { cgroup: id },
         Observation::Addresses { netns, addresses } => Input::Addresses { netns, addresses },
+        Observation::LookedUp(lookup) => Input::LookedUp(lookup),
         Observation::Flow(flow) => Input::Flow(flow),
         Observation::Traffic(traffic) => Input::Traffic(traffic),
         Observation::Forgotten { id, key } => Input::Forgotten { id, key },

@@ -19,6 +19,7 @@ pub(crate) fn find_keys(effects: &mut Vec<Effect>, capture: &Capture) {
             Effect::Leave(left) => drop(cgroups.insert(*left)),
             Effect::Store(_)
             | Effect::Rearm(_)
+            | Effect::Hear(..)
             | Effect::Deliver(_)
             | Effect::Appeared(_)
             | Effect::Alerted(_)

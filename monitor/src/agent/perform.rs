@@ -116,6 +116,7 @@ impl Performer {
                 Effect::Rearm(keys) => {
                     capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
                 }
+                Effect::Hear(cgroup, path) => capture.asks(cgroup, &path),
                 Effect::Deliver(delivery) => self.deliver(*delivery),
                 Effect::Appeared(edge) => self.tell(Told::Edge(edge)),
                 Effect::Alerted(alert) => {

@@ -198,6 +198,12 @@ impl Scribe {
             Observation::Addresses { netns, addresses } => {
                 self.attribution.namespace(netns, &addresses);
             }
+            Observation::LookedUp(lookup) => {
+                // Whom it may ask is a question of a baseline.
+                if self.attribution.looked_up(&lookup, |_resolver| true).is_err() {
+                    *self.recorded.lost.entry(Loss::Unasked).or_default() += 1;
+                }
+            }
             Observation::Flow(flow) => self.flow(now, flow),
             Observation::Traffic(traffic) => match self.edges.get(&traffic.id).cloned() {
                 Some(edge) => self.counted(edge, &traffic),

@@ -79,6 +79,7 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
                         let new = troubles(&alert).filter(|it| troubled.insert((*it).to_owned()));
                         new.for_each(|it| audience.tell(Told::Warning(it.to_owned())));
                     }
+                    Effect::Hear(cgroup, path) => capture.asks(cgroup, &path),
                     // Nothing is kept, sent or asked for.
                     Effect::Store(_)
                     | Effect::Rearm(_)

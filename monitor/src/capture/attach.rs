@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -18,9 +19,8 @@ use monitor_core::flow::Influence;
 use crate::capture::CaptureError;
 use crate::capture::attachments::{Attachment, Attachments};
 use crate::capture::clock;
-use crate::capture::config::{Budget, Config, Detail};
+use crate::capture::config::{Budget, Config, Detail, Dns};
 use crate::capture::makers;
-use crate::capture::nets;
 use crate::capture::pins::Set;
 use crate::capture::preflight::Ground;
 use crate::capture::shape::{Shapes, sizes};
@@ -55,6 +55,16 @@ impl Spec {
         matches!(self.hook, Hook::Cgroup { .. })
     }
 
+    /// Where at a cgroup it goes; an error where it goes to none.
+    pub(super) fn attach_type(&self) -> io::Result<u32> {
+        match self.hook {
+            Hook::Cgroup { attach_type } => Ok(attach_type),
+            Hook::Tracepoint { .. } | Hook::RawTracepoint { .. } => {
+                Err(io::ErrorKind::InvalidInput.into())
+            }
+        }
+    }
+
     /// Whether it is told an address that others may change: `connect` and `sendmsg`.
     pub(super) const fn sees_dialled(&self) -> bool {
         matches!(self.hook, Hook::Cgroup { attach_type: 10 | 11 | 14 | 15 })
@@ -81,6 +91,7 @@ pub(super) enum Extra {
     Executables,
     OpenedSockets,
     Destinations,
+    Lookups,
 }
 
 impl Extra {
@@ -101,6 +112,7 @@ impl fmt::Display for Extra {
                  detail = \"full\" shows"
             }
             Self::Destinations => "where sockets that are neither TCP's nor UDP's send",
+            Self::Lookups => "the names that services ask for",
         })
     }
 }
@@ -121,12 +133,21 @@ pub(super) const STREAM_UNASKED: &str = "stream_unasked";
 
 const CAP_CAPABLE: &str = "cap_capable";
 
+/// `BPF_CGROUP_INET_INGRESS`
+const INGRESS: u32 = 0;
+/// `BPF_CGROUP_INET_EGRESS`
+pub(super) const EGRESS: u32 = 1;
+
 /// Loaded, and attached where it is wanted, see `nets`.
-pub(super) static NET: Spec = Spec {
-    program: nets::NET,
-    hook: Hook::Cgroup { attach_type: nets::EGRESS },
-    optional: Some(Extra::Destinations),
-};
+pub(super) static NET: Spec = of_packets("net", EGRESS, Extra::Destinations);
+
+/// The same; of no use one without the other.
+pub(super) static LOOKUPS: [Spec; 2] =
+    [of_packets("asked", EGRESS, Extra::Lookups), of_packets("answered", INGRESS, Extra::Lookups)];
+
+const fn of_packets(program: &'static str, attach_type: u32, extra: Extra) -> Spec {
+    Spec { program, hook: Hook::Cgroup { attach_type }, optional: Some(extra) }
+}
 
 /// Attached when the owners of older sockets are known. Dials before what came of them: else the end of
 /// one that nobody noted would pass for a loss.
@@ -193,6 +214,7 @@ pub(super) struct Settings {
     command_in_cgroup: u8,
     netns_in_sock_ops: u8,
     full: u8,
+    dns: u8,
     interval_ns: u64,
     watched: [u64; 2],
     socket_bits: u32,
@@ -212,6 +234,7 @@ impl Settings {
             command_in_cgroup: u8::from(command_in_cgroup()),
             netns_in_sock_ops: u8::from(netns_in_sock_ops(ground)),
             full: u8::from(config.detail == Detail::Full),
+            dns: u8::from(config.dns == Dns::Auto),
             interval_ns: budget.interval_ns(),
             watched: watched(path, hierarchy),
             socket_bits: config.socket_bits(),
@@ -250,6 +273,7 @@ pub(super) fn load(
         .override_global(global::NETNS_IN_SOCK_OPS, &settings.netns_in_sock_ops, true)
         .override_global(global::BUDGET_INTERVAL_NS, &settings.interval_ns, true)
         .override_global(global::FULL, &settings.full, true)
+        .override_global(global::DNS, &settings.dns, true)
         .override_global(global::WATCHED, &settings.watched, true)
         .override_global(global::SOCKET_BITS, &settings.socket_bits, true)
         .override_global(global::DIALS_BITS, &settings.dials_bits, true)
@@ -425,9 +449,12 @@ impl Attached {
     }
 
     /// Loads what is attached later, as far as that goes.
-    pub(super) fn load_net(&mut self) {
-        if let Err(error) = self.load_one(&NET) {
-            self.missing.push((Extra::Destinations, brief(&error)));
+    pub(super) fn load_nets(&mut self, dns: Dns) {
+        let lookups = if dns == Dns::Auto { &LOOKUPS[..] } else { &[] };
+        for spec in std::iter::once(&NET).chain(lookups) {
+            if let (Err(error), Some(extra)) = (self.load_one(spec), spec.optional) {
+                self.missing.push((extra, brief(&error)));
+            }
         }
         self.ask_for_order();
     }

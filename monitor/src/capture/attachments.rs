@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use monitor_core::flow::{Influence, Joined, Observation};
 
 use crate::capture::hooked;
-use crate::capture::nets::{NET, Nets};
+use crate::capture::nets::Nets;
 use crate::capture::strangers::Strangers;
 
 /// A program attached to a cgroup.
@@ -60,7 +60,7 @@ impl Attachments {
     }
 
     /// What changed since the last look, with `nets`; nothing where that was a moment ago.
-    pub(super) fn look(&mut self, nets: &mut Nets) -> Gone {
+    pub(super) fn look<'n>(&mut self, nets: impl IntoIterator<Item = &'n mut Nets>) -> Gone {
         if self.looked.elapsed() < Self::LOOK_EVERY {
             return Gone::default();
         }
@@ -73,7 +73,7 @@ impl Attachments {
         let cgroup = &self.cgroup;
         let programs = self.present.extract_if(.., |it| !it.is_attached_to(cgroup));
         gone.programs = programs.map(|it| it.program).collect();
-        gone.programs.extend(std::iter::repeat_n(NET, nets.take_detached()));
+        gone.programs.extend(nets.into_iter().flat_map(Nets::take_detached));
         let is_missing = |it: &&PathBuf| it.try_exists().is_ok_and(|is_there| !is_there);
         gone.pin = self.pinned.iter().find(is_missing).cloned();
         if gone.pin.is_some() {

@@ -1,22 +1,28 @@
-//! The kernel's seen-map read whole, in few system calls. What was told of it is `seen`'s.
+//! A hash map of the kernel's read whole, in few system calls. What its bytes mean is for others.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use crate::capture::decode::{KeyBytes, StatsBytes, Undecodable};
-use crate::capture::entries::{self, Entry};
-use crate::capture::seen::SeenMap;
+use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
+
+use crate::capture::decode::{KeyBytes, StatsBytes};
 
 /// A walk over every entry there is; one that stays in the map throughout is never left out.
 ///
 /// `BPF_MAP_LOOKUP_BATCH` (since 5.6), which the library lacks: a thousand entries a call, bucket by
-/// bucket, where a walk key by key starts over whenever its key is forgotten.
-pub(super) struct Batch {
+/// bucket, where a walk key by key starts over whenever its key is forgotten. The map's keys are of `K`
+/// bytes, its values of `V`.
+pub(super) struct Batch<const K: usize, const V: usize> {
     cursor: Cursor,
     count: usize,
-    keys: Vec<KeyBytes>,
-    values: Vec<StatsBytes>,
+    keys: Vec<[u8; K]>,
+    values: Vec<[u8; V]>,
 }
+
+type Map<const K: usize, const V: usize> = BpfHashMap<MapData, [u8; K], [u8; V]>;
+
+/// One over the map of what was seen.
+pub(super) type SeenBatch = Batch<{ size_of::<KeyBytes>() }, { size_of::<StatsBytes>() }>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cursor {
@@ -41,33 +47,30 @@ struct BatchAttr {
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
-impl Batch {
+impl<const K: usize, const V: usize> Batch<K, V> {
     const SIZE: usize = 1024;
 
     pub(super) fn new() -> Self {
         Self {
             cursor: Cursor::Start,
             count: 0,
-            keys: vec![[0; size_of::<KeyBytes>()]; Self::SIZE],
-            values: vec![[0; size_of::<StatsBytes>()]; Self::SIZE],
+            keys: vec![[0; K]; Self::SIZE],
+            values: vec![[0; V]; Self::SIZE],
         }
     }
 
     /// Reads on; false when all was read.
-    pub(super) fn read(&mut self, map: &SeenMap) -> io::Result<bool> {
+    pub(super) fn read(&mut self, map: &Map<K, V>) -> io::Result<bool> {
         if self.cursor != Cursor::End {
-            self.read_on(map.fd())?;
+            self.read_on(map.map().fd().as_fd())?;
             return Ok(true);
         }
         Ok(false)
     }
 
-    /// What was read last: each with the key that the kernel holds it under.
-    pub(super) fn entries(
-        &self,
-    ) -> impl Iterator<Item = (&KeyBytes, Result<Option<Entry>, Undecodable>)> {
-        let read = self.keys.iter().zip(&self.values).take(self.count);
-        read.map(|(key, stats)| (key, entries::entry(key, stats)))
+    /// What was read last: keys, and what stands under each.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&[u8; K], &[u8; V])> {
+        self.keys.iter().zip(&self.values).take(self.count)
     }
 
     fn read_on(&mut self, map: BorrowedFd<'_>) -> io::Result<()> {
@@ -102,8 +105,8 @@ impl Batch {
             Some(libc::ENOSPC) => {
                 // A bucket of more than fit: as good as never, but no reason to give up.
                 let room = self.keys.len() * 2;
-                self.keys.resize(room, [0; size_of::<KeyBytes>()]);
-                self.values.resize(room, [0; size_of::<StatsBytes>()]);
+                self.keys.resize(room, [0; K]);
+                self.values.resize(room, [0; V]);
                 return Ok(());
             }
             _ => return Err(error),

@@ -115,7 +115,12 @@ impl Cgroups {
     /// The cgroup that a process is in, and where that is.
     pub(super) fn of(&self, pid: u32) -> Option<(CgroupId, PathBuf)> {
         let (id, path) = self.hierarchy.cgroup(pid)?;
-        Some((id, self.hierarchy.path().join(path.trim_start_matches('/'))))
+        Some((id, self.path_of(&path)))
+    }
+
+    /// Where a cgroup is that is told by this path.
+    pub(super) fn path_of(&self, told: &str) -> PathBuf {
+        self.hierarchy.path().join(told.trim_start_matches('/'))
     }
 
     /// Tells of a cgroup by one of its processes; false where that is gone, or not in it any more.

@@ -37,6 +37,9 @@ pub struct Config {
     pub processes: Entries,
     /// Room for news that the agent has not yet read: a power of two, at least a page.
     pub ring: RingSize,
+    /// Whether the names that services ask for are heard; a setting of `[identity]`.
+    #[serde(skip)]
+    pub dns: Dns,
     /// So often the agent makes a connection of its own over loopback, to see whether it sees it.
     pub canary: Every,
 }
@@ -52,8 +55,9 @@ impl Default for Config {
             connections: Entries(4096),
             listeners: Entries(4096),
             bound: Entries(4096),
-            processes: Entries(16_384),
+            processes: Entries(12_288),
             ring: RingSize(1 << 20),
+            dns: Dns::Auto,
             canary: Every(Duration::from_secs(30)),
         }
     }
@@ -121,6 +125,15 @@ pub enum Detail {
     Normal,
     /// Bytes, round-trip time and outcome of every connection.
     Full,
+}
+
+/// Whether what services ask of resolvers is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dns {
+    /// Where something asks.
+    #[default]
+    Auto,
+    Off,
 }
 
 /// How many entries a kernel map has.

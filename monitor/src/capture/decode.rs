@@ -134,13 +134,7 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     Ok(FlowKey {
         cgroup: CgroupId(key.cgroup_id),
         direction: direction(key.direction),
-        protocol: match key.protocol {
-            wire::Protocol::Tcp => Protocol::Tcp,
-            wire::Protocol::Udp => Protocol::Udp,
-            wire::Protocol::UdpLite => Protocol::UdpLite,
-            wire::Protocol::Icmp => Protocol::Icmp,
-            wire::Protocol::Ip => Protocol::Ip,
-        },
+        protocol: protocol(key.protocol),
         remote: match key.remote_kind {
             wire::RemoteKind::Address => Remote::Address(ip(key.remote)),
             wire::RemoteKind::Cgroup => Remote::Cgroup(CgroupId(key.remote.cgroup())),
@@ -161,9 +155,27 @@ pub(super) fn key(bytes: &KeyBytes) -> Result<FlowKey, Undecodable> {
     })
 }
 
+pub(super) const fn protocol(protocol: wire::Protocol) -> Protocol {
+    match protocol {
+        wire::Protocol::Tcp => Protocol::Tcp,
+        wire::Protocol::Udp => Protocol::Udp,
+        wire::Protocol::UdpLite => Protocol::UdpLite,
+        wire::Protocol::Icmp => Protocol::Icmp,
+        wire::Protocol::Ip => Protocol::Ip,
+    }
+}
+
 /// Whether it is no flow but that an unusual socket was made.
 pub(super) fn opens(bytes: &KeyBytes) -> bool {
     bytes[std::mem::offset_of!(wire::FlowKey, remote_kind)] == wire::RemoteKind::Socket as u8
+}
+
+/// Whether it is a dial of a resolver's port.
+pub(super) fn asks(bytes: &KeyBytes) -> bool {
+    use std::mem::offset_of;
+    let at = offset_of!(wire::FlowKey, port);
+    bytes[at..at + 2] == wire::DNS_PORT.to_ne_bytes()
+        && bytes[offset_of!(wire::FlowKey, direction)] == wire::Direction::Outbound as u8
 }
 
 /// The inverse of [`key`].
@@ -312,25 +324,36 @@ fn listen_key(netns: NetnsCookie, local: SocketAddr) -> wire::ListenKey {
     }
 }
 
-/// The key and the value in `SEEN` of an entry of `LISTENERS`, entered at `now_ns`; and what is told
-/// of it beside the key.
+/// What an entry of `LISTENERS` is in `SEEN`.
+pub(super) struct Listening {
+    pub(super) key: KeyBytes,
+    origin: wire::Origin,
+}
+
+/// Reads an entry of `LISTENERS`.
 pub(super) fn listening(
     key: &ListenKeyBytes,
     listener: &ListenerBytes,
-    now_ns: u64,
-) -> Result<(KeyBytes, StatsBytes, Origin), Undecodable> {
+) -> Result<Listening, Undecodable> {
     let key: wire::ListenKey = read(key)?;
     let listener: wire::Listener = read(listener)?;
-    let wire_origin = wire::Origin::without_client(&listener.owner, key.netns_cookie);
-    let stats = wire::FlowStats {
-        first_seen_ns: now_ns,
-        last_seen_ns: now_ns,
-        counts: counts(wire::Outcome::Established, 1),
-        origin: wire_origin,
-        ..wire::FlowStats::NONE
-    };
+    let origin = wire::Origin::without_client(&listener.owner, key.netns_cookie);
     let key = wire::FlowKey::listening(&listener.owner, &key);
-    Ok((zerocopy::transmute!(key), zerocopy::transmute!(stats), origin(&wire_origin)))
+    Ok(Listening { key: zerocopy::transmute!(key), origin })
+}
+
+impl Listening {
+    /// Its value where it is entered at `now_ns`, and what is told of it beside the key.
+    pub(super) fn entered(&self, now_ns: u64) -> (StatsBytes, Origin) {
+        let stats = wire::FlowStats {
+            first_seen_ns: now_ns,
+            last_seen_ns: now_ns,
+            counts: counts(wire::Outcome::Established, 1),
+            origin: self.origin,
+            ..wire::FlowStats::NONE
+        };
+        (zerocopy::transmute!(stats), origin(&self.origin))
+    }
 }
 
 /// The key and the value in `SEEN` of an unusual socket that is there, entered at `now_ns`; and what
@@ -400,6 +423,7 @@ pub(super) fn losses() -> [(u32, Loss); wire::Loss::ALL.len()] {
             wire::Loss::Untracked => Loss::Untracked,
             wire::Loss::Unwatched => Loss::Unwatched,
             wire::Loss::OverBudget => Loss::OverBudget,
+            wire::Loss::Unheard => Loss::Unheard,
         };
         (loss.index(), meaning)
     })
@@ -465,7 +489,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
 }
 
-fn ip(address: wire::Address) -> IpAddr {
+pub(super) fn ip(address: wire::Address) -> IpAddr {
     Ipv6Addr::from(address.bytes()).to_canonical()
 }
 
@@ -662,13 +686,13 @@ mod tests {
         assert_eq!(held, of(Outcome::Attempted));
         let entry = entry(&held, &zerocopy::transmute!(stats)).unwrap().unwrap();
         let flow = |outcome| {
-            let (_, it) = entry.flows.iter().find(|(bytes, _)| *bytes == of(outcome))?;
+            let (_, it) = entry.flows().find(|(bytes, _)| *bytes == of(outcome))?;
             Some((it.first_seen_ns, it.connections, it.bytes_sent))
         };
         assert_eq!(flow(Outcome::Attempted), Some((5, 2, 0)));
         assert_eq!(flow(Outcome::Established), Some((5, 7, 100)));
         assert_eq!(flow(Outcome::Refused), Some((5, 1, 0)));
-        assert_eq!((flow(Outcome::TimedOut), entry.flows.len()), (None, 3));
+        assert_eq!((flow(Outcome::TimedOut), entry.flows().count()), (None, 3));
     }
 
     #[test]
@@ -685,13 +709,13 @@ mod tests {
             let stats =
                 wire::FlowStats { first_seen_ns: 5, counts: [3; 5], ..wire::FlowStats::NONE };
             let entry = entry(&bytes, &zerocopy::transmute!(stats)).unwrap().unwrap();
-            let flows = entry.flows.iter().map(|(bytes, it)| (*bytes, it.connections));
+            let flows = entry.flows().map(|(bytes, it)| (bytes, it.connections));
             assert!(flows.eq([(bytes, 3)]), "{key:?}");
         }
         let unread = [0xff; size_of::<KeyBytes>()];
         assert_eq!(held(&unread), unread);
         let unwritten = zerocopy::transmute!(wire::FlowStats::NONE);
-        assert_eq!(entry(&key_bytes(&flow_key()), &unwritten), Ok(None));
+        assert!(matches!(entry(&key_bytes(&flow_key()), &unwritten), Ok(None)));
     }
 
     #[test]
@@ -701,7 +725,9 @@ mod tests {
             [("10.0.0.1:80", Some("10.0.0.1")), ("0.0.0.0:80", None), ("[::]:80", None)]
         {
             let (listen_key, value) = listener(NetnsCookie(3), at.parse().unwrap(), owner);
-            let (bytes, stats_bytes, origin) = listening(&listen_key, &value, 5).unwrap();
+            let listening = listening(&listen_key, &value).unwrap();
+            let (stats_bytes, origin) = listening.entered(5);
+            let bytes = listening.key;
             let expected = FlowKey {
                 direction: Direction::Listening,
                 remote: Remote::World,
@@ -711,11 +737,10 @@ mod tests {
             };
             assert_eq!(key(&bytes), Ok(expected), "{at}");
             let entry = entry(&bytes, &stats_bytes).unwrap().unwrap();
-            assert_eq!((entry.first_seen_ns, entry.flows[0].1.connections), (5, 1));
-            assert_eq!(
-                (&entry.origin, origin.netns, origin.client),
-                (&origin, NetnsCookie(3), None)
-            );
+            let (_, counters) = entry.flows().next().unwrap();
+            assert_eq!((entry.first_seen_ns, counters.connections), (5, 1));
+            assert_eq!(entry.origin(), origin);
+            assert_eq!((origin.netns, origin.client), (NetnsCookie(3), None));
             assert_eq!(origin.process.map(|it| (it.pid, it.executable_id)), Some((1, 9)));
         }
     }

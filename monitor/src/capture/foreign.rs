@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::capture::attach::{FLOWS, Hook, NAMES_AND_BINDS, NET, STREAM_UNASKED};
+use crate::capture::attach::{FLOWS, Hook, LOOKUPS, NAMES_AND_BINDS, NET, STREAM_UNASKED};
 use crate::capture::hooked::{self, Hooked};
 use crate::capture::{CaptureError, cgroup_root};
 
@@ -48,7 +48,7 @@ impl Neighbour {
 pub(super) fn is_our_name(name: &str) -> bool {
     // The kernel keeps 15 bytes of a name.
     let cut = |name: &'static str| name.get(..15).unwrap_or(name);
-    let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]);
+    let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]).chain(&LOOKUPS);
     let mut ours = specs.map(|spec| spec.program).chain([STREAM_UNASKED]);
     ours.any(|program| cut(program) == name)
 }

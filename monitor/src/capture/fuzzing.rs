@@ -36,7 +36,7 @@ pub fn entry(bytes: &[u8]) -> Option<Trip> {
     let (key, value) = bytes.split_first_chunk::<{ size_of::<KeyBytes>() }>()?;
     let value = value.first_chunk::<{ size_of::<StatsBytes>() }>()?;
     let entry = entries::entry(key, value).ok()??;
-    entry.flows.first().and_then(|(key, _)| trip(key))
+    entry.flows().next().and_then(|(key, _)| trip(&key))
 }
 
 /// A message of DNS.

@@ -12,11 +12,10 @@ use aya::programs::{Program, ProgramError};
 use aya::sys::SyscallError;
 
 use crate::capture::CaptureError;
-use crate::capture::attach::{Attached, Hook, NET, Pinning, Programs, Spec};
+use crate::capture::attach::{Attached, EGRESS, Hook, NET, Pinning, Programs, Spec};
 use crate::capture::attachments::Attachment;
 use crate::capture::bpf::{self, CgroupLink};
 use crate::capture::foreign;
-use crate::capture::nets::EGRESS;
 
 impl Attached {
     /// Loads one program and attaches it, or takes over a link that was kept.

@@ -12,6 +12,8 @@ mod tracefs;
 mod clock;
 mod decode;
 mod dns;
+mod streams;
+mod lookups;
 mod hierarchy;
 mod mountinfo;
 mod pace;
@@ -40,6 +42,7 @@ mod unusual;
 mod makers;
 mod nets;
 mod losses;
+mod hearing;
 mod rearming;
 mod tell;
 mod told_addresses;
@@ -89,14 +92,14 @@ use self::hierarchy::Hierarchy;
 use self::keep::{Kept, Plan};
 use self::kernel_log::KernelLog;
 use self::namespaces::Census;
-use self::nets::Nets;
+use self::nets::{Nets, Wanted};
 use self::older::OlderSockets;
 use self::rounds::Rounds;
 use self::tell::Teller;
 use self::unusual::Sought;
 
 pub use self::clock::boot_ns;
-pub use self::config::{Budget, Config, ConfigError, Detail, Entries, Every, RingSize};
+pub use self::config::{Budget, Config, ConfigError, Detail, Dns, Entries, Every, RingSize};
 pub use self::error::CaptureError;
 pub use self::foreign::{Neighbour, Neighbours, Sharing, neighbours};
 pub use self::keep::{Before, Cleaned, Pinned, clean, pinned};
@@ -148,9 +151,13 @@ const UNPINNED: &str = "what happens between the end of this agent and the next 
 /// The running capture. Dropping it detaches every program that is not pinned.
 pub struct Capture {
     ring: AsyncFd<RingBuf<MapData>>,
+    /// Of what is asked of resolvers and answered.
+    lookups: AsyncFd<RingBuf<MapData>>,
     teller: Teller,
     older: OlderSockets,
     nets: Nets,
+    /// Where names are asked for.
+    askers: Nets,
     /// Packet sockets are looked for, since nothing tells of them.
     polled: bool,
     /// In and below this cgroup.
@@ -195,12 +202,18 @@ impl Capture {
         let kernel_log = KernelLog::of(ebpf);
         fill_internal(ebpf, internal)?;
         let ring = register(take(ebpf, map::EVENTS)?)?;
+        let lookups = register(take(ebpf, map::LOOKUPS)?)?;
         let mut older = OlderSockets::new(ebpf, &ground, config.cgroup.clone())?;
-        attached.load_net();
-        let mut nets = Nets::new(&mut attached.ebpf, Hierarchy::of(&ground.cgroup))?;
+        attached.load_nets(config.dns);
+        let hierarchy = || Hierarchy::of(&ground.cgroup);
+        let mut nets = Nets::of_sockets(&mut attached.ebpf, hierarchy())?;
+        let heard = config.dns == Dns::Auto && attached.has(Extra::Lookups);
+        let mut askers =
+            if heard { Nets::of_lookups(hierarchy()) } else { Nets::of_nothing(hierarchy()) };
         let mut teller = begin_telling(&mut attached, config, &ground, &plan, &before)?;
         if let Some(pinning) = &attached.pins {
             nets.adopt(&attached.ebpf, pinning, &teller.pending);
+            askers.adopt(&attached.ebpf, pinning, &teller.pending);
         }
         let adopts = plan.adopts();
         let adopted = adopts.then_some(before);
@@ -218,8 +231,10 @@ impl Capture {
         let programs = attached.count();
         // Before what an agent before this one attached may go.
         nets.want(&attached.ebpf, teller.wanted());
+        askers.want(&attached.ebpf, teller.asking());
         let set = plan.set(draft)?;
         nets.kept_in(set.as_ref());
+        askers.kept_in(set.as_ref());
         attached.drop_others(set.as_ref())?;
         let (ebpf, links, attachments) = attached.attachments(&watched, set.as_ref());
         let kept = plan.done(set)?;
@@ -227,9 +242,11 @@ impl Capture {
         let (kernel, cgroup) = (ground.kernel, ground.cgroup);
         let mut capture = Self {
             ring,
+            lookups,
             teller,
             older,
             nets,
+            askers,
             polled,
             watched,
             attachments,
@@ -328,31 +345,34 @@ impl Capture {
             next.min(self.teller.next_canary().into())
         };
         let next = self.rounds.next().unwrap_or_else(at_rest);
-        let woken = tokio::time::timeout_at(next, self.ring.readable()).await;
-        if let Ok(ready) = woken {
-            // Cleared before the ring is read: a wake that comes while it is read counts.
+        let woken = async {
+            tokio::select! {
+                ready = self.ring.readable() => ready,
+                ready = self.lookups.readable() => ready,
+            }
+        };
+        if let Ok(ready) = tokio::time::timeout_at(next, woken).await {
+            // Cleared before the rings are read: a wake that comes while they are read counts.
             ready.map_err(CaptureError::Wait)?.clear_ready();
         }
         Ok(())
     }
 
-    /// Reads what is in the ring; false where nothing was.
+    /// Reads what is in the rings; false where nothing was.
     fn hear(&mut self) -> Result<bool> {
         self.heard = Instant::now();
-        let ring = self.ring.get_mut();
         self.teller.begin_batch();
         let mut records = 0;
         while records < Self::MAX_RECORDS {
-            let Some(record) = ring.next() else {
-                break;
-            };
-            self.teller.record(&record);
-            records += 1;
+            match self.teller.read(self.ring.get_mut(), self.lookups.get_mut()) {
+                0 => break,
+                some => records += some,
+            }
         }
         self.teller.end_batch()?;
         self.look_at_packets();
         self.look_for_servers();
-        let gone = self.attachments.look(&mut self.nets);
+        let gone = self.attachments.look([&mut self.nets, &mut self.askers]);
         self.summary.missing.extend(gone.missing());
         self.teller.gone(gone);
         self.kernel_log.flush();
@@ -361,7 +381,26 @@ impl Capture {
 
     fn look_at_packets(&mut self) {
         self.nets.want(&self.ebpf, self.teller.wanted());
-        self.teller.vanished().for_each(|cgroup| self.nets.vanished(cgroup));
+        self.askers.want(&self.ebpf, self.teller.asking());
+        for cgroup in self.teller.vanished().collect::<Vec<_>>() {
+            self.nets.vanished(cgroup);
+            self.askers.vanished(cgroup);
+            self.teller.lookups.vanished(cgroup);
+        }
+    }
+
+    /// What runs in this cgroup, at this path below the hierarchy's root, is known to ask for names: they are
+    /// heard from now on.
+    pub fn asks(&mut self, cgroup: CgroupId, path: &str) {
+        let path = Some(self.teller.cgroups.path_of(path));
+        self.askers.want(&self.ebpf, vec![Wanted { cgroup, pid: None, path }]);
+    }
+
+    /// In how many cgroups the names that are asked for are heard, and in how many there was no room for
+    /// that.
+    #[must_use]
+    pub fn askers(&self) -> (usize, usize) {
+        self.askers.counts()
     }
 
     /// The keys that were told of cgroups and their far ends that `concerns` picks.

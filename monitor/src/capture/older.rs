@@ -17,6 +17,8 @@ use monitor_core::flow::Protocol;
 use monitor_core::ids::{CgroupId, NetnsCookie};
 use monitor_core::network::Network;
 
+use crate::capture::batch::Batch;
+use crate::capture::clock;
 use crate::capture::connections::{self, Holders};
 use crate::capture::decode::{self, BoundBytes, ListenKeyBytes, ListenerBytes, SocketOwner};
 use crate::capture::hierarchy::children;
@@ -157,10 +159,13 @@ impl OlderSockets {
 
     /// Tells of every listener that is not told.
     pub(super) fn tell_listeners(&self, teller: &mut Teller) {
-        // One that could not be read changes at this moment: it is told by the ring, or the next
-        // time.
-        for (key, listener) in self.listeners.iter().flatten() {
-            teller.listener(&key, &listener);
+        let now_ns = clock::boot_ns();
+        let mut batch = Batch::new();
+        // Where it cannot be read it is read the next time.
+        while batch.read(&self.listeners).unwrap_or(false) {
+            for (key, listener) in batch.rows() {
+                teller.listener(key, listener, now_ns);
+            }
         }
     }
 

@@ -276,10 +276,11 @@ impl Drop for Draft<'_> {
 const MAPS: &str = "maps";
 const LINKS: &str = "links";
 const META: &str = "meta";
-const NET_OF: &str = "net-";
 
-fn cgroup_of(name: &OsStr) -> Option<u64> {
-    name.to_str()?.strip_prefix(NET_OF)?.parse().ok()
+/// What [`Set::link_to`] made a name of.
+fn program_and_cgroup(name: &OsStr) -> Option<(&str, u64)> {
+    let (program, cgroup) = name.to_str()?.rsplit_once('-')?;
+    Some((program, cgroup.parse().ok()?))
 }
 
 impl Set {
@@ -303,22 +304,22 @@ impl Set {
         self.dir.join(META)
     }
 
-    /// Where the link is that looks at the packets of a cgroup.
-    pub(super) fn net(&self, cgroup: u64) -> PathBuf {
-        self.link(&format!("{NET_OF}{cgroup}"))
+    /// Where the link is by which a program looks at the packets of a cgroup.
+    pub(super) fn link_to(&self, program: &str, cgroup: u64) -> PathBuf {
+        self.link(&format!("{program}-{cgroup}"))
     }
 
-    /// The links that look at packets, by their cgroups.
-    pub(super) fn nets(&self) -> io::Result<Vec<(u64, PathBuf)>> {
-        let links = entries(&self.dir.join(LINKS))?;
-        let nets = links.iter().filter_map(|name| cgroup_of(name));
-        Ok(nets.map(|cgroup| (cgroup, self.net(cgroup))).collect())
+    /// The cgroups whose packets a program looks at.
+    pub(super) fn cgroups_of(&self, program: &str) -> Vec<u64> {
+        let links = entries(&self.dir.join(LINKS)).unwrap_or_default();
+        let to = links.iter().filter_map(|name| program_and_cgroup(name));
+        to.filter(|(name, _)| *name == program).map(|(_, cgroup)| cgroup).collect()
     }
 
     /// The names of the other links that are pinned.
     pub(super) fn links(&self) -> io::Result<Vec<OsString>> {
         let mut links = entries(&self.dir.join(LINKS))?;
-        links.retain(|name| cgroup_of(name).is_none());
+        links.retain(|name| program_and_cgroup(name).is_none());
         Ok(links)
     }
 

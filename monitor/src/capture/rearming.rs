@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote};
+use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote, Traffic};
 use monitor_core::ids::WallTime;
 
 use crate::capture::decode::{self, KeyBytes, PayerBytes};
@@ -44,22 +44,21 @@ impl Teller {
     /// room, is told first: nothing else would.
     fn forget(&mut self, entry: &Entry, moved: &Moved) {
         let at_ns = self.came_at(entry);
-        for (bytes, counters) in &entry.flows {
-            if !self.told.holds(bytes) {
-                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
+        for (bytes, counters) in entry.flows() {
+            if !self.told.holds(&bytes) {
+                self.sighting(bytes, entry.first_seen_ns, at_ns, &entry.origin());
             }
             // None of a canary's.
-            let Some(id) = self.told.id_of(bytes) else { continue };
-            let traffic = self.told.traffic(id, counters, self.clock);
-            let late = traffic.as_ref().filter(|it| {
-                let is_new = it.connections > 0;
-                is_new && is_another_s(moved, &it.key, it.last_seen)
-            });
-            let late = late.map(|it| it.key);
+            let Some(id) = self.told.id_of(&bytes) else { continue };
+            let traffic = self.told.traffic(id, &counters, self.clock);
+            // That a connection was closed since says nothing: it was the former owner's.
+            let came = self.clock.wall(counters.came_ns);
+            let is_late = |it: &&Traffic| it.connections > 0 && is_another_s(moved, &it.key, came);
+            let late = traffic.as_ref().filter(is_late).map(|it| it.key);
             self.pending.extend(traffic.map(Observation::Traffic));
             self.told.remove(id, &mut self.pending);
             if let Some(key) = late {
-                self.tell((key, None), entry.last_seen_ns, &entry.origin, Begun::Seen);
+                self.tell((key, None), counters.came_ns, &entry.origin(), Begun::Seen);
             }
         }
     }

@@ -6,12 +6,12 @@ use monitor_core::edge::Edge;
 use monitor_core::engine::Tallies;
 use monitor_core::flow::{Begun, Flow, KeyId};
 
-use crate::capture::batch::Batch;
+use crate::capture::batch::SeenBatch;
 use crate::capture::clock::{self, Clock};
 use crate::capture::decode::{self, KeyBytes};
-use crate::capture::entries::Entry;
+use crate::capture::entries::{self, Entry};
 use crate::capture::tell::Teller;
-use crate::capture::{Before, CaptureError, Result, Resumed};
+use crate::capture::{Before, Result, Resumed};
 
 /// Takes up what was told, of which the store has kept `before`.
 pub(super) fn resume(teller: &mut Teller, before: Before) -> Result<Resumed> {
@@ -30,12 +30,11 @@ impl Teller {
     /// Of the keys that an agent before this one told: which flow each is. Before any news.
     pub(super) fn resume(&mut self) -> Result<Vec<(KeyBytes, Flow)>> {
         let mut flows = Vec::new();
-        let mut batch = Batch::new();
-        while batch.read(&self.seen).map_err(CaptureError::Sweep)? {
-            for (_, entry) in batch.entries() {
-                let Ok(Some(entry)) = entry else { continue };
-                let resumed = |(bytes, _): &(KeyBytes, _)| self.resumed(bytes, &entry);
-                flows.extend(entry.flows.iter().filter_map(resumed));
+        let mut batch = SeenBatch::new();
+        while self.seen.read(&mut batch)? {
+            for (key, stats) in batch.rows() {
+                let Ok(Some(entry)) = entries::entry(key, stats) else { continue };
+                flows.extend(entry.flows().filter_map(|(bytes, _)| self.resumed(&bytes, &entry)));
             }
         }
         Ok(flows)
@@ -43,13 +42,14 @@ impl Teller {
 
     fn resumed(&mut self, bytes: &KeyBytes, entry: &Entry) -> Option<(KeyBytes, Flow)> {
         let key = decode::key(bytes).ok()?;
-        let origin = &entry.origin;
+        let origin = entry.origin();
         let pid = origin.process.as_ref().map(|process| process.pid);
         self.cgroups.ensure(key.cgroup, pid, &mut self.pending);
         if !self.cgroups.knows(key.cgroup) {
             // Nobody could name it now; it was named when it was told.
             self.told.leave(bytes);
         }
+        self.want(bytes, pid);
         let id = self.told.knows(bytes, entry.first_seen_ns)?;
         let flow = Flow {
             key,

@@ -2,20 +2,20 @@
 //! change is told once. It is read whole elsewhere (`batch`).
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
 
-use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData, MapError};
+use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
 use monitor_core::edge::Edge;
 use monitor_core::engine::Tallied;
 use monitor_core::flow::{FlowKey, KeyId, Observation, RttHistogram, Traffic};
 
-use crate::capture::IF_ABSENT;
+use crate::capture::batch::SeenBatch;
 use crate::capture::clock::{self, Clock};
 use crate::capture::config::Entries;
 use crate::capture::decode::{self, KeyBytes, StatsBytes};
 use crate::capture::entries::{self, Counters, Entry};
 use crate::capture::ledger::Ledger;
 use crate::capture::told_keys::ToldKeys;
+use crate::capture::{CaptureError, IF_ABSENT};
 
 /// The map itself, by the keys that everybody else has: those of one dial are one entry here.
 pub(super) struct SeenMap {
@@ -44,8 +44,9 @@ impl SeenMap {
         self.map.insert(entries::held(key), stats, IF_ABSENT).is_ok()
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.map.map().fd().as_fd()
+    /// Reads on in the map; false when all was read.
+    pub(super) fn read(&self, batch: &mut SeenBatch) -> Result<bool, CaptureError> {
+        batch.read(&self.map).map_err(CaptureError::Sweep)
     }
 
     /// Removes the entry that a key belongs to; it need not be there.

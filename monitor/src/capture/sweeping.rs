@@ -4,7 +4,7 @@
 
 use monitor_core::flow::{KeyId, Loss, Observation};
 
-use crate::capture::batch::Batch;
+use crate::capture::batch::SeenBatch;
 use crate::capture::clock::Clock;
 use crate::capture::namespaces;
 use crate::capture::tell::Teller;
@@ -23,7 +23,7 @@ impl Sweep {
 }
 
 struct UnderWay {
-    batch: Batch,
+    batch: SeenBatch,
     accepts: Accepts,
 }
 
@@ -115,10 +115,10 @@ impl Teller {
         } else {
             Accepts::AllAttributed
         };
-        Ok(UnderWay { batch: Batch::new(), accepts })
+        Ok(UnderWay { batch: SeenBatch::new(), accepts })
     }
 
-    fn sweep_on(&mut self, batch: &mut Batch, counts: impl Fn(KeyId) -> bool) -> Result<Part> {
+    fn sweep_on(&mut self, batch: &mut SeenBatch, counts: impl Fn(KeyId) -> bool) -> Result<Part> {
         while self.pending.len() < Self::PART {
             if !self.read_batch(batch, &counts)? {
                 self.told.end_round(self.clock, &mut self.pending);

@@ -12,9 +12,10 @@ use monitor_core::flow::{
     Begun, Canary as News, Direction, Flood, Flow, FlowKey, KeyId, Loss, Observation, Remote,
 };
 use monitor_core::ids::{CgroupId, NetnsCookie};
+use monitor_core::socket::Socket;
 
 use crate::capture::attachments::Gone;
-use crate::capture::batch::Batch;
+use crate::capture::batch::SeenBatch;
 use crate::capture::canary::Canary;
 use crate::capture::cgroups::Cgroups;
 use crate::capture::clock::{self, Clock};
@@ -22,8 +23,9 @@ use crate::capture::connections::OldFlow;
 use crate::capture::decode::{
     self, Caller, KeyBytes, ListenKeyBytes, ListenerBytes, Origin, Record, SocketOwner, Undecodable,
 };
-use crate::capture::entries::Entry;
+use crate::capture::entries::{self, Entry};
 use crate::capture::floods::Floods;
+use crate::capture::lookups::Lookups;
 use crate::capture::losses::Losses;
 use crate::capture::nets::Wanted;
 use crate::capture::openers::Openers;
@@ -32,7 +34,7 @@ use crate::capture::seen::{SeenMap, Sighting, Told};
 use crate::capture::servers::Servers;
 use crate::capture::told_addresses::Addresses;
 use crate::capture::unusual::{Held, Sought, Unusual};
-use crate::capture::{CaptureError, Result, map_error};
+use crate::capture::{Result, map_error};
 
 /// Everything needed to tell, and what is to be told.
 pub(super) struct Teller {
@@ -52,6 +54,9 @@ pub(super) struct Teller {
     unusual: Unusual,
     /// Where packets are to be looked at.
     wanted: Vec<Wanted>,
+    pub(super) lookups: Lookups,
+    /// Where names were asked for.
+    pub(super) asking: Vec<Wanted>,
 }
 
 impl Teller {
@@ -80,6 +85,8 @@ impl Teller {
             pending: Vec::new(),
             unusual: Unusual::default(),
             wanted: Vec::new(),
+            lookups: Lookups::default(),
+            asking: Vec::new(),
         }
     }
 
@@ -97,6 +104,11 @@ impl Teller {
     /// The cgroups in which an unusual socket was made since it was last asked.
     pub(super) fn wanted(&mut self) -> Vec<Wanted> {
         std::mem::take(&mut self.wanted)
+    }
+
+    /// The cgroups in which names were asked for since it was last asked.
+    pub(super) fn asking(&mut self) -> Vec<Wanted> {
+        std::mem::take(&mut self.asking)
     }
 
     /// The cgroups that are told to be gone.
@@ -136,16 +148,19 @@ impl Teller {
     /// Tells of one record of the ring.
     pub(super) fn record(&mut self, bytes: &[u8]) {
         match decode::record(bytes) {
-            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => match news {
-                wire::News::Entered => {
-                    // Entered at the same moment by another processor, which is done by now.
-                    let entered_ns =
-                        entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
-                    self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+            Ok(Record::Flow { news, key, at_ns, entered_ns, origin }) => {
+                self.tell_lookups(at_ns);
+                match news {
+                    wire::News::Entered => {
+                        // Entered at the same moment by another processor, which is done by now.
+                        let entered_ns =
+                            entered_ns.or_else(|| Some(self.seen.get(&key)?.first_seen_ns));
+                        self.sighting(key, entered_ns.unwrap_or(at_ns), at_ns, &origin);
+                    }
+                    wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
+                    wire::News::OverBudget => self.example(&key, at_ns, &origin),
                 }
-                wire::News::OtherEnd => self.repeated(&key, at_ns, &origin),
-                wire::News::OverBudget => self.example(&key, at_ns, &origin),
-            },
+            }
             Ok(Record::CgroupCreated { id, path: Some(path) }) => {
                 self.cgroups.appeared(id, path, &mut self.pending);
             }
@@ -227,15 +242,15 @@ impl Teller {
         self.processes.executable_id(pid)
     }
 
-    /// Tells of a listener, unless it was told: one that is older than the kernel programs, or whose
-    /// key was forgotten since, for it will not be seen to begin again.
-    pub(super) fn listener(&mut self, key: &ListenKeyBytes, listener: &ListenerBytes) {
-        let now_ns = clock::boot_ns();
-        match decode::listening(key, listener, now_ns) {
-            // Entered by the kernel: told by the ring, or by the next sweep.
-            Ok((key, stats, origin)) if !self.told.holds(&key) => {
-                if self.seen.enter(&key, &stats) {
-                    self.sighting(key, now_ns, now_ns, &origin);
+    /// Tells of a listener that is there at `now_ns`, unless it was told: one that is older than the
+    /// kernel programs, or whose key was forgotten since, for it will not be seen to begin again.
+    pub(super) fn listener(&mut self, key: &ListenKeyBytes, listener: &ListenerBytes, now_ns: u64) {
+        match decode::listening(key, listener) {
+            Ok(listening) if !self.told.holds(&listening.key) => {
+                let (stats, origin) = listening.entered(now_ns);
+                // Else entered by the kernel: told by the ring, or by the next sweep.
+                if self.seen.enter(&listening.key, &stats) {
+                    self.sighting(listening.key, now_ns, now_ns, &origin);
                 }
             }
             Ok(_told) => {}
@@ -284,7 +299,7 @@ impl Teller {
     /// did, and which are gone. Of those that `counts` does not pick, that is told the next time.
     pub(super) fn read_seen(&mut self, counts: impl Fn(KeyId) -> bool) -> Result<()> {
         self.told.begin_round();
-        let mut batch = Batch::new();
+        let mut batch = SeenBatch::new();
         while self.read_batch(&mut batch, &counts)? {}
         self.told.end_round(self.clock, &mut self.pending);
         Ok(())
@@ -293,13 +308,13 @@ impl Teller {
     /// Reads on; false where all was read.
     pub(super) fn read_batch(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut SeenBatch,
         counts: impl Fn(KeyId) -> bool,
     ) -> Result<bool> {
-        let more = batch.read(&self.seen).map_err(CaptureError::Sweep)?;
+        let more = self.seen.read(batch)?;
         if more {
-            for (bytes, entry) in batch.entries() {
-                match entry {
+            for (bytes, stats) in batch.rows() {
+                match entries::entry(bytes, stats) {
                     Ok(Some(entry)) => self.read_entry(&entry, &counts),
                     // Being entered at this moment: told by the ring, or the next time.
                     Ok(None) => {}
@@ -311,25 +326,24 @@ impl Teller {
     }
 
     fn read_entry(&mut self, entry: &Entry, counts: impl Fn(KeyId) -> bool) {
-        let at_ns = self.came_at(entry);
-        for (bytes, counters) in &entry.flows {
-            let known = self.told.knows(bytes, entry.first_seen_ns);
+        let mut came_at = None;
+        for (bytes, counters) in entry.flows() {
+            let known = self.told.knows(&bytes, entry.first_seen_ns);
             let id = known.or_else(|| {
-                self.sighting(*bytes, entry.first_seen_ns, at_ns, &entry.origin);
-                self.told.id_of(bytes)
+                let at_ns = *came_at.get_or_insert_with(|| self.came_at(entry));
+                self.sighting(bytes, entry.first_seen_ns, at_ns, &entry.origin());
+                self.told.id_of(&bytes)
             });
             match id {
                 Some(id) if counts(id) => {
-                    let traffic = self.told.traffic(id, counters, self.clock);
+                    let traffic = self.told.traffic(id, &counters, self.clock);
                     self.pending.extend(traffic.map(Observation::Traffic));
                 }
                 Some(id) => self.told.came_by(id),
                 // A canary's, or removed.
                 None => {}
             }
-            if decode::opens(bytes) {
-                self.want(bytes, &entry.origin);
-            }
+            self.want(&bytes, entry.pid());
         }
     }
 
@@ -337,7 +351,7 @@ impl Teller {
     /// latest when it was last seen.
     pub(super) fn came_at(&self, entry: &Entry) -> u64 {
         let known =
-            entry.flows.iter().any(|(key, _)| self.told.knows(key, entry.first_seen_ns).is_some());
+            entry.flows().any(|(key, _)| self.told.knows(&key, entry.first_seen_ns).is_some());
         if known { entry.last_seen_ns } else { entry.first_seen_ns }
     }
 
@@ -348,14 +362,21 @@ impl Teller {
         drop(self.seen.remove(bytes));
     }
 
-    /// Where an unusual socket was made, packets are to be looked at, as long as the cgroup is there.
-    fn want(&mut self, bytes: &KeyBytes, origin: &Origin) {
-        if let Ok(FlowKey { cgroup, remote: Remote::Socket(socket), .. }) = decode::key(bytes)
-            && socket.sends_by_ip()
-            && self.cgroups.is_present(cgroup)
-        {
-            let pid = origin.process.as_ref().map(|process| process.pid);
-            self.wanted.push(Wanted { cgroup, pid });
+    /// Where an unusual socket was made, and where names are asked for, packets are to be looked at, as long
+    /// as the cgroup is there.
+    pub(super) fn want(&mut self, bytes: &KeyBytes, pid: Option<u32>) {
+        let wanted = if decode::opens(bytes) {
+            &mut self.wanted
+        } else if decode::asks(bytes) {
+            &mut self.asking
+        } else {
+            return;
+        };
+        let Ok(key) = decode::key(bytes) else { return };
+        let sends = |socket: Socket| socket.sends_by_ip();
+        let is_seen = !matches!(key.remote, Remote::Socket(socket) if !sends(socket));
+        if is_seen && self.cgroups.is_present(key.cgroup) {
+            wanted.push(Wanted { cgroup: key.cgroup, pid, path: None });
         }
     }
 
@@ -380,9 +401,7 @@ impl Teller {
             Sighting::New => {}
         }
         self.tell((key, Some(id)), at_ns, origin, Begun::Seen);
-        if decode::opens(&bytes) {
-            self.want(&bytes, origin);
-        }
+        self.want(&bytes, origin.process.as_ref().map(|process| process.pid));
     }
 
     /// Tells of a flow key whether or not it was told.

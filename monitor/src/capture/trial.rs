@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::capture::attach::{self, FLOWS, Hook, NAMES_AND_BINDS, NET, Settings, Spec};
-use crate::capture::config::{Budget, Config};
+use crate::capture::attach::{self, FLOWS, Hook, LOOKUPS, NAMES_AND_BINDS, NET, Settings, Spec};
+use crate::capture::config::{Budget, Config, Dns};
 use crate::capture::linking;
 use crate::capture::preflight::Ground;
 use crate::capture::{CaptureError, preflight, random_seed};
@@ -61,7 +61,9 @@ pub fn try_out(config: &Config) -> Result<Trial, CaptureError> {
     let config = Config { cgroup: Some(cgroup), ..config.clone() };
     let settings = Settings::new(&config, &ground, Budget::default(), random_seed()?);
     let mut attached = attach::load(&config, &ground, &settings, None)?;
-    let programs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]).map(|spec| {
+    let lookups = if config.dns == Dns::Auto { &LOOKUPS[..] } else { &[] };
+    let specs = NAMES_AND_BINDS.iter().chain(&FLOWS).chain([&NET]).chain(lookups);
+    let programs = specs.map(|spec| {
         let tried =
             if place.is_some() { attached.attach_one(spec) } else { attached.load_one(spec) };
         Tried {

@@ -180,7 +180,11 @@ impl Config {
                 return Err(source.mistake(place.at, what));
             }
         }
-        let config: Self = toml::from_str(text).map_err(|error| source.unfit(&error, table))?;
+        let mut config: Self = toml::from_str(text).map_err(|error| source.unfit(&error, table))?;
+        config.capture.dns = match config.identity.dns {
+            sources::Dns::Auto => capture::Dns::Auto,
+            sources::Dns::Off => capture::Dns::Off,
+        };
         config.check(&source, table)?;
         Ok(config)
     }

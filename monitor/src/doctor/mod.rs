@@ -2,6 +2,7 @@
 //! that lasts; dials nobody beyond this machine unless it is asked to. How it is shown is `render`'s.
 
 mod cgroups;
+mod cluster;
 mod kernel;
 mod privileges;
 mod running;
@@ -85,6 +86,7 @@ pub enum Check {
     State,
     Agent,
     Runtime,
+    Cluster,
 }
 
 impl Check {
@@ -174,6 +176,7 @@ pub async fn examine(subject: &Subject) -> Report {
     findings.extend(setup::state(state_dir));
     findings.extend(running::examine(socket).await);
     findings.extend(runtimes::examine(&config.identity).await);
+    findings.extend(cluster::examine(&config.identity, &config.node_name()).await);
     Report::of(findings)
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use monitor_core::engine::{CanaryView, SinkView, Status};
+use monitor_core::engine::{CanaryView, Lookups, SinkView, Status};
 use monitor_core::flow::Loss;
 use serde_json::Value;
 
@@ -80,12 +80,28 @@ fn answered(what: &str, answers: &Answers) -> Vec<Finding> {
     let missing = |it: &String| Finding::warn(check, "not seen by the agent", it);
     findings.extend(status.missing.iter().map(missing));
     findings.extend(status.canary.as_ref().and_then(canary));
+    findings.extend(lookups(status.lookups));
     if status.lost.is_empty() {
         findings.push(Finding::ok(check, "lost", "nothing since the agent started"));
     }
     findings.extend(status.lost.iter().map(|(&loss, &count)| lost(loss, count)));
     findings.extend(status.sinks.iter().map(queue));
     findings
+}
+
+/// Where names are asked for and not heard.
+fn lookups(lookups: Lookups) -> Option<Finding> {
+    let Lookups { heard, unheard } = lookups;
+    let check = Check::Agent;
+    let heard = format!("names are heard in {}", counted(heard, "cgroup"));
+    if unheard == 0 {
+        return (lookups.heard > 0).then(|| Finding::ok(check, "lookups", heard));
+    }
+    let detail = format!("{heard}, and not in {} more that ask", counted(unheard, "cgroup"));
+    Some(
+        Finding::warn(check, "lookups", detail)
+            .mend("watch less of the machine with capture.cgroup"),
+    )
 }
 
 /// What is wrong with the connection that the agent makes itself.
@@ -122,6 +138,10 @@ fn lost(loss: Loss, count: u64) -> Finding {
             "undecided edges of a service were judged and not kept",
             "`edgewatch alerts` says which service scans; approve or forbid what it may do",
         ),
+        Loss::Unheard => {
+            let meaning = "messages of DNS that were not read: names may be missing";
+            return Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
+        }
         Loss::Unasked => {
             let meaning =
                 "DNS answers that nobody asked for, or of resolvers that are not believed";

@@ -234,7 +234,11 @@ impl Rehearsal {
                     self.alerts.insert(alert.id.clone(), *alert);
                 }
                 Effect::Rearm(_) | Effect::Unknow(_) | Effect::Leave(_) => self.stand_in.forget(),
-                Effect::Store(_) | Effect::Deliver(_) | Effect::Appeared(_) | Effect::Reply(_) => {}
+                Effect::Store(_)
+                | Effect::Hear(..)
+                | Effect::Deliver(_)
+                | Effect::Appeared(_)
+                | Effect::Reply(_) => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use monitor_core::baseline::Phase;
 use monitor_core::delivery::Tested;
 use monitor_core::engine::{
-    AuditEntry, CanaryView, Latency, MuteView, ServiceView, SinkView, SourceView, Status,
+    AuditEntry, CanaryView, Latency, Lookups, MuteView, ServiceView, SinkView, SourceView, Status,
 };
 
 use crate::render::table::{self, Cell, Column, Kind};
@@ -70,6 +70,9 @@ pub fn status(screen: Screen, status: &Status) -> String {
     for (index, source) in status.sources.iter().enumerate() {
         lines.push(figure(if index == 0 { "names" } else { "" }, names(colour, source)));
     }
+    if status.lookups != Lookups::default() {
+        lines.push(figure("lookups", lookups(colour, status.lookups)));
+    }
     lines.extend(status.canary.as_ref().map(|it| figure("canary", canary(colour, it))));
     lines.extend(status.news_us.map(|it| figure("news", news(it))));
     for (index, missing) in status.missing.iter().enumerate() {
@@ -92,7 +95,14 @@ fn names(colour: Colour, view: &SourceView) -> String {
     let (source, since) = (view.source, date(view.since));
     let Some(why) = &view.away else {
         let known = if known.is_empty() { "nothing to name".to_owned() } else { known.join(", ") };
-        return format!("{source}: {known}, since {since} UTC");
+        let told = format!("{source}: {known}, since {since} UTC");
+        return match view.without.as_slice() {
+            [] => told,
+            lacking => {
+                let lacking = format!("not told: {}", safe(&lacking.join(", ")));
+                format!("{told}; {}", colour.paint(Tone::Doubtful, &lacking))
+            }
+        };
     };
     let kept = match known.as_slice() {
         [] => String::new(),
@@ -100,6 +110,16 @@ fn names(colour: Colour, view: &SourceView) -> String {
     };
     let text = format!("{source} is away since {since} UTC: {}{kept}", safe(why));
     colour.paint(if view.required { Tone::Bad } else { Tone::Doubtful }, &text)
+}
+
+/// Where the names are heard that services ask for.
+fn lookups(colour: Colour, lookups: Lookups) -> String {
+    let heard = format!("heard in {}", counted(lookups.heard, "cgroup"));
+    if lookups.unheard == 0 {
+        return heard;
+    }
+    let more = counted(lookups.unheard, "cgroup");
+    colour.paint(Tone::Doubtful, &format!("{heard}; there is no room for {more} more that ask"))
 }
 
 /// Whether what the agent dials itself comes back to it.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
-use crate::sources::text::{is_id, short_text};
+use crate::sources::text::{is_id, part, short_text};
 use crate::sources::{ANSWER, Patience, Runtime, Telling, Unheard};
 
 /// Who answers by Docker's API.
@@ -26,7 +26,8 @@ impl Runtime for Containers {
         socket: &Path,
         patience: &mut Patience,
     ) -> Result<String, Unheard> {
-        follow(telling, &Client::new(socket.to_owned()), patience).await
+        let client = Client::new(socket.to_owned()).taking_at_most(LARGEST);
+        follow(telling, &client, patience).await
     }
 }
 
@@ -75,6 +76,9 @@ async fn follow(
         }
     }
 }
+
+/// A larger answer is no machine's.
+const LARGEST: usize = 64 << 20;
 
 /// Those that have ended too: started again, each is known before it says its first word.
 const LIST: &str = "/containers/json?all=1";
@@ -240,6 +244,15 @@ impl Inspected {
     }
 }
 
+/// What an answer says, whichever of those that are asked for it is.
+pub(super) fn subjects(source: Source, answer: &Value) -> Vec<Subject> {
+    let listed = Vec::<Listed>::deserialize(answer).unwrap_or_default();
+    let listed = listed.into_iter().filter_map(|it| it.told(source));
+    let inspected = Inspected::deserialize(answer).ok().and_then(|it| it.told(source));
+    let was = Change::of(answer).and_then(|it| it.was(source));
+    listed.chain(inspected).chain(was).collect()
+}
+
 fn subject(
     source: Source,
     id: &str,
@@ -261,12 +274,13 @@ fn subject(
     let service = match (pod, compose) {
         (Some(_), _) => None,
         (None, Some((project, service))) => {
-            Some(ServiceName::new("compose", &format!("{project}/{service}")))
+            Some(ServiceName::new("compose", &[project, service].map(part).join("/")))
         }
         (None, None) => {
             let scheme = if source == Source::Podman { "podman" } else { "docker" };
             let stable = label("com.docker.swarm.service.name").unwrap_or(name);
-            (!stable.is_empty()).then(|| ServiceName::new(scheme, stable))
+            // `docker:id/…` is what has no lasting name yet; no name of Docker's has a slash.
+            (!stable.is_empty()).then(|| ServiceName::new(scheme, &part(stable)))
         }
     };
     let within = label("io.kubernetes.container.name").unwrap_or(name);
@@ -336,6 +350,9 @@ mod tests {
             assert!(text.len() <= 800 && text.bytes().all(safe), "{text}");
         }
         assert!(listed("").is_some_and(|it| it.service.is_none()));
+        // Nobody passes for one whose name is not known yet.
+        let label = r#","Labels":{"com.docker.swarm.service.name":"id/0123"}"#;
+        assert!(!listed(label).unwrap().service.unwrap().is_provisional());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod cri;
 mod docker;
+pub mod fuzzing;
 mod kubernetes;
 mod setting;
 mod text;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use self::kubernetes::Cluster;
+pub use self::kubernetes::Reached;
 pub use self::setting::Setting;
 
 /// `[identity]`
@@ -33,6 +35,17 @@ pub struct Config {
     pub kubernetes: Setting,
     /// containerd and CRI-O.
     pub cri: Setting,
+    /// Resolvers, whose answers to services are heard: by capture, nobody is asked.
+    pub dns: Dns,
+}
+
+/// Whether what services ask of resolvers is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dns {
+    #[default]
+    Auto,
+    Off,
 }
 
 impl Config {
@@ -90,8 +103,8 @@ impl Sources {
             asking.spawn(ask(pods, telling(Source::Cri), place));
         }
         if let Some(cluster) = Cluster::of(&config.kubernetes) {
-            let node = std::env::var(NODE).unwrap_or_else(|_unset| node.to_owned());
-            asking.spawn(kubernetes::ask(telling(Source::Kubernetes), cluster, node.into()));
+            let node = node_name(node).into();
+            asking.spawn(kubernetes::ask(telling(Source::Kubernetes), cluster, node));
         }
         Self { facts, _asking: asking, unknown }
     }
@@ -111,6 +124,18 @@ impl Sources {
         }
         facts
     }
+}
+
+/// Asks the cluster once what it grants; None where it is not to be asked.
+pub async fn reach_cluster(config: &Config, node: &str) -> Option<Result<Reached, String>> {
+    let cluster = Cluster::of(&config.kubernetes)?;
+    Some(kubernetes::reach(&cluster, &node_name(node)).await)
+}
+
+/// What the cluster calls this machine: what its environment says, else its own name.
+#[must_use]
+pub fn node_name(own: &str) -> String {
+    std::env::var(NODE).unwrap_or_else(|_unset| own.to_owned())
 }
 
 /// Where a source is asked.

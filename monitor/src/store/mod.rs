@@ -78,7 +78,7 @@ impl Store {
     const LOCK: &str = "state.lock";
     /// Pages kept in memory: what is read often lives in the engine anyway, and the kernel keeps the
     /// file's pages.
-    const CACHE_BYTES: usize = 1 << 20;
+    const CACHE_BYTES: usize = 4 << 20;
 
     /// Opens the state in `dir`, creating both where there is none, and reads all of it.
     ///

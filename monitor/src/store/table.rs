@@ -10,8 +10,8 @@ use monitor_core::edge::Edge;
 use monitor_core::engine::{Change, Snapshot};
 use monitor_core::ids::ServiceName;
 use redb::{
-    CursorError, Key, ReadTransaction, ReadableTable as _, Table, TableDefinition,
-    TableHandle as _, WriteTransaction,
+    CursorError, Key, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table,
+    TableDefinition, TableHandle as _, WriteTransaction,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,6 +39,11 @@ type Numbers = TableDefinition<'static, u64, &'static [u8]>;
 
 /// So many edges are put into order at once.
 const EDGES_AT_ONCE: usize = 4096;
+
+/// Edges that are this part of all are taken out before they are put back.
+const MUCH_OF: u64 = 8;
+/// Fewer are not.
+const FEW: u64 = 64;
 
 /// The tables that hold the state.
 #[derive(Debug, Clone, Copy)]
@@ -136,6 +141,9 @@ impl<'t> Tables<'t> {
         let mut rows: Vec<(String, Option<&EdgeRecord>)> = rows.collect();
         // Stable: what comes later holds.
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if rows.len() as u64 >= (self.edges.len()? / MUCH_OF).max(FEW) {
+            self.take_out(&rows)?;
+        }
         let mut value = Vec::new();
         let mut rows = rows.into_iter().peekable();
         while let Some((edge, record)) = rows.next() {
@@ -160,6 +168,20 @@ impl<'t> Tables<'t> {
             gap.close()?;
         }
         Ok(())
+    }
+
+    /// Takes out what stands in the places of `rows`, which are in order: all at once, so that they are put
+    /// side by side as if they were new. A row that is replaced in its place takes three times as long.
+    fn take_out(&mut self, rows: &[(String, Option<&EdgeRecord>)]) -> Result<(), redb::Error> {
+        let (Some((first, _)), Some((last, _))) = (rows.first(), rows.last()) else {
+            return Ok(());
+        };
+        let mut rows = rows.iter().map(|(edge, _)| edge.as_str()).peekable();
+        let stays = |edge: &str, _: &[u8]| {
+            while rows.next_if(|it| *it < edge).is_some() {}
+            rows.peek() != Some(&edge)
+        };
+        Ok(self.edges.retain_in(first.as_str()..=last.as_str(), stays)?)
     }
 
     fn apply_one(&mut self, change: &Change) -> Result<(), redb::Error> {

@@ -154,10 +154,20 @@ fn edges_find_their_place_in_whatever_order_they_come() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(dir.path()).unwrap();
     let mut model: BTreeMap<String, Option<EdgeRecord>> = BTreeMap::new();
-    let steps: [(u32, u32); 6] = [(7, 3), (1, 1), (2, 9), (5, 2), (11, 1), (1, 4)];
-    for (round, (step, every)) in steps.into_iter().enumerate() {
+    // Much of the table at once, and little of it.
+    let rounds: [(u32, u32, u32); 8] = [
+        (3_000, 7, 3),
+        (3_000, 1, 1),
+        (50, 3, 2),
+        (3_000, 2, 9),
+        (3_000, 5, 2),
+        (500, 13, 3),
+        (3_000, 11, 1),
+        (3_000, 1, 4),
+    ];
+    for (round, (count, step, every)) in rounds.into_iter().enumerate() {
         let mut changes = Vec::new();
-        for number in (0..3_000_u32).map(|it| it * step * 7919 % 9_001) {
+        for number in (0..count).map(|it| it * step * 7919 % 9_001) {
             let name = u16::try_from(number).unwrap();
             let Change::Edge(name, _) = edge(name) else { panic!() };
             let mut record = EdgeRecord::default();

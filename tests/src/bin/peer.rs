@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use tests::activation::Activation;
+use tests::resolver::Zone;
 use tests::ways::{self, PATIENCE, answer};
 
 const USAGE: &str = "\
 peer enter [--cgroup PATH] [--netns NAME] [--uid N] -- COMMAND ARGS…
 peer serve tcp|udp ADDRESS:PORT
 peer serve exchanges ADDRESS:PORT          for `exchange`
+peer serve names ADDRESS:PORT NAME=ADDRESS NAME>NAME …   a resolver
 peer serve WAY ADDRESS:PORT   of `tests::ways`: fast-open, multipath, unbound, …, udp-many, udp-deaf, …
 peer serve tcp ADDRESS:PORT --ports N      at so many ports, from this one on
 peer dial tcp|udp|udp-connected|datagram|WAY ADDRESS:PORT [--count N] [--ports N] [--send BYTES]
@@ -30,6 +32,7 @@ peer orphaned PID dial …   dials when its parent PID is gone
 peer obey        one order a line from standard input, one answer a line: `dial …`,
                  `hold ADDRESS:PORT N` (connects and stays), `release`,
                  `exchange BYTES BYTES` (says and hears so many on each that it holds),
+                 `ask udp|udp-connected|tcp RESOLVER NAME [aaaa]`,
                  `odd open KIND`, `odd send ADDRESS:PORT`, `odd exchange ADDRESS:PORT`, `odd close`,
                  `crowd ADDRESS:PORT N` (listens there and connects to itself, and stays),
                  `moved CGROUP ADDRESS:PORT` (opens a socket, changes its cgroup, connects and stays),
@@ -62,6 +65,9 @@ fn run(words: &[String]) -> anyhow::Result<()> {
             let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
             serving(listener.local_addr()?)?;
             each(&listener, |stream| drop(ways::exchanged(stream)))
+        }
+        ["serve", "names", address, zone @ ..] => {
+            tests::resolver::serve(address.parse()?, Zone::parse(zone)?, serving)
         }
         ["serve", "udp", address] => serve_udp(address.parse()?),
         ["serve", way, address] if way.starts_with("udp-") => {
@@ -242,6 +248,7 @@ fn obey() -> anyhow::Result<()> {
                 }
                 say("exchanged")?;
             }
+            ["ask", rest @ ..] => say(tests::resolver::ask(rest)?)?,
             ["odd", rest @ ..] => say(odd.obey(rest)?)?,
             ["crowd", address, count] => {
                 crowd(address.parse()?, count.parse()?, &mut held)?;

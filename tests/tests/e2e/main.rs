@@ -21,6 +21,8 @@ mod ground;
 mod harness;
 mod lasting;
 mod lineage;
+mod named;
+mod names;
 mod odd;
 mod oddities;
 mod older;
@@ -30,6 +32,7 @@ mod restart;
 mod state;
 mod strangers;
 mod tools;
+mod translated;
 mod watch;
 mod ways;
 

@@ -16,7 +16,7 @@ mod plot;
 mod report;
 mod scale;
 mod side;
-mod usage;
+pub(crate) mod usage;
 
 use std::path::Path;
 use std::process::ExitCode;

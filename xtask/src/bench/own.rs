@@ -16,8 +16,10 @@ const ROUNDS: usize = 3;
 const KNOWN: &str = "churn 60000";
 /// To one server, which nobody watches, at as many addresses.
 const NEW: &str = "addresses 6000 6000";
-/// To as many servers, both ends watched: what is asked once of a listener is asked at each.
-const FIRST: &str = "ports 6000";
+/// To as many servers, both ends watched: what is asked once of a listener is asked at each. So many that
+/// the keys of all, three for each, find room in the kernel's table: what it forgets is told again.
+const FIRST: &str = "ports 4000";
+const LISTENERS: &str = "listen 4000";
 /// As long as it may take until news of a burst are worked off.
 const SETTLE: Duration = Duration::from_millis(1500);
 /// How long it is looked at before and after.
@@ -69,7 +71,7 @@ pub(crate) fn measure(
             // Another, which knows nothing: what is gone through every so often is what came of this.
             let mut agent = sides.agent(detail, EACH_TOLD)?;
             // To look after so many listeners is more than rest.
-            loads.plain.answers("listen 6000")?;
+            loads.plain.answers(LISTENERS)?;
             std::thread::sleep(SETTLE);
             first.push(self::extra(agent.id()?, loads, FIRST, WHOLE)?.micros);
             loads.plain.answers("listen 0")?;

@@ -8,6 +8,7 @@ mod cri;
 mod docker;
 mod ground;
 mod image;
+mod kubernetes;
 mod parts;
 mod podman;
 mod runtime;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::ValueEnum;
 
 use crate::build;
@@ -46,6 +48,8 @@ pub(crate) enum Target {
     Podman,
     /// As the first process, with units
     Systemd,
+    /// An API server, and two nodes whose pods are played as a kubelet would lay them out
+    Kubernetes,
 }
 
 impl Target {
@@ -55,6 +59,7 @@ impl Target {
             Self::Containerd => "containerd",
             Self::Podman => "podman",
             Self::Systemd => "systemd",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -82,7 +87,8 @@ impl Target {
                 ("netavark", "netavark"),
                 ("aardvark-dns", "aardvark-dns"),
             ],
-            Self::Systemd => &[],
+            // Of the cluster's it says itself.
+            Self::Systemd | Self::Kubernetes => &[],
         }
     }
 
@@ -92,6 +98,7 @@ impl Target {
             Self::Containerd => Box::new(Containerd::start(workspace, ground)?),
             Self::Podman => Box::new(Podman::start(ground)?),
             Self::Systemd => Box::new(Systemd::start(ground)?),
+            Self::Kubernetes => bail!("a cluster is tried in its own way"),
         })
     }
 }
@@ -128,6 +135,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
     };
     let stages = Stages::start();
     let interrupt = Interrupt::watch()?;
+    if let Target::Kubernetes = options.target {
+        return kubernetes::run(workspace, &program, &stages, &interrupt, options);
+    }
     let parts = Parts::find(workspace, &stages, options.target.parts())?;
     let at = workspace.target().join("lab").join(options.target.name());
     let ground = Ground::lay(options.target.name(), &at, parts, &interrupt)?;

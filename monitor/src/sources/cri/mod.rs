@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use monitor_core::directory::{self, Fact, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
+use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
-use crate::sources::cri::api::{Container, Event, Runtime, Sandbox, SandboxNetwork};
+use crate::sources::cri::api::{
+    Container, Containers, Event, Runtime, Sandbox, SandboxNetwork, Sandboxes,
+};
 use crate::sources::text::{is_id, short_text};
 use crate::sources::{self, ANSWER, Patience, Telling, Unheard};
 
@@ -178,6 +181,15 @@ fn addresses(network: SandboxNetwork) -> Vec<IpAddr> {
     all.filter_map(|it| it.parse().ok()).take(ADDRESSES).collect()
 }
 
+/// What two answers say, byte for byte: of the pods' sandboxes and of the containers.
+pub(super) fn subjects(sandboxes: &[u8], containers: &[u8]) -> Option<Vec<Subject>> {
+    let sandboxes = Sandboxes::decode(sandboxes).ok()?.items;
+    let containers = Containers::decode(containers).ok()?.containers;
+    let (mut pods, containers) = told(sandboxes, containers, &Networks::new());
+    pods.extend(containers);
+    Some(pods)
+}
+
 /// What the lists say. A pod that was restarted in place has several sandboxes: any names it, and the one
 /// that is ready has its addresses.
 fn told(
@@ -200,6 +212,7 @@ fn told(
         }
         let pod = Pod {
             uid: Arc::clone(&uid),
+            alias: None,
             service: owner::of(&metadata.namespace, &metadata.name, &labels),
             node: "".into(),
             addresses,

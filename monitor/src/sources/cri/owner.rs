@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use monitor_core::ids::ServiceName;
 
+use crate::sources::text::service_name;
+
 /// `k8s:NAMESPACE/KIND/NAME` of what made the pod; the pod itself where nothing did.
 pub(super) fn of(namespace: &str, pod: &str, labels: &HashMap<String, String>) -> ServiceName {
     let (kind, name) = maker(pod, labels).unwrap_or(("Pod", pod));
-    ServiceName::new("k8s", &format!("{namespace}/{kind}/{name}"))
+    service_name(namespace, kind, name)
 }
 
 fn maker<'a>(pod: &'a str, labels: &'a HashMap<String, String>) -> Option<(&'static str, &'a str)> {
@@ -63,5 +65,8 @@ mod tests {
         // What does not look as its maker would have made it is itself.
         owns("odd", &[("pod-template-hash", "7c9f")], "Pod/odd");
         owns("\u{202e}", &[], "Pod/%E2%80%AE");
+        owns("a/b", &[], "Pod/a%252Fb");
+        // A namespace may be called so; what has no lasting name yet is.
+        assert!(!of("uid", "x", &HashMap::new()).is_provisional());
     }
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
+use crate::sources::kubernetes::connection::Connection;
 use crate::sources::kubernetes::health::Health;
 use crate::sources::kubernetes::resource::Resource;
 use crate::sources::{Patience, Unheard, random};
@@ -40,10 +41,13 @@ pub(super) trait Reader: Send {
     /// What tells it from the others: [`Key::id`].
     fn id(object: &Self::Object) -> Arc<str>;
     /// None for what is of no use.
-    fn subject(&mut self, object: Self::Object) -> impl Future<Output = Option<Subject>> + Send;
+    fn subject(
+        &mut self,
+        object: Self::Object,
+    ) -> impl Future<Output = Result<Option<Subject>, Unheard>> + Send;
     /// A whole list begins.
-    fn list_begins(&mut self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
+    fn list_begins(&mut self) -> impl Future<Output = Result<(), Unheard>> + Send {
+        std::future::ready(Ok(()))
     }
     fn list_ends(&mut self) {}
 }
@@ -73,9 +77,13 @@ impl From<Unheard> for End {
 }
 
 /// Follows until nobody listens.
-pub(super) async fn follow<R: Reader>(client: &Client, health: &Health, reader: R) -> Unheard {
+pub(super) async fn follow<R: Reader>(
+    connection: &Connection,
+    health: &Health,
+    reader: R,
+) -> Unheard {
     let mut following =
-        Following { client, health, reader, place: None, patience: Patience::new() };
+        Following { connection, health, reader, place: None, patience: Patience::new() };
     loop {
         let begun = Instant::now();
         let trouble = match following.list_and_watch().await {
@@ -108,7 +116,7 @@ pub(super) async fn follow<R: Reader>(client: &Client, health: &Health, reader: 
 }
 
 struct Following<'a, R> {
-    client: &'a Client,
+    connection: &'a Connection,
     health: &'a Health,
     reader: R,
     place: Option<Place>,
@@ -118,18 +126,19 @@ struct Following<'a, R> {
 impl<R: Reader> Following<'_, R> {
     /// Lists where that is needed, and watches once.
     async fn list_and_watch(&mut self) -> Result<(), End> {
+        let client = self.connection.client().await.map_err(End::Why)?;
         let mut place = match self.place.take() {
             Some(place) => place,
-            None => self.list().await?,
+            None => self.list(&client).await?,
         };
-        let ended = self.watch(&mut place).await;
+        let ended = self.watch(&client, &mut place).await;
         self.place = Some(place);
         ended
     }
 
-    async fn list(&mut self) -> Result<Place, End> {
+    async fn list(&mut self, client: &Client) -> Result<Place, End> {
         for resource in R::RESOURCES {
-            match self.list_of(resource).await {
+            match self.list_of(client, resource).await {
                 Err(End::Unserved) => {}
                 done => return done,
             }
@@ -137,20 +146,24 @@ impl<R: Reader> Following<'_, R> {
         Err(End::Unserved)
     }
 
-    async fn list_of(&mut self, resource: &'static Resource) -> Result<Place, End> {
+    async fn list_of(
+        &mut self,
+        client: &Client,
+        resource: &'static Resource,
+    ) -> Result<Place, End> {
         loop {
-            let mut page: Page<R::Object> = self.page(resource, None).await?;
+            let mut page: Page<R::Object> = page_of::<R>(client, resource, None).await?;
             let listing = self.health.begin(R::KIND).await?;
-            self.reader.list_begins().await;
+            self.reader.list_begins().await?;
             let version = loop {
                 for object in page.items.unwrap_or_default() {
-                    if let Some(subject) = self.reader.subject(object).await {
+                    if let Some(subject) = self.reader.subject(object).await? {
                         let fact = Fact::Is(Source::Kubernetes, Box::new(subject));
                         self.health.tell(fact).await?;
                     }
                 }
                 match page.metadata.r#continue.filter(|it| !it.is_empty()) {
-                    Some(next) => page = self.page(resource, Some(next)).await?,
+                    Some(next) => page = page_of::<R>(client, resource, Some(next)).await?,
                     None => break page.metadata.resource_version,
                 }
             };
@@ -161,27 +174,8 @@ impl<R: Reader> Following<'_, R> {
         }
     }
 
-    async fn page(
-        &self,
-        resource: &'static Resource,
-        next: Option<String>,
-    ) -> Result<Page<R::Object>, End> {
-        let parameters = ListParams {
-            field_selector: R::FIELDS.map(ToOwned::to_owned),
-            limit: Some(PAGE),
-            continue_token: next,
-            ..ListParams::default()
-        };
-        let request = Request::new(resource.path(None)).list(&parameters);
-        let request = request.map_err(|error| End::Why(innermost(&error)))?;
-        let text = in_time(resource, self.client.request_text(request)).await?;
-        serde_json::from_str(&text).map_err(|error| {
-            End::Why(format!("its list of {} cannot be read: {error}", resource.plural))
-        })
-    }
-
     /// Follows what changes until the server ends that.
-    async fn watch(&mut self, place: &mut Place) -> Result<(), End> {
+    async fn watch(&mut self, client: &Client, place: &mut Place) -> Result<(), End> {
         let resource = place.resource;
         let parameters = WatchParams {
             field_selector: R::FIELDS.map(ToOwned::to_owned),
@@ -191,7 +185,8 @@ impl<R: Reader> Following<'_, R> {
         };
         let request = Request::new(resource.path(None)).watch(&parameters, &place.version);
         let request = request.map_err(|error| End::Why(innermost(&error)))?;
-        let events = in_time(resource, self.client.request_events::<R::Object>(request)).await?;
+        let events = client.request_events::<R::Object>(request);
+        let events = in_time((resource, "watch"), events).await?;
         let mut events = std::pin::pin!(events);
         self.health.well(R::KIND).await?;
         loop {
@@ -199,7 +194,7 @@ impl<R: Reader> Following<'_, R> {
                 End::Why(format!("says nothing of {} any more", resource.plural))
             })?;
             let Some(event) = next else { return Ok(()) };
-            let event = event.map_err(|error| end_of(resource, &error))?;
+            let event = event.map_err(|error| end_of((resource, "watch"), &error))?;
             self.take(resource, event, &mut place.version).await?;
         }
     }
@@ -214,7 +209,7 @@ impl<R: Reader> Following<'_, R> {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 R::version(&object).clone_into(version);
                 let id = R::id(&object);
-                let fact = match self.reader.subject(object).await {
+                let fact = match self.reader.subject(object).await? {
                     Some(subject) => Fact::Is(Source::Kubernetes, Box::new(subject)),
                     None => gone(R::KIND, id),
                 };
@@ -225,7 +220,7 @@ impl<R: Reader> Following<'_, R> {
                 self.health.tell(gone(R::KIND, R::id(&object))).await?;
             }
             WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
-            WatchEvent::Error(status) => return Err(refused(resource, status.code)),
+            WatchEvent::Error(status) => return Err(refused((resource, "watch"), status.code)),
         }
         Ok(())
     }
@@ -251,33 +246,52 @@ pub(super) struct PageMeta {
     pub(super) r#continue: Option<String>,
 }
 
-async fn in_time<T>(
+async fn page_of<R: Reader>(
+    client: &Client,
     resource: &'static Resource,
-    answer: impl Future<Output = kube::Result<T>>,
-) -> Result<T, End> {
+    next: Option<String>,
+) -> Result<Page<R::Object>, End> {
+    let parameters = ListParams {
+        field_selector: R::FIELDS.map(ToOwned::to_owned),
+        limit: Some(PAGE),
+        continue_token: next,
+        ..ListParams::default()
+    };
+    let request = Request::new(resource.path(None)).list(&parameters);
+    let request = request.map_err(|error| End::Why(innermost(&error)))?;
+    let text = in_time((resource, "list"), client.request_text(request)).await?;
+    serde_json::from_str(&text).map_err(|error| {
+        End::Why(format!("its list of {} cannot be read: {}", resource.plural, innermost(&error)))
+    })
+}
+
+/// What is asked: a verb on a resource.
+type Asked = (&'static Resource, &'static str);
+
+async fn in_time<T>(asked: Asked, answer: impl Future<Output = kube::Result<T>>) -> Result<T, End> {
     match timeout(ANSWER, answer).await {
-        Ok(answer) => answer.map_err(|error| end_of(resource, &error)),
+        Ok(answer) => answer.map_err(|error| end_of(asked, &error)),
         Err(_elapsed) => Err(End::Why(format!("does not answer within {} s", ANSWER.as_secs()))),
     }
 }
 
-fn end_of(resource: &Resource, error: &kube::Error) -> End {
+fn end_of(asked: Asked, error: &kube::Error) -> End {
     match error {
-        kube::Error::Api(status) => refused(resource, status.code),
+        kube::Error::Api(status) => refused(asked, status.code),
         error => End::Why(innermost(error)),
     }
 }
 
-fn refused(resource: &Resource, code: u16) -> End {
+fn refused((resource, verb): Asked, code: u16) -> End {
     let what = resource.plural;
     match code {
         410 => End::Expired,
         404 => End::Unserved,
         401 => End::Why("it does not know who asks: the token is not (or no longer) valid".into()),
         403 => End::Why(format!(
-            "it does not let this agent list and watch {what}: see the ClusterRole of the manifest"
+            "it does not let this agent {verb} {what}: see the ClusterRole of the manifest"
         )),
-        code => End::Why(format!("it answers {code} when asked for {what}")),
+        code => End::Why(format!("it answers {code} when asked to {verb} {what}")),
     }
 }
 

@@ -21,12 +21,21 @@ struct State {
     told: Option<Told>,
     /// How often it was told away.
     breaks: u64,
+    /// What is refused that names are better with.
+    without: BTreeSet<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Present,
     Away,
+}
+
+/// Whether the server tells what is asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owned {
+    Told,
+    Refused,
 }
 
 /// A list that is under way.
@@ -61,6 +70,21 @@ impl Health {
             self.tell(Fact::Listed(self.telling.source, kind)).await?;
         }
         Ok(holds)
+    }
+
+    /// Whether the owners of pods are told that `what` says.
+    pub(super) async fn owners(&self, what: &'static str, told: Owned) -> Result<(), Unheard> {
+        let mut state = self.state.lock().await;
+        let is_news = match told {
+            Owned::Told => state.without.remove(what),
+            Owned::Refused => state.without.insert(what),
+        };
+        if is_news {
+            let refused = |it: &&str| format!("it does not let this agent {it}");
+            let without = state.without.iter().map(refused).collect();
+            self.tell(Fact::Without(self.telling.source, without)).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn well(&self, kind: Kind) -> Result<(), Unheard> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use monitor_core::ids::ServiceName;
 use serde::Deserialize;
 
-use crate::sources::text::short_text;
+use crate::sources::text::{service_name, short_text};
 
 /// Of one thing; beyond what clusters have.
 const ADDRESSES: usize = 64;
@@ -72,26 +72,25 @@ impl Meta {
 
     /// The uid by which the node's cgroups know a pod.
     pub(super) fn pod_uid(&self) -> Arc<str> {
+        short_text(self.mirrored().unwrap_or(&self.uid))
+    }
+
+    /// The uid that endpoints call a static pod by: the API's own, which its node does not know.
+    pub(super) fn alias(&self) -> Option<Arc<str>> {
+        self.mirrored().map(|_| short_text(&self.uid))
+    }
+
+    fn mirrored(&self) -> Option<&str> {
         let annotated = self.annotations.as_ref().and_then(|it| it.mirror.as_deref());
         // Not of the form of other pods' uids, so that no pod can take another's place.
         let is_hash = |it: &&str| it.len() == 32 && it.bytes().all(|it| it.is_ascii_hexdigit());
         let is_static = self.controller().is_some_and(|it| it.kind == "Node");
-        let mirrored = annotated.filter(is_hash).filter(|_| is_static);
-        short_text(mirrored.unwrap_or(&self.uid))
+        annotated.filter(is_hash).filter(|_| is_static)
     }
 
     pub(super) fn service(&self, kind: &str, name: &str) -> ServiceName {
         service_name(&self.namespace, kind, name)
     }
-}
-
-/// `k8s:NAMESPACE/KIND/NAME`, whatever is in them.
-pub(super) fn service_name(namespace: &str, kind: &str, name: &str) -> ServiceName {
-    let part = |text: &str| text.replace('/', "%2F");
-    // `k8s:uid/…` is what has no lasting name yet; no namespace ends in a dot.
-    let namespace = if namespace == "uid" { "uid." } else { namespace };
-    let rest = format!("{}/{}/{}", part(namespace), part(kind), part(name));
-    ServiceName::new("k8s", &rest)
 }
 
 pub(super) fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {

@@ -9,9 +9,13 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::{GetParams, ListParams};
 use kube::core::Request;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::sources::kubernetes::follow::Page;
+use crate::sources::Unheard;
+use crate::sources::kubernetes::connection::Connection;
+use crate::sources::kubernetes::follow::{Page, innermost};
+use crate::sources::kubernetes::health::{Health, Owned};
 use crate::sources::kubernetes::object::{Meta, Metadata, OwnerReference};
 use crate::sources::kubernetes::resource::{JOBS, REPLICA_SETS, Resource};
 
@@ -33,6 +37,12 @@ impl Owner {
     pub(super) fn new(kind: &str, name: &str) -> Self {
         Self { kind: kind.into(), name: name.into() }
     }
+
+    /// What a pod belongs to by what it says itself.
+    pub(super) fn by_name(pod: &Meta) -> Self {
+        let hash = pod.labels.as_ref().and_then(|it| it.hash.as_deref());
+        pod.controller().map_or_else(|| Self::new("Pod", &pod.name), |direct| by_name(direct, hash))
+    }
 }
 
 #[derive(Debug)]
@@ -42,37 +52,38 @@ struct Known {
     used: bool,
 }
 
-pub(super) struct Owners {
-    client: Client,
+pub(super) struct Owners<'a> {
+    connection: &'a Connection,
+    health: &'a Health,
     /// By the uid of the ReplicaSet or Job.
     known: BTreeMap<Arc<str>, Known>,
 }
 
-impl Owners {
-    pub(super) const fn new(client: Client) -> Self {
-        Self { client, known: BTreeMap::new() }
+impl<'a> Owners<'a> {
+    pub(super) const fn new(connection: &'a Connection, health: &'a Health) -> Self {
+        Self { connection, health, known: BTreeMap::new() }
     }
 
     /// Takes up what is there now. What cannot be listed is asked for one by one.
-    pub(super) async fn list(&mut self) {
+    pub(super) async fn list(&mut self) -> Result<(), Unheard> {
         self.known.clear();
-        for resource in [&REPLICA_SETS, &JOBS] {
-            if let Err(error) = self.list_of(resource).await {
-                tracing::debug!(resource = resource.plural, error, "owners are not listed");
-            }
+        let Ok(client) = self.connection.client().await else { return Ok(()) };
+        for (resource, what) in [(&REPLICA_SETS, "list replicasets"), (&JOBS, "list jobs")] {
+            let listed = self.list_of(&client, resource).await;
+            self.note(what, &listed).await?;
         }
+        Ok(())
     }
 
-    async fn list_of(&mut self, resource: &'static Resource) -> Result<(), String> {
+    async fn list_of(
+        &mut self,
+        client: &Client,
+        resource: &'static Resource,
+    ) -> Result<(), Untold> {
         let mut parameters = ListParams::default().limit(PAGE);
         while self.known.len() < KNOWN {
             let request = Request::new(resource.path(None)).list_metadata(&parameters);
-            let request = request.map_err(|error| error.to_string())?;
-            let answer = timeout(LIST_ANSWER, self.client.request_text(request)).await;
-            let text = answer.map_err(|error| error.to_string())?;
-            let text = text.map_err(|error| error.to_string())?;
-            let page: Page<Metadata> =
-                serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let page: Page<Metadata> = fetched(client, request, LIST_ANSWER).await?;
             for found in page.items.unwrap_or_default() {
                 let owner = owner_of(resource, &found.metadata);
                 self.known.insert(found.metadata.uid.into(), Known { owner, used: false });
@@ -85,40 +96,50 @@ impl Owners {
         Ok(())
     }
 
+    /// Notes whether the role lacks something: what else goes wrong says nothing of that.
+    async fn note<T>(&self, what: &'static str, asked: &Result<T, Untold>) -> Result<(), Unheard> {
+        match asked {
+            Ok(_) | Err(Untold::NotFound) => self.health.owners(what, Owned::Told).await,
+            Err(Untold::Refused) => self.health.owners(what, Owned::Refused).await,
+            Err(Untold::Why(why)) => {
+                tracing::debug!(why, "the API server was asked to {what}");
+                Ok(())
+            }
+        }
+    }
+
     /// Forgets those of which no pod was seen.
     pub(super) fn forget_unused(&mut self) {
         self.known.retain(|_, it| it.used);
     }
 
     /// What a pod belongs to in the end.
-    pub(super) async fn of(&mut self, pod: &Meta) -> Owner {
-        let Some(direct) = pod.controller() else { return Owner::new("Pod", &pod.name) };
-        let resource = match (direct.group(), &*direct.kind) {
-            ("apps", "ReplicaSet") => &REPLICA_SETS,
-            ("batch", "Job") => &JOBS,
+    pub(super) async fn of(&mut self, pod: &Meta) -> Result<Owner, Unheard> {
+        let Some(direct) = pod.controller() else { return Ok(Owner::new("Pod", &pod.name)) };
+        let (resource, what) = match (direct.group(), &*direct.kind) {
+            ("apps", "ReplicaSet") => (&REPLICA_SETS, "get replicasets"),
+            ("batch", "Job") => (&JOBS, "get jobs"),
             // Of a static pod, which is called by its node: the same on every node.
             ("", "Node") => {
                 let stem = pod.name.strip_suffix(&*direct.name);
                 let stem = stem.and_then(|it| it.strip_suffix('-')).filter(|it| !it.is_empty());
-                return Owner::new("Pod", stem.unwrap_or(&pod.name));
+                return Ok(Owner::new("Pod", stem.unwrap_or(&pod.name)));
             }
-            _ => return Owner::new(&direct.kind, &direct.name),
+            _ => return Ok(Owner::new(&direct.kind, &direct.name)),
         };
         if let Some(known) = self.known.get_mut(&*direct.uid) {
             known.used = true;
-            return known.owner.clone();
+            return Ok(known.owner.clone());
         }
-        match self.asked(resource, &pod.namespace, direct).await {
-            Some(owner) => {
-                if self.known.len() >= KNOWN {
-                    self.known.pop_first();
-                }
-                let known = Known { owner: owner.clone(), used: true };
-                self.known.insert(direct.uid.as_str().into(), known);
-                owner
-            }
-            None => by_name(direct, pod.labels.as_ref().and_then(|it| it.hash.as_deref())),
+        let asked = self.asked(resource, &pod.namespace, direct).await;
+        self.note(what, &asked).await?;
+        let Ok(owner) = asked else { return Ok(Owner::by_name(pod)) };
+        if self.known.len() >= KNOWN {
+            self.known.pop_first();
         }
+        let known = Known { owner: owner.clone(), used: true };
+        self.known.insert(direct.uid.as_str().into(), known);
+        Ok(owner)
     }
 
     async fn asked(
@@ -126,38 +147,70 @@ impl Owners {
         resource: &'static Resource,
         namespace: &str,
         direct: &OwnerReference,
-    ) -> Option<Owner> {
+    ) -> Result<Owner, Untold> {
         if !is_plain(namespace) || !is_plain(&direct.name) {
-            return None;
+            return Err(Untold::NotFound);
         }
+        let client = self.connection.client().await.map_err(Untold::Why)?;
         let request = Request::new(resource.path(Some(namespace)));
-        let request = request.get_metadata(&direct.name, &GetParams::default()).ok()?;
-        let text = timeout(ANSWER, self.client.request_text(request)).await.ok()?.ok()?;
-        let found: Metadata = serde_json::from_str(&text).ok()?;
+        let request = request.get_metadata(&direct.name, &GetParams::default());
+        let found: Metadata = fetched(&client, request, ANSWER).await?;
         // One that was made anew under the same name is another.
-        (found.metadata.uid == direct.uid).then(|| owner_of(resource, &found.metadata))
+        let is_it = found.metadata.uid == direct.uid;
+        is_it.then(|| owner_of(resource, &found.metadata)).ok_or(Untold::NotFound)
     }
 }
 
-/// What a ReplicaSet or Job belongs to: itself where nothing owns it.
+/// Why an owner is not told.
+#[derive(Debug)]
+enum Untold {
+    Refused,
+    NotFound,
+    Why(String),
+}
+
+async fn fetched<T: DeserializeOwned>(
+    client: &Client,
+    request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    limit: Duration,
+) -> Result<T, Untold> {
+    let request = request.map_err(|error| Untold::Why(innermost(&error)))?;
+    let answer = timeout(limit, client.request_text(request)).await;
+    let text = match answer.map_err(|error| Untold::Why(error.to_string()))? {
+        Ok(text) => text,
+        Err(kube::Error::Api(status)) if status.code == 403 => return Err(Untold::Refused),
+        Err(kube::Error::Api(status)) if status.code == 404 => return Err(Untold::NotFound),
+        Err(error) => return Err(Untold::Why(innermost(&error))),
+    };
+    serde_json::from_str(&text).map_err(|error| Untold::Why(error.to_string()))
+}
+
+/// What a ReplicaSet or Job belongs to: itself where nothing owns it. A ReplicaSet that its Deployment
+/// left behind (`kubectl delete --cascade=orphan`) is still that one's: its pods go on under their name,
+/// no matter when it is asked for, until another one takes it up.
 fn owner_of(resource: &Resource, found: &Meta) -> Owner {
+    let hash = found.labels.as_ref().and_then(|it| it.hash.as_deref());
     match found.controller() {
         Some(owner) => Owner::new(&owner.kind, &owner.name),
-        None => Owner::new(resource.kind, &found.name),
+        None => made_by(resource.kind, &found.name, hash)
+            .unwrap_or_else(|| Owner::new(resource.kind, &found.name)),
     }
+}
+
+/// The Deployment that a ReplicaSet's name and label say made it.
+fn made_by(kind: &str, name: &str, hash: Option<&str>) -> Option<Owner> {
+    let hash = hash.filter(|it| kind == "ReplicaSet" && !it.is_empty())?;
+    let stem = name.strip_suffix(hash)?.strip_suffix('-')?;
+    (!stem.is_empty()).then(|| Owner::new("Deployment", stem))
 }
 
 /// What the name of a ReplicaSet or Job says of its owner.
 fn by_name(direct: &OwnerReference, hash: Option<&str>) -> Owner {
-    let stem = |end: &str| {
-        let stem = direct.name.strip_suffix(end)?.strip_suffix('-')?;
-        (!stem.is_empty()).then_some(stem)
-    };
-    if &*direct.kind == "ReplicaSet" {
-        if let Some(stem) = hash.filter(|it| !it.is_empty()).and_then(stem) {
-            return Owner::new("Deployment", stem);
-        }
-    } else if let Some((stem, due)) = direct.name.rsplit_once('-')
+    if let Some(deployment) = made_by(&direct.kind, &direct.name, hash) {
+        return deployment;
+    }
+    if &*direct.kind == "Job"
+        && let Some((stem, due)) = direct.name.rsplit_once('-')
         // The minute or second at which a CronJob's run was due.
         && due.len() >= 8
         && due.bytes().all(|it| it.is_ascii_digit())
@@ -193,6 +246,18 @@ mod tests {
         assert_eq!(by("ReplicaSet", "web", Some("")), "ReplicaSet/web");
         assert_eq!(by("Job", "night-28871040", None), "CronJob/night");
         assert_eq!(by("Job", "night-2", None), "Job/night-2");
+    }
+
+    #[test]
+    fn a_replica_set_that_its_deployment_left_is_still_its() {
+        let owner = |labels: serde_json::Value| {
+            let found = serde_json::json!({"name": "web-5d4f", "labels": labels});
+            let Owner { kind, name } =
+                owner_of(&REPLICA_SETS, &serde_json::from_value(found).unwrap());
+            format!("{kind}/{name}")
+        };
+        assert_eq!(owner(serde_json::json!({"pod-template-hash": "5d4f"})), "Deployment/web");
+        assert_eq!(owner(serde_json::json!({"app": "web"})), "ReplicaSet/web-5d4f");
     }
 
     #[test]

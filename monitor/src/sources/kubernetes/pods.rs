@@ -7,6 +7,7 @@ use monitor_core::directory::{Container, Kind, Pod, Subject};
 use monitor_core::ids::WallTime;
 use serde::Deserialize;
 
+use crate::sources::Unheard;
 use crate::sources::kubernetes::follow::Reader;
 use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::owners::{Owner, Owners};
@@ -16,8 +17,8 @@ use crate::sources::text::short_text;
 /// Of one pod.
 const CONTAINERS: usize = 256;
 
-pub(super) struct PodReader {
-    pub(super) owners: Owners,
+pub(super) struct PodReader<'a> {
+    pub(super) owners: Owners<'a>,
     /// This node: the containers of its pods are here.
     pub(super) node: Arc<str>,
 }
@@ -45,7 +46,6 @@ struct PodStatus {
     pod_ip: String,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<Address>>,
-    start_time: Option<String>,
     container_statuses: Option<Vec<ContainerStatus>>,
     init_container_statuses: Option<Vec<ContainerStatus>>,
     ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
@@ -60,9 +60,29 @@ struct ContainerStatus {
     #[serde(rename = "imageID")]
     image_id: String,
     image: String,
+    state: ContainerState,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(default)]
+struct ContainerState {
+    running: Option<Begun>,
+    terminated: Option<Begun>,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Begun {
+    started_at: Option<String>,
 }
 
 impl ContainerStatus {
+    fn begun(&self) -> Option<WallTime> {
+        let state = [&self.state.running, &self.state.terminated].into_iter().flatten();
+        let begun = state.filter_map(|it| it.started_at.as_deref()?.parse().ok());
+        begun.filter(|it| *it > WallTime(0)).min()
+    }
+
     fn container(&self, pod: &Arc<str>) -> Option<Container> {
         // `containerd://ID`.
         let (_, id) = self.id.as_deref()?.split_once("://")?;
@@ -81,6 +101,11 @@ impl ContainerStatus {
 }
 
 impl PodObject {
+    /// What it belongs to by what it says itself.
+    pub(super) fn owner_by_name(&self) -> Owner {
+        Owner::by_name(&self.metadata)
+    }
+
     pub(super) fn told(self, owner: &Owner, here: &str) -> Pod {
         let Self { metadata, spec, status } = self;
         let uid = metadata.pod_uid();
@@ -92,20 +117,24 @@ impl PodObject {
             &status.ephemeral_container_statuses,
         ];
         let statuses = statuses.into_iter().flatten().flatten().take(CONTAINERS);
+        // Its node takes a pod up long before it gives it an address, which it does before it starts any
+        // container.
+        let since = statuses.clone().filter_map(ContainerStatus::begun).min();
         let is_here = spec.node_name == here;
         let containers = statuses.filter(|_| is_here).filter_map(|it| it.container(&uid));
         Pod {
             service: metadata.service(&owner.kind, &owner.name),
             node: short_text(&spec.node_name),
             addresses: if spec.host_network { Vec::new() } else { addresses(own) },
-            since: status.start_time.and_then(|it| it.parse().ok()).filter(|it| *it > WallTime(0)),
+            since,
             containers: containers.collect(),
+            alias: metadata.alias(),
             uid,
         }
     }
 }
 
-impl Reader for PodReader {
+impl Reader for PodReader<'_> {
     type Object = PodObject;
     const KIND: Kind = Kind::Pod;
     const RESOURCES: &'static [Resource] = &[PODS];
@@ -120,13 +149,13 @@ impl Reader for PodReader {
         object.metadata.pod_uid()
     }
 
-    async fn subject(&mut self, object: PodObject) -> Option<Subject> {
-        let owner = self.owners.of(&object.metadata).await;
-        Some(Subject::Pod(object.told(&owner, &self.node)))
+    async fn subject(&mut self, object: PodObject) -> Result<Option<Subject>, Unheard> {
+        let owner = self.owners.of(&object.metadata).await?;
+        Ok(Some(Subject::Pod(object.told(&owner, &self.node))))
     }
 
-    async fn list_begins(&mut self) {
-        self.owners.list().await;
+    async fn list_begins(&mut self) -> Result<(), Unheard> {
+        self.owners.list().await
     }
 
     fn list_ends(&mut self) {

@@ -37,7 +37,6 @@ pub(super) const REPLICA_SETS: Resource =
 pub(super) const JOBS: Resource = resource(("batch", "v1"), ("jobs", "Job"), ASKED);
 
 /// All that is ever asked for: what the manifest's ClusterRole has to grant.
-#[cfg(test)]
 pub(super) const READ: [Resource; 8] =
     [PODS, SERVICES, NODES, ENDPOINTS, SLICES, OLD_SLICES, REPLICA_SETS, JOBS];
 

@@ -9,6 +9,7 @@ use monitor_core::directory::{
 use monitor_core::flow::Protocol;
 use serde::Deserialize;
 
+use crate::sources::Unheard;
 use crate::sources::kubernetes::follow::Reader;
 use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::resource::{
@@ -117,8 +118,8 @@ impl Reader for ServiceReader {
         object.metadata.service("Service", &object.metadata.name).as_str().into()
     }
 
-    async fn subject(&mut self, object: ServiceObject) -> Option<Subject> {
-        Some(Subject::Service(object.told()))
+    async fn subject(&mut self, object: ServiceObject) -> Result<Option<Subject>, Unheard> {
+        Ok(Some(Subject::Service(object.told())))
     }
 }
 
@@ -235,8 +236,8 @@ impl Reader for SliceReader {
         object.id()
     }
 
-    async fn subject(&mut self, object: SliceObject) -> Option<Subject> {
-        object.told().map(Subject::Endpoints)
+    async fn subject(&mut self, object: SliceObject) -> Result<Option<Subject>, Unheard> {
+        Ok(object.told().map(Subject::Endpoints))
     }
 }
 
@@ -261,6 +262,14 @@ struct NodeAddress {
     address: String,
 }
 
+impl NodeObject {
+    pub(super) fn told(self) -> Node {
+        // Hostnames among them are no addresses.
+        let told = self.status.addresses.iter().flatten().map(|it| &*it.address);
+        Node { name: short_text(&self.metadata.name), addresses: addresses(told) }
+    }
+}
+
 impl Reader for NodeReader {
     type Object = NodeObject;
     const KIND: Kind = Kind::Node;
@@ -274,10 +283,7 @@ impl Reader for NodeReader {
         short_text(&object.metadata.name)
     }
 
-    async fn subject(&mut self, object: NodeObject) -> Option<Subject> {
-        // Hostnames among them are no addresses.
-        let told = object.status.addresses.iter().flatten().map(|it| &*it.address);
-        let node = Node { name: short_text(&object.metadata.name), addresses: addresses(told) };
-        Some(Subject::Node(node))
+    async fn subject(&mut self, object: NodeObject) -> Result<Option<Subject>, Unheard> {
+        Ok(Some(Subject::Node(object.told())))
     }
 }

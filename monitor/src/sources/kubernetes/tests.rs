@@ -8,11 +8,12 @@ use monitor_core::ids::ServiceName;
 use serde_json::{Value, json};
 
 use super::follow::Reader;
-use super::object::{Metadata, service_name};
+use super::object::Metadata;
 use super::owners::Owner;
 use super::pods::PodObject;
 use super::resource::READ;
 use super::services::{NodeReader, ServiceObject, ServiceReader, SliceObject, SliceReader};
+use crate::sources::text::service_name;
 
 fn pod(metadata: &Value, spec: &Value, status: &Value) -> Pod {
     let object = json!({"metadata": metadata, "spec": spec, "status": status});
@@ -31,7 +32,8 @@ fn a_pod_has_its_addresses_and_on_this_node_its_containers() {
         "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
         "startTime": "2026-11-21T10:00:00Z",
         "containerStatuses": [
-            {"name": "app", "containerID": "containerd://c1", "imageID": "reg/app@sha256:ab"},
+            {"name": "app", "containerID": "containerd://c1", "imageID": "reg/app@sha256:ab",
+                "state": {"running": {"startedAt": "2026-11-21T10:01:00Z"}}},
             {"name": "waits", "imageID": ""},
         ],
         "initContainerStatuses": [{"name": "init", "containerID": "cri-o://c2", "image": "i:1"}],
@@ -39,7 +41,8 @@ fn a_pod_has_its_addresses_and_on_this_node_its_containers() {
     let here = pod(&metadata, &json!({"nodeName": "n1"}), &status);
     assert_eq!(here.service.as_str(), "k8s:shop/Deployment/web");
     assert_eq!(here.addresses.len(), 2);
-    assert!(here.since.is_some());
+    // Taken up is not yet addressed.
+    assert_eq!(here.since, Some("2026-11-21T10:01:00Z".parse().unwrap()));
     let short = |it: &Container| {
         format!("{} {:?} {:?} {:?}", it.id, it.pod, it.name.as_deref(), it.image.as_deref())
     };
@@ -72,6 +75,8 @@ fn a_static_pod_is_known_by_the_uid_that_its_node_uses() {
         pod(&metadata(owner, mirror), &json!({}), &json!({})).uid.to_string()
     };
     assert_eq!(uid("Node", mirror), mirror);
+    let alias = |owner: &str| pod(&metadata(owner, mirror), &json!({}), &json!({})).alias;
+    assert_eq!((alias("Node").as_deref(), alias("ReplicaSet")), (Some("u-1"), None));
     // Nobody takes another pod's place by an annotation.
     assert_eq!(uid("Node", "11111111-2222-3333-4444-555555555555"), "u-1");
     assert_eq!(uid("ReplicaSet", mirror), "u-1");
@@ -141,7 +146,7 @@ async fn what_is_gone_has_the_key_of_what_was_there() {
     async fn same<R: Reader>(mut reader: R, object: Value) {
         let object: R::Object = serde_json::from_value(object).unwrap();
         let id = R::id(&object);
-        let subject: Subject = reader.subject(object).await.unwrap();
+        let subject: Subject = reader.subject(object).await.unwrap().unwrap();
         let key = subject.key(monitor_core::directory::Source::Kubernetes);
         assert_eq!((key.kind, key.id), (R::KIND, id));
     }
@@ -167,7 +172,7 @@ fn hostile_names_are_safe_and_bounded() {
         .map(|it| json!({"name": long, "containerID": format!("c://{it}\n"), "imageID": long}))
         .collect();
     let metadata = json!({"name": long, "namespace": long, "uid": long});
-    let status = json!({"podIPs": ips, "startTime": "yesterday", "containerStatuses": statuses});
+    let status = json!({"podIPs": ips, "containerStatuses": statuses});
     let pod = pod(&metadata, &json!({"nodeName": "n1"}), &status);
     assert_eq!((pod.addresses.len(), pod.containers.len(), pod.since), (64, 256, None));
     assert!(pod.uid.len() <= 800);

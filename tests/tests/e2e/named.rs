@@ -1,0 +1,135 @@
+//! Names that a runtime tells, on real traffic: an address that changes hands while the kernel knows it.
+//! Who answers there is on no cgroup that the agent looks at, as if it were on another machine: then the
+//! runtime's word is all there is.
+
+use std::net::SocketAddr;
+
+use tests::agent::{SOON, Setup};
+use tests::eventually;
+use tests::lab::{Lab, Wire};
+use tests::process::finish;
+use tests::receiver::Receiver;
+use tests::runtime::{Container, Docker};
+use tests::traffic::{Dialler, Protocol, Server, edge};
+
+use crate::lab;
+use crate::shop::is_about;
+
+const API: &str = "compose:shop/api";
+const OTHER: &str = "docker:other";
+
+/// A guarded web service that dials `compose:shop/api`, which has the address of the wire's far end.
+struct Stage {
+    agent: tests::agent::Agent,
+    receiver: Receiver,
+    docker: Docker,
+    web: Dialler,
+    api: Server,
+    _wire: Wire,
+    lab: Lab,
+    _elsewhere: Lab,
+}
+
+impl Stage {
+    #[track_caller]
+    fn set() -> Self {
+        let (lab, elsewhere) = (lab(), lab());
+        let (receiver, wire) = (Receiver::start(), lab.wire());
+        let at = SocketAddr::new(wire.server.v4, 8080);
+        let api = elsewhere.serve(&elsewhere.service("api"), &wire.server, Protocol::Tcp, at);
+        let started = "2026-01-01T00:00:00Z".to_owned();
+        let address = Some(wire.server.v4);
+        let container = Container::named(1, "shop_api_1");
+        let compose = Some(("shop", "api"));
+        let docker = lab.docker(vec![Container { compose, address, started, ..container }]);
+        let setup = Setup::mode("learn").within(&lab, "").tables(&docker.asked());
+        let agent = lab.agent("agent", &setup.told_to(&lab, &receiver));
+        let mut web = lab.dialler(&lab.service("web"), &wire.client);
+        web.reaches(&api);
+        agent.sees(&edge(&web.service, API, 8080, Protocol::Tcp));
+        agent.guards(&[&web.service]);
+        Self { agent, receiver, docker, web, api, _wire: wire, lab, _elsewhere: elsewhere }
+    }
+
+    fn to(&self, name: &str) -> String {
+        edge(&self.web.service, name, 8080, Protocol::Tcp)
+    }
+
+    /// Another container takes the address, and was started `now`; of that the agent hears only here.
+    fn changes_hands(&self, now: &str) {
+        self.docker.removes(&format!("{:064x}", 1));
+        let (address, started) = (Some(self.api.address.ip()), now.to_owned());
+        self.docker.starts(Container { address, started, ..Container::named(2, "other") });
+    }
+
+    /// Waits until the agent took in who has the address now: by the word of a dial from elsewhere.
+    #[track_caller]
+    fn is_told(&self) {
+        let scout = self.lab.service("scout");
+        let mut scout = self.lab.dialler(&scout, &self._wire.client);
+        eventually(SOON, "the scout dials the other", || {
+            scout.reaches(&self.api);
+            let edge = edge(&scout.service, OTHER, 8080, Protocol::Tcp);
+            self.agent.mapped(&edge).map(drop)
+        });
+    }
+}
+
+/// The time as a runtime writes it.
+#[track_caller]
+fn now() -> String {
+    let mut date = std::process::Command::new("date");
+    finish(date.args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])).done().trim().to_owned()
+}
+
+#[test]
+fn whoever_takes_an_address_is_told_although_it_was_dialled_before_that_was_known() {
+    let mut stage = Stage::set();
+    let started = now();
+    // The kernel takes it for what it knows; nobody has said yet that it is somebody else's.
+    let api = &stage.api;
+    stage.web.reaches(api);
+    stage.changes_hands(&started);
+    let other = stage.to(OTHER);
+    let alert = stage.receiver.alert(SOON, &other, |alert| is_about(alert, &other));
+    assert_eq!(alert["findings"][0]["outcome"], "established", "{alert:#}");
+    // What was dialled before is the former owner's, and stays that.
+    stage.agent.sees(&stage.to(API));
+}
+
+#[test]
+fn a_connection_that_is_closed_later_was_made_to_the_former_owner() {
+    let mut stage = Stage::set();
+    let address = stage.api.address;
+    // Not counted by the agent yet, as what was seen a moment ago never is.
+    stage.web.does(&format!("hold {address} 1"), "held");
+    let started = now();
+    stage.web.does("release", "released");
+    stage.changes_hands(&started);
+    stage.is_told();
+    let other = stage.to(OTHER);
+    let view = stage.agent.mapped(&other);
+    assert!(view.is_err(), "{view:?}");
+    let told = stage.receiver.alerts();
+    assert!(!told.iter().any(|alert| is_about(alert, &other)), "{told:#?}");
+    // Dialled again, it is the other's.
+    let api = &stage.api;
+    stage.web.reaches(api);
+    stage.receiver.alert(SOON, &other, |alert| is_about(alert, &other));
+}
+
+#[test]
+fn of_what_came_of_a_dial_only_that_is_the_new_owners_which_came_since() {
+    let mut stage = Stage::set();
+    let api = &stage.api;
+    stage.web.reaches(api);
+    let started = now();
+    stage.api.end();
+    stage.web.is_refused(stage.api.address);
+    stage.changes_hands(&started);
+    let other = stage.to(OTHER);
+    let alert = stage.receiver.alert(SOON, &other, |alert| is_about(alert, &other));
+    assert_eq!(alert["findings"][0]["outcome"], "refused", "{alert:#}");
+    let view = stage.agent.mapped(&other).expect("it was told");
+    assert_eq!(view["outcome"], "refused", "{view:#}");
+}
