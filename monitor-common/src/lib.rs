@@ -29,7 +29,7 @@ pub use lineage::{Execution, Lineage, SHELL_BYTES, end_of, is_shell, under_shell
 pub use lookup::{
     Asker, DNS_PORT, LOOKUP_BYTE_NS, LOOKUP_RING_BYTES, LOOKUP_ROOMS, LOOKUP_SPAN_NS, LookupHead,
 };
-pub use stats::{FlowStats, Origin, came_at};
+pub use stats::{FlowStats, Origin, came_at, came_slot};
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// Says whether two builds agree on the wire: what this crate's text comes to, so that nobody has to

@@ -54,6 +54,8 @@ pub struct LookupHead {
     /// Out of the socket, or into it.
     pub direction: Direction,
     pub protocol: Protocol,
-    pub _reserved: [u8; 4],
+    /// 1 where both ends of the packet have one address.
+    pub same: u8,
+    pub _reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<LookupHead>() == 88);

@@ -82,7 +82,16 @@ pub struct Lookup {
     /// The cgroup's own end.
     pub client: SocketAddr,
     pub resolver: SocketAddr,
+    pub near: Near,
     pub message: Message,
+}
+
+/// How near to its asker a resolver is, as its packets alone say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Near {
+    Unknown,
+    /// At an address of the asker's own.
+    SameAddress,
 }
 
 /// What was said. One question a message: nobody asks otherwise, and nobody answers it.

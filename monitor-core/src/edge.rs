@@ -47,6 +47,16 @@ impl Peer {
         matches!(self, Self::Nobody)
     }
 
+    /// Of a DNS name the part that somebody registered, as the public suffix list has it: whoever has it
+    /// gives out the names below. None for what nobody can register, such as `com`.
+    #[must_use]
+    pub fn registered_domain(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => psl::domain_str(name),
+            _ => None,
+        }
+    }
+
     /// Whether this end's name is not known for good: such an edge is shown, never exported.
     #[must_use]
     pub fn is_provisional(&self) -> bool {
@@ -87,7 +97,11 @@ impl FromStr for Peer {
                 }
                 Ok(Self::Network(encoded.into()))
             }
-            "ip" => rest.parse().map(Self::Address).map_err(|_error| wrong()),
+            // One for all ways to write it: no flow has a mapped one.
+            "ip" => match rest.parse::<IpAddr>() {
+                Ok(address) => Ok(Self::Address(address.to_canonical())),
+                Err(_error) => Err(wrong()),
+            },
             "socket" => rest.parse().map(Self::Socket),
             _ => text.parse().map(Self::Service).map_err(|_error| wrong()),
         }
@@ -191,6 +205,15 @@ impl Edge {
     #[must_use]
     pub fn is_provisional(&self) -> bool {
         self.client.is_provisional() || self.server.is_provisional()
+    }
+
+    /// Calls the service `from`, where it is at an end, by its new name.
+    pub fn rename(&mut self, from: &ServiceName, to: &ServiceName) {
+        for peer in [&mut self.client, &mut self.server] {
+            if peer.service() == Some(from) {
+                *peer = Peer::Service(to.clone());
+            }
+        }
     }
 }
 
@@ -344,6 +367,33 @@ mod tests {
             "systemd:a.service opens raw/icmp with /usr/bin/nmap",
         ] {
             assert_eq!(text.parse::<EdgeWith>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_peer_however_it_is_written() {
+        let peer = |text: &str| text.parse::<Peer>().unwrap().to_string();
+        assert_eq!(peer("ip:::ffff:192.0.2.1"), "ip:192.0.2.1");
+        assert_eq!(peer("ip:2001:DB8:0:0::1"), "ip:2001:db8::1");
+    }
+
+    #[test]
+    fn a_name_lies_in_what_somebody_registered() {
+        for (name, domain) in [
+            ("dns:api.stripe.com", Some("stripe.com")),
+            ("dns:stripe.com", Some("stripe.com")),
+            ("dns:a.b.example.co.uk", Some("example.co.uk")),
+            // Where everybody has names of their own.
+            ("dns:x.evil.github.io", Some("evil.github.io")),
+            ("dns:com", None),
+            ("dns:co.uk", None),
+            // What no list knows is as if anybody could register below it.
+            ("dns:db.prod.internal", Some("prod.internal")),
+            ("dns:localhost", None),
+            ("dns:a%2Eb.example.org", Some("example.org")),
+            ("compose:stripe.com/a", None),
+        ] {
+            assert_eq!(name.parse::<Peer>().unwrap().registered_domain(), domain, "{name}");
         }
     }
 

@@ -411,6 +411,8 @@ pub enum Loss {
     /// An answer of DNS that its cgroup had not asked for, or from whom it is not believed: it names no
     /// address.
     Unasked,
+    /// The directory was full: what a source said of one thing more is not known.
+    Untaken,
     /// New beyond its cgroup's budget: told as a [`Flood`], not one by one.
     OverBudget,
     /// The kernel's table of keys was full and dropped one that had been told: what it counted since
@@ -434,6 +436,7 @@ impl fmt::Display for Loss {
             Self::ServiceFull => "service-full",
             Self::Unheard => "unheard",
             Self::Unasked => "unasked",
+            Self::Untaken => "untaken",
             Self::OverBudget => "over-budget",
             Self::Evicted => "evicted",
             Self::HookMissing => "hook-missing",

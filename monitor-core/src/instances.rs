@@ -16,7 +16,7 @@ pub struct Instance {
     pub image: Option<Arc<str>>,
 }
 
-/// The last few of them, the newest last. Most often there are none.
+/// A few of them, the newest last. Most often there are none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Instances(Option<Arc<Vec<Instance>>>);
 
@@ -29,13 +29,23 @@ impl Instances {
         self.0.as_ref().map_or(&[], |all| all.as_slice())
     }
 
-    /// It is this one now; one that was seen before stays where it is.
+    /// It is this one now; one that was seen before stays where it is. Where there is no room, another
+    /// image takes the place of one of several containers of the same, else of the oldest; of an image that
+    /// is listed no further container is: where many run, the list would never rest.
     pub fn add(&mut self, instance: &Instance) {
-        if self.all().contains(instance) {
+        let all = self.all();
+        let of = |image: &Option<Arc<str>>| all.iter().filter(|it| it.image == *image).count();
+        let mut leaves = None;
+        if all.len() >= Self::BOUND {
+            if of(&instance.image) > 0 {
+                return;
+            }
+            leaves = Some(all.iter().position(|it| of(&it.image) > 1).unwrap_or(0));
+        } else if all.contains(instance) {
             return;
         }
-        let oldest = (self.all().len() + 1).saturating_sub(Self::BOUND);
-        let all = self.all().iter().skip(oldest).chain([instance]).cloned().collect();
+        let stays = all.iter().enumerate().filter(|(index, _)| Some(*index) != leaves);
+        let all = stays.map(|(_, it)| it).chain([instance]).cloned().collect();
         self.0 = Some(Arc::new(all));
     }
 
@@ -83,6 +93,28 @@ mod tests {
 
     fn instance(image: usize) -> Instance {
         Instance { container: Some("web".into()), image: Some(image.to_string().into()) }
+    }
+
+    #[test]
+    fn many_containers_of_few_images_are_a_list_that_rests() {
+        let of = |image: &str, replica: usize| Instance {
+            container: Some(format!("web_{replica}").into()),
+            image: Some(image.into()),
+        };
+        let mut instances = Instances::default();
+        let mut seen = |image: &str| {
+            (0..20).for_each(|it| instances.add(&of(image, it)));
+            let before = instances.clone();
+            (0..20).for_each(|it| instances.add(&of(image, it)));
+            assert_eq!(instances, before, "{image}");
+            let images = instances.all().iter().filter_map(|it| it.image.as_deref());
+            images.collect::<Vec<_>>().concat()
+        };
+        assert_eq!(seen("a"), "aaaaaaaa");
+        assert_eq!(seen("b"), "aaaaaaab");
+        for (image, images) in [("c", "aaaaaabc"), ("d", "aaaaabcd"), ("a", "aaaaabcd")] {
+            assert_eq!(seen(image), images);
+        }
     }
 
     #[test]

@@ -122,6 +122,8 @@ fn try_hear(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
 /// What the headers say.
 struct Packet {
     far: Address,
+    /// 1 where both ends have one address.
+    same: u32,
     far_port: u16,
     protocol: Protocol,
     sequence: u32,
@@ -138,12 +140,13 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
     let outbound = matches!(direction, Direction::Outbound);
     let first: u32 = load(skb, 0)?;
     let [version, ..] = first.to_ne_bytes();
-    let (far, number, ports_at) = match version >> 4 {
+    let (far, same, number, ports_at) = match version >> 4 {
         4 => {
             let header: [u32; 5] = load(skb, 0)?;
             let [_, number, ..] = header[2].to_ne_bytes();
             let far = if outbound { header[4] } else { header[3] };
-            (Address::v4(far), number, u32::from(version & 0xf) * 4)
+            let same = u32::from(header[3] == header[4]);
+            (Address::v4(far), same, number, u32::from(version & 0xf) * 4)
         }
         6 => {
             let header: [u32; 10] = load(skb, 0)?;
@@ -153,7 +156,11 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
             } else {
                 [header[2], header[3], header[4], header[5]]
             };
-            (Address(far), number, 40)
+            let differs = (header[2] ^ header[6])
+                | (header[3] ^ header[7])
+                | (header[4] ^ header[8])
+                | (header[5] ^ header[9]);
+            (Address(far), u32::from(differs == 0), number, 40)
         }
         _ => return None,
     };
@@ -169,6 +176,7 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
             let (sequence, least) = (0, HEADER);
             (is_answer != outbound).then_some(Packet {
                 far,
+                same,
                 far_port,
                 protocol,
                 sequence,
@@ -182,7 +190,7 @@ fn packet(skb: *mut __sk_buff, direction: Direction) -> Option<Packet> {
             let payload_at = ports_at + u32::from(words >> 4) * 4;
             let protocol = Protocol::Tcp;
             let (sequence, least) = (u32::from_be(header[1]), 1);
-            Some(Packet { far, far_port, protocol, sequence, payload_at, least })
+            Some(Packet { far, same, far_port, protocol, sequence, payload_at, least })
         }
         _ => None,
     }
@@ -235,7 +243,8 @@ impl Heard {
             (&raw mut (*head).bytes).write(length as u16);
             (&raw mut (*head).direction).write(*direction);
             (&raw mut (*head).protocol).write(packet.protocol);
-            (&raw mut (*head)._reserved).write([0; 4]);
+            (&raw mut (*head).same).write(packet.same as u8);
+            (&raw mut (*head)._reserved).write([0; 3]);
             let payload = (&raw mut (*told).payload).cast();
             bpf_skb_load_bytes(skb.cast(), packet.payload_at, payload, length as u32)
         };

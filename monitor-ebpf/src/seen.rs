@@ -4,7 +4,9 @@ use core::hint::black_box;
 use core::ops::Deref;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use monitor_common::{FlowKey, FlowStats, Loss, News, Origin, Outcome, RTT_BUCKETS, came_at};
+use monitor_common::{
+    FlowKey, FlowStats, Loss, News, Origin, Outcome, RTT_BUCKETS, came_at, came_slot,
+};
 
 pub(crate) use crate::time::{about_now_ns, now_ns};
 
@@ -70,7 +72,8 @@ unsafe fn count_at<const SLOT: usize>(stats: *mut FlowStats, now_ns: u64) {
     // SAFETY: the caller's.
     unsafe {
         add((&raw mut (*stats).counts).cast::<u64>().add(SLOT), 1);
-        (&raw mut (*stats).came).cast::<u32>().add(SLOT).write_volatile(came_at(now_ns));
+        let came = (&raw mut (*stats).came).cast::<u16>().add(came_slot(SLOT));
+        came.write_volatile(came_at(now_ns));
     }
 }
 

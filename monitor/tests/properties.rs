@@ -73,7 +73,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         service().prop_map(Peer::Service),
         "[a-z.-]{1,12}".prop_map(|it| Peer::Name(it.into())),
         "[a-z.-]{1,12}".prop_map(|it| Peer::Network(it.into())),
-        any::<std::net::IpAddr>().prop_map(Peer::Address),
+        any::<std::net::IpAddr>().prop_map(|it| Peer::Address(it.to_canonical())),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -166,7 +166,8 @@ fn framed(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Asks: `udp|udp-connected|tcp RESOLVER NAME [aaaa]`; says that something was answered.
+/// Asks: `udp|udp-connected|tcp RESOLVER NAME [aaaa]`; says that something was answered. `flood` asks
+/// without end for a second, and hears nothing.
 ///
 /// # Errors
 /// The words mean nothing, or nothing came.
@@ -202,6 +203,13 @@ pub fn ask(words: &[&str]) -> anyhow::Result<&'static str> {
             socket.connect(resolver).context("connect")?;
             socket.send(&question).context("ask")?;
             socket.recv(&mut buffer).context("hear")?
+        }
+        "flood" => {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(1) {
+                socket.send_to(&question, resolver).context("ask")?;
+            }
+            return Ok("asked");
         }
         other => bail!("ask: {other} is no way"),
     };

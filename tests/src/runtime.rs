@@ -34,7 +34,7 @@ pub struct Container {
     /// As what it is labelled; else its name is all there is.
     pub compose: Option<(&'static str, &'static str)>,
     pub name: String,
-    pub address: Option<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// RFC 3339; empty where that is not told.
     pub started: String,
 }
@@ -44,7 +44,7 @@ impl Container {
     #[must_use]
     pub fn named(number: u8, name: &str) -> Self {
         let (id, name) = (format!("{number:064x}"), name.to_owned());
-        Self { id, compose: None, name, address: None, started: String::new() }
+        Self { id, compose: None, name, addresses: Vec::new(), started: String::new() }
     }
 
     fn labels(&self) -> Value {
@@ -58,11 +58,11 @@ impl Container {
     }
 
     fn networks(&self) -> Value {
-        match self.address {
-            Some(address) if address.is_ipv4() => json!({"net": {"IPAddress": address}}),
-            Some(address) => json!({"net": {"GlobalIPv6Address": address}}),
-            None => json!({}),
-        }
+        let network = |address: &IpAddr| {
+            let key = if address.is_ipv4() { "IPAddress" } else { "GlobalIPv6Address" };
+            (address.to_string(), json!({ key: address }))
+        };
+        self.addresses.iter().map(network).collect()
     }
 
     fn listed(&self) -> Value {

@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 
-use crate::attribute::naming;
 use crate::attribute::shares::Shares;
 use crate::edge::Edge;
 use crate::flow::Protocol;
@@ -50,7 +49,7 @@ impl History {
         }
         self.reached.retain(|edge| !concerns(edge));
         for (dialled, mut edge) in old {
-            naming::rename_edge(&mut edge, from, to);
+            edge.rename(from, to);
             self.remember(&edge, dialled);
         }
     }

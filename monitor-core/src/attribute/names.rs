@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::attribute::shares::Shares;
 use crate::attribute::{Attribution, Heard, Sighting};
-use crate::dns::{Lookup, Name, Question, Said};
+use crate::dns::{Lookup, Name, Near, Question, Said};
 use crate::edge::{Edge, Peer};
 use crate::flow::{Begun, Direction, Flow, FlowKey, Outcome, Protocol, Remote};
 use crate::ids::{CgroupId, NetnsCookie, ServiceName, WallTime};
@@ -278,7 +278,8 @@ impl Attribution {
             (edge.server, edge.port) = self.server_at(address, edge.port, lookup.at);
         }
         let is_known = edge.server.service().is_some();
-        let is_near = self.namespaces.is_own(flow.netns, resolver.ip());
+        let is_near =
+            lookup.near == Near::SameAddress || self.namespaces.is_own(flow.netns, resolver.ip());
         let is_itself = edge.server == edge.client;
         let may_be_itself = !is_known && is_near && resolver.ip() != Self::DOCKER;
         (!is_itself && !may_be_itself).then_some(edge)

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::attribute::workloads::Renamed;
 use crate::attribute::{Attribution, Heard, Sighting};
 use crate::directory::{Fact, Key, Source, Subject};
-use crate::edge::{Edge, Peer, Port};
-use crate::flow::KeyId;
+use crate::edge::{Peer, Port};
+use crate::flow::{KeyId, Protocol};
 use crate::ids::{BootTime, Now, ServiceName, WallTime};
 use crate::network::{Named, Network, is_metadata};
 
@@ -172,8 +172,21 @@ impl Attribution {
         let mut due = self.holding.due(boot);
         for sighting in &mut due {
             self.name_ends(sighting, Patience::Over);
+            self.name_left(sighting);
         }
         due
+    }
+
+    /// What was dialled in vain where somebody just was is meant for them: clients hear late that a
+    /// service has moved.
+    fn name_left(&self, sighting: &mut Sighting) {
+        let Peer::Address(address) = sighting.edge.server else { return };
+        let port = sighting.edge.port;
+        let in_vain = port.protocol == Protocol::Tcp && !sighting.outcome.reached();
+        if let Some(left) = self.directory.left_by(address, sighting.at).filter(|_| in_vain) {
+            sighting.dialled.get_or_insert(SocketAddr::new(address, port.number));
+            sighting.edge.server = Peer::Service(left);
+        }
     }
 
     pub(crate) fn next_nameless(&self) -> Option<BootTime> {
@@ -339,20 +352,12 @@ enum Patience {
 
 /// Calls a service by its new name.
 pub(crate) fn rename(sighting: &mut Sighting, from: &ServiceName, to: &ServiceName) {
-    rename_edge(&mut sighting.edge, from, to);
+    sighting.edge.rename(from, to);
     if let Some(handover) = &mut sighting.opened_by {
         for end in [&mut handover.opener, &mut handover.user] {
             if end == from {
                 *end = to.clone();
             }
-        }
-    }
-}
-
-pub(crate) fn rename_edge(edge: &mut Edge, from: &ServiceName, to: &ServiceName) {
-    for peer in [&mut edge.client, &mut edge.server] {
-        if peer.service() == Some(from) {
-            *peer = Peer::Service(to.clone());
         }
     }
 }

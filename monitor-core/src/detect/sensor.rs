@@ -101,6 +101,7 @@ impl Trouble {
                 | Loss::Unattributed
                 | Loss::Undecodable
                 | Loss::TableFull
+                | Loss::Untaken
                 | Loss::HookMissing => Severity::Medium,
             },
         }
@@ -223,6 +224,10 @@ const fn meaning(loss: Loss) -> &'static str {
         Loss::Unasked => {
             "DNS answers came that were not asked for, or from a resolver that may not be asked: they \
              name no address"
+        }
+        Loss::Untaken => {
+            "sources of names know more containers, pods and services than can be held: addresses of the \
+             further ones are nobody's"
         }
         Loss::OverBudget => {
             "a cgroup showed more that is new than its budget: it is told as a whole (fan-out)"

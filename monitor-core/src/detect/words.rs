@@ -77,6 +77,7 @@ fn reasons(context: &Context<'_>, kind: Kind, sighting: &Sighting) -> Vec<Reason
     }
     if kind != Kind::Forbidden {
         reasons.extend(place_reason(sighting));
+        reasons.extend(domain_reason(context, &sighting.edge));
     }
     if kind != Kind::Unbaselined {
         reasons.extend(sighting.process.iter().flat_map(|it| process_reasons(it)));
@@ -292,6 +293,29 @@ fn place_reason(sighting: &Sighting) -> Option<Reason> {
         weight: 1.5,
         text: "an address outside the internal networks, with no name known for it".to_owned(),
     })
+}
+
+/// Whether who dials a DNS name knows others of whoever registered it.
+fn domain_reason(context: &Context<'_>, edge: &Edge) -> Option<Reason> {
+    let (client, domain) = (edge.client.service()?, edge.server.registered_domain()?);
+    let circle = context.baseline.circle(client, context.wall);
+    let known: std::collections::BTreeSet<&Peer> = circle
+        .dialled()
+        .iter()
+        .map(|(known, _)| &known.server)
+        .filter(|it| it.registered_domain() == Some(domain))
+        .collect();
+    if known.contains(&edge.server) {
+        return None;
+    }
+    let (name, weight, text) = match known.len() {
+        0 => ("new-domain", 1.0, format!("the first name under {domain} that {client} dials")),
+        known => {
+            let text = format!("a new name under {domain}, of which {client} knows {known}");
+            ("known-domain", 0.0, text)
+        }
+    };
+    Some(Reason { name: name.to_owned(), weight, text })
 }
 
 /// Shells by the last part of their path.

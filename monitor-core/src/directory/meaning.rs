@@ -87,6 +87,16 @@ impl Directory {
         container.or_else(|| Some(ServiceName::new("host", self.nodes.get(&address)?)))
     }
 
+    /// Who had an address until shortly before that moment, where nobody has it now: who is meant by
+    /// dialling there in vain.
+    #[must_use]
+    pub fn left_by(&self, address: IpAddr, moment: WallTime) -> Option<ServiceName> {
+        if let Some(pod) = self.pods.left_at(address, moment).and_then(|uid| self.pod(uid)) {
+            return Some(pod.service.clone());
+        }
+        self.identity(Some(self.hosts.left_at(address, moment)?), None).service
+    }
+
     /// The Service that was dialled, where more than one workload answers for it: then that is who is
     /// meant, whoever answers.
     #[must_use]

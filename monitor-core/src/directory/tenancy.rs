@@ -33,6 +33,8 @@ impl<T: PartialEq + Clone> Tenancies<T> {
     const REMEMBERED_S: i64 = 600;
     /// How long after it began it may be told who holds an address, seconds.
     const UNTOLD_S: i64 = 10;
+    /// Whoever left an address is still dialled there for so long, seconds: by what was not told yet.
+    const MISSED_S: i64 = 50;
     /// No more of them than this.
     const ENDED: usize = 16_384;
     /// An address that changes hands more often than it is forgotten.
@@ -110,6 +112,14 @@ impl<T: PartialEq + Clone> Tenancies<T> {
         let held = self.of.get(&address)?;
         let holds = |it: &&Tenancy<T>| it.from <= moment && it.until.is_none_or(|end| moment < end);
         held.iter().rev().find(holds).map(|it| &it.tenant)
+    }
+
+    /// Who held it last, where they had left it not long before that moment and nobody took it up since.
+    pub(crate) fn left_at(&self, address: IpAddr, moment: WallTime) -> Option<&T> {
+        let last = self.of.get(&address)?.last()?;
+        let until = last.until?;
+        let is_recent = until <= moment && moment < until.plus_seconds(Self::MISSED_S);
+        is_recent.then_some(&last.tenant)
     }
 
     /// Since when it may be whose it is now, also nobody's; None where nobody ever held it. That it was

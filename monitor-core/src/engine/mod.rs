@@ -43,10 +43,10 @@ pub use self::canary::CanaryView;
 pub use self::command::{Actor, Command, CommandError, Guarding, Reply, Selection};
 pub use self::latency::Latency;
 pub use self::record::{AuditEntry, Change, Snapshot};
-pub use self::sources::SourceView;
+pub use self::sources::{Lookups, SourceView};
 pub use self::tallies::{Tallied, Tallies, TalliesError};
 pub use self::view::{
-    BaselineRow, Difference, EdgeView, EvidenceView, Lookups, MuteView, Rtt, ServiceView, SinkView,
+    BaselineRow, Difference, EdgeView, EvidenceView, MuteView, Rtt, ServiceView, SinkView,
     Standing, Status,
 };
 

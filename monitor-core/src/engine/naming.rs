@@ -8,16 +8,25 @@ use crate::dns::Lookup;
 use crate::edge::Edge;
 use crate::engine::{Change, Effect, Engine};
 use crate::flow::Loss;
-use crate::ids::{CgroupId, Now};
+use crate::ids::{CgroupId, Now, WallTime};
 
 impl Engine {
+    /// The kernel says of what it knows when it was seen last by its tick, which is this long at most,
+    /// microseconds.
+    const TICK_US: i64 = 10_000;
+
     /// Takes in what a source says of who is who.
     pub(crate) fn fact(&mut self, now: Now, fact: Fact, effects: &mut Vec<Effect>) {
         let came = match &fact {
             Fact::Present(source) => Some(*source),
             _ => None,
         };
+        let refused = self.attribution.directory().refused();
         let learned = self.attribution.learn(now, fact);
+        let refused = self.attribution.directory().refused() - refused;
+        if refused > 0 {
+            self.losses.add(Loss::Untaken, refused);
+        }
         if let Some(source) = came {
             self.source_came(now, source, effects);
         }
@@ -51,7 +60,7 @@ impl Engine {
         match self.attribution.looked_up(lookup, may_ask) {
             // What the kernel knows of them was dialled under another name.
             Ok(renamed) if !renamed.is_empty() => {
-                let since = Some(lookup.at);
+                let since = Some(WallTime(lookup.at.0.saturating_sub(Self::TICK_US)));
                 effects.push(Effect::Unknow(renamed.into_iter().map(|it| (it, since)).collect()))
             }
             Ok(_none) => {}

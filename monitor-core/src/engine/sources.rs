@@ -29,6 +29,26 @@ pub struct SourceView {
     pub nodes: usize,
 }
 
+/// In how many cgroups names are heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lookups {
+    pub heard: usize,
+    /// Where they are asked for as well, and there was no room for more.
+    pub unheard: usize,
+}
+
+impl Lookups {
+    pub(crate) const fn is_nowhere(&self) -> bool {
+        self.heard == 0 && self.unheard == 0
+    }
+}
+
+impl From<(usize, usize)> for Lookups {
+    fn from((heard, unheard): (usize, usize)) -> Self {
+        Self { heard, unheard }
+    }
+}
+
 impl Engine {
     /// A source that is required may be away for so long, seconds: a restart of its runtime is no news.
     pub const AWAY_S: i64 = 60;

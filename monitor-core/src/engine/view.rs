@@ -9,7 +9,9 @@ use crate::attribute::{SeenFrom, Sighting};
 use crate::baseline::document::{Document, DocumentError, Figures, export};
 use crate::baseline::{Allowance, LearnRule, Mode, Phase, Provenance, ServiceRecord};
 use crate::edge::{Edge, EdgeWith};
-use crate::engine::{CanaryView, CommandError, Engine, Latency, Reply, Selection, SourceView};
+use crate::engine::{
+    CanaryView, CommandError, Engine, Latency, Lookups, Reply, Selection, SourceView,
+};
 use crate::flow::{Loss, Outcome, Process};
 use crate::graph::Evidence;
 use crate::ids::{Now, ServiceName, WallTime};
@@ -182,26 +184,6 @@ pub struct Status {
     /// few hundred of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub news_us: Option<Latency>,
-}
-
-/// In how many cgroups names are heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Lookups {
-    pub heard: usize,
-    /// Where they are asked for as well, and there was no room for more.
-    pub unheard: usize,
-}
-
-impl Lookups {
-    const fn is_nowhere(&self) -> bool {
-        self.heard == 0 && self.unheard == 0
-    }
-}
-
-impl From<(usize, usize)> for Lookups {
-    fn from((heard, unheard): (usize, usize)) -> Self {
-        Self { heard, unheard }
-    }
 }
 
 /// How many edges of each kind a service has.

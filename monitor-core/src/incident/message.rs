@@ -81,6 +81,9 @@ pub struct AlertEdge {
     #[serde(default, skip_serializing_if = "Peer::is_nobody")]
     pub client: Peer,
     pub server: Peer,
+    /// Of a server that has a DNS name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_domain: Option<Box<str>>,
     pub protocol: crate::flow::Protocol,
     pub port: u16,
 }
@@ -97,6 +100,7 @@ impl From<&Edge> for AlertEdge {
         Self {
             client: edge.client.clone(),
             server: edge.server.clone(),
+            registered_domain: edge.server.registered_domain().map(Into::into),
             protocol: edge.port.protocol,
             port: edge.port.number,
         }

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use monitor_core::attribute::Workload;
 use monitor_core::baseline::Mode;
 use monitor_core::delivery::Message;
-use monitor_core::dns::{Data, Lookup, Message as Told, Name, Question, Record, Said};
+use monitor_core::dns::{Data, Lookup, Message as Told, Name, Near, Question, Record, Said};
 use monitor_core::edge::Edge;
 use monitor_core::engine::{Effect, Input};
 use monitor_core::flow::{Direction, Outcome};
-use monitor_core::ids::{CgroupId, NetnsCookie, ServiceName};
+use monitor_core::ids::{CgroupId, NetnsCookie, ServiceName, WallTime};
 
 use crate::stage::{Stage, flow, ip, key};
 
@@ -36,13 +36,8 @@ impl Asking {
         let question = Question { name: name(&self.name), kind: 1 };
         let message = Told { id: self.id, question, said };
         let Self { cgroup, client, resolver, .. } = *self;
-        stage.step(Input::LookedUp(Lookup {
-            cgroup,
-            at: stage.now.wall,
-            client,
-            resolver,
-            message,
-        }));
+        let (at, near) = (stage.now.wall, Near::Unknown);
+        stage.step(Input::LookedUp(Lookup { cgroup, at, client, resolver, near, message }));
     }
 
     fn ask(&self, stage: &mut Stage) {
@@ -396,6 +391,45 @@ fn who_fills_the_table_of_questions_loses_his_own() {
 }
 
 #[test]
+fn a_new_name_is_told_by_whether_others_of_its_domain_are_known() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.dial("a", "192.0.2.53", "53/udp", "established", "/bin/app");
+    for (number, known) in
+        ["api.stripe.com", "files.stripe.com", "evil.github.io"].iter().enumerate()
+    {
+        let address = format!("203.0.113.{number}");
+        resolves(&mut stage, "a", known, &address);
+        dials(&mut stage, "a", &address);
+    }
+    stage.guard("systemd:a.service");
+    let finding = |stage: &mut Stage, name: &str, address: &str| {
+        resolves(stage, "a", name, address);
+        dials(stage, "a", address);
+        let alerts = stage.engine.alerts(stage.now.wall);
+        let mut findings = alerts.iter().flat_map(|it| &it.findings);
+        let about = |it: &&std::sync::Arc<_>| {
+            let it: &monitor_core::incident::AlertFinding = it;
+            it.edge.as_ref().is_some_and(|it| it.server.to_string() == format!("dns:{name}"))
+        };
+        let finding = findings.find(about).unwrap_or_else(|| panic!("{}", stage.said)).clone();
+        let domain = finding.edge.as_ref().unwrap().registered_domain.clone();
+        let reason = finding.reasons.iter().find(|it| it.name.ends_with("-domain")).unwrap();
+        (domain.unwrap().to_string(), reason.text.clone(), finding.score)
+    };
+    let (domain, text, known) = finding(&mut stage, "m.stripe.com", "203.0.113.20");
+    assert_eq!(domain, "stripe.com");
+    assert_eq!(text, "a new name under stripe.com, of which systemd:a.service knows 2");
+    let (domain, text, new) = finding(&mut stage, "a.example.co.uk", "203.0.113.21");
+    assert_eq!(domain, "example.co.uk");
+    assert_eq!(text, "the first name under example.co.uk that systemd:a.service dials");
+    assert!(new > known, "{new} {known}");
+    // Below some domains everybody has a place of his own.
+    let (domain, text, _) = finding(&mut stage, "worse.github.io", "203.0.113.22");
+    assert_eq!(domain, "worse.github.io");
+    assert!(text.starts_with("the first name under worse.github.io "), "{text}");
+}
+
+#[test]
 fn who_is_known_to_ask_is_heard_from_the_beginning() {
     let mut stage = Stage::new(Mode::Auto);
     let a = stage.cgroup("a");
@@ -439,14 +473,31 @@ fn what_is_dialled_after_an_answer_is_meant_by_its_name() {
     let (cgroup, at) = (asking.cgroup, stage.now.wall);
     let Asking { client, resolver, .. } = asking;
     let message = Told { id: 7, question, said };
-    let answer = Lookup { cgroup, at, client, resolver, message };
+    let answer = Lookup { cgroup, at, client, resolver, near: Near::Unknown, message };
     let effects = stage.engine.step(stage.now, Input::LookedUp(answer));
     // The kernel took it for what it knew: what came since is told at once.
     let since = effects.iter().find_map(|it| match it {
         Effect::Unknow(addresses) => addresses.get(&"203.0.113.1".parse().unwrap()).copied(),
         _ => None,
     });
-    assert_eq!(since, Some(Some(at)));
+    assert_eq!(since, Some(Some(WallTime(at.0 - 10_000))), "a tick before");
+}
+
+#[test]
+fn what_comes_from_ones_own_address_is_not_believed_where_no_address_is_known() {
+    let mut stage = Stage::new(Mode::Auto);
+    let asking = Asking::of(stage.cgroup("a"), "api.example.org");
+    asking.ask(&mut stage);
+    let Asking { cgroup, client, resolver, .. } = asking;
+    let question = Question { name: name("api.example.org"), kind: 1 };
+    let said = Said::Answered(vec![at("api.example.org", "203.0.113.1")]);
+    let message = Told { id: 7, question, said };
+    let at = stage.now.wall;
+    let answer = Lookup { cgroup, at, client, resolver, near: Near::SameAddress, message };
+    stage.step(Input::LookedUp(answer));
+    dials(&mut stage, "a", "203.0.113.1");
+    assert_eq!(map(&stage), ["a -> ip:203.0.113.1 443/tcp"]);
+    assert_eq!(unasked(&stage), 1);
 }
 
 #[test]

@@ -199,6 +199,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 fn pod(event: &Event, now: i64) -> Subject {
     Subject::Pod(Pod {
         uid: id(event.who),
+        alias: None,
         service: service(Kind::Pod, event.who),
         node: id(event.service),
         addresses: event.addresses.clone().unwrap_or_default(),

@@ -93,6 +93,33 @@ fn a_container_s_edges_wait_for_its_name_ten_seconds_at_most() {
 }
 
 #[test]
+fn who_is_dialled_in_vain_where_they_just_were_is_meant() {
+    let api = "k8s:shop/Deployment/api";
+    for (outcome, after_s, server) in [
+        (Outcome::TimedOut, 5, api),
+        (Outcome::Refused, 5, api),
+        // Somebody answers, of whom nobody tells.
+        (Outcome::Established, 5, "ip:10.244.0.1"),
+        (Outcome::TimedOut, 300, "ip:10.244.0.1"),
+    ] {
+        let mut stage = Stage::new(Mode::Auto);
+        stage.step(Input::Fact(Fact::Present(Source::Kubernetes)));
+        let subject = pod("u1", "shop/Deployment/api", "10.244.0.1");
+        fact(&mut stage, Source::Kubernetes, subject.clone());
+        let web = stage.cgroup("web");
+        stage.until(20_000);
+        stage.step(Input::Fact(Fact::Gone(subject.key(Source::Kubernetes))));
+        let dialled = 20_000 + after_s * 1_000;
+        stage.until(dialled);
+        let key = key(web, Direction::Outbound, ip("10.244.0.1"), "443/tcp", outcome);
+        let client = Some(SocketAddr::from(([10, 0, 0, 1], 50_000)));
+        stage.step(Input::Flow(flow(stage.now.wall, key, client, "/bin/web")));
+        stage.until(dialled + 11_000);
+        assert_eq!(map(&stage), [format!("systemd:web.service -> {server} 443/tcp")]);
+    }
+}
+
+#[test]
 fn a_provisional_name_becomes_a_lasting_one_with_all_that_is_known() {
     let mut stage = Stage::new(Mode::Auto);
     let cgroup = container(&mut stage, 1);
@@ -249,6 +276,32 @@ fn loopback_aliases_multicast_and_broadcast_are_one_peer_each() {
     }
     stage.until(1_000);
     assert_eq!(map(&stage).len(), 3, "{:?}", map(&stage));
+}
+
+#[test]
+fn whoever_is_dialled_by_both_families_is_one_peer() {
+    let mut stage = Stage::new(Mode::Auto);
+    let Subject::Pod(mut api) = pod("u1", "shop/Deployment/api", "10.1.0.1") else { panic!() };
+    api.addresses.push("fd00:1::1".parse().unwrap());
+    fact(&mut stage, Source::Kubernetes, Subject::Pod(api));
+    let a = stage.cgroup("a");
+    // As browsers and curl do: the one that does not answer first, then the other.
+    for (to, outcome) in [("fd00:1::1", Outcome::Refused), ("10.1.0.1", Outcome::Established)] {
+        let key = key(a, Direction::Outbound, ip(to), "443/tcp", outcome);
+        stage.step(Input::Flow(flow(stage.now.wall, key, None, "/bin/web")));
+    }
+    // A link's own addresses are told without the link.
+    for _ in ["eth0", "eth1"] {
+        dials(&mut stage, a, "fe80::1");
+    }
+    stage.until(11_000);
+    assert_eq!(
+        map(&stage),
+        [
+            "systemd:a.service -> k8s:shop/Deployment/api 443/tcp",
+            "systemd:a.service -> ip:fe80::1 443/tcp"
+        ]
+    );
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn peer() -> impl Strategy<Value = Peer> {
         4 => service().prop_map(Peer::Service),
         1 => label().prop_map(|it| Peer::Name(it.into())),
         1 => label().prop_map(|it| Peer::Network(it.into())),
-        2 => any::<std::net::IpAddr>().prop_map(Peer::Address),
+        2 => any::<std::net::IpAddr>().prop_map(|it| Peer::Address(it.to_canonical())),
         1 => Just(Peer::World),
         1 => Just(Peer::Nobody),
     ]

@@ -126,6 +126,8 @@ pub async fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
         sweeping: Sweeping::default(),
         files,
     };
+    let told = agent.sources.told();
+    agent.learn(told)?;
     agent.resume(kept)?;
     agent.step(Input::Files(agent.files.written()))?;
     if let Some(trouble) = before {
@@ -240,8 +242,7 @@ impl Agent {
         let mut effects = Vec::new();
         for observation in heard {
             if let Some(input) = input_of(&self.namer, observation) {
-                if matches!(&input, Input::Workload { workload, .. } if workload.service.is_provisional())
-                {
+                if is_unnamed(&input) {
                     self.sources.ask_again();
                 }
                 effects.extend(self.engine.step(now(), input));
@@ -345,6 +346,11 @@ fn input_of(namer: &Namer, observation: Observation) -> Option<Input> {
         Observation::Removed { cgroup } => Input::Trouble(Trouble::Removed { cgroup }),
         Observation::Canary(canary) => Input::Canary(canary),
     })
+}
+
+/// Whether something appears that a source may name.
+fn is_unnamed(input: &Input) -> bool {
+    matches!(input, Input::Workload { workload, .. } if workload.service.is_provisional())
 }
 
 /// The moment of a boot time for the runtime's own clock.

@@ -7,20 +7,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use monitor_core::attribute::{Attribution, Places, SeenFrom, Sighting};
-use monitor_core::directory::Directory;
+use monitor_core::attribute::{Attribution, Places, Renamed, SeenFrom, Sighting};
+use monitor_core::directory::{Directory, Fact};
 use monitor_core::edge::{Edge, Peer, executable_name};
+use monitor_core::engine::Effect;
 use monitor_core::flow::{self, Flow, KeyId, Loss, Observation, Outcome, Process, Traffic};
 use monitor_core::ids::{BootTime, Now};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::agent::naming;
 use crate::agent::perform::LAST_LINES;
 use crate::agent::{SWEEP_EVERY, Signals, every, now, seed, shown, sleep_until, until};
 use crate::capture::{self, Before, Capture};
 use crate::config::Config;
 use crate::identity::Namer;
 use crate::recording::{self, Direction, Existing, FarEnd, RecordedFlow, Source};
+use crate::sources::Sources;
 
 /// What `record` is to do.
 pub struct RecordOptions {
@@ -55,24 +58,40 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
     let mut capture = Capture::start(ground, &capture, internal, budget, Before::default())?;
     let mut pen = Pen::of(recording::create(&options.file, options.existing)?);
     let mut scribe = Scribe::new(&config.node_name(), seed()?, config.places());
+    let mut sources = Sources::start(&config.identity, &config.node_name());
     (options.say)(&format!("{} · recording, Ctrl-C ends", shown(capture.summary())));
     for missing in &capture.summary().missing {
         (options.say)(&format!("not seen here: {missing}"));
+    }
+    for fact in sources.told() {
+        scribe.learn(now(), fact);
     }
     let end = options.duration.map(|duration| Instant::now() + duration);
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
     loop {
         let due = until(scribe.attribution.next_due());
+        let mut facts = Vec::new();
         let heard = tokio::select! {
             _ = signals.any() => break,
             () = pen.gone() => break,
+            told = sources.next() => {
+                facts = told;
+                Vec::new()
+            }
             () = sleep_until(end) => break,
             () = sleep_until(due) => Vec::new(),
             heard = capture.next() => heard?,
             _ = sweep.tick() => capture.sweep(|_| true)?,
         };
+        let mut unknown: Vec<Effect> =
+            facts.into_iter().flat_map(|fact| scribe.learn(now(), fact)).collect();
+        naming::find_keys(&mut unknown, &capture);
+        forget(&mut capture, unknown)?;
         scribe.take(now(), heard);
+        if std::mem::take(&mut scribe.unnamed) {
+            sources.ask_again();
+        }
         // A slow reader is waited for: the kernel keeps what is not fetched, or counts it.
         tokio::select! {
             _ = signals.any() => break,
@@ -87,6 +106,30 @@ pub async fn record(config: Config, options: RecordOptions) -> anyhow::Result<Re
         .await
         .with_context(|| format!("write the recording {}", options.file.display()))?;
     Ok(scribe.recorded)
+}
+
+/// Has the kernel tell again what means somebody else now.
+fn forget(capture: &mut Capture, unknown: Vec<Effect>) -> anyhow::Result<()> {
+    let mut moved = BTreeMap::new();
+    for effect in unknown {
+        match effect {
+            Effect::Unknow(addresses) => {
+                moved.extend(addresses.into_iter().filter_map(|(it, since)| Some((it, since?))));
+            }
+            Effect::Rearm(keys) => {
+                capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
+            }
+            // A recording stores, sends and answers nothing.
+            Effect::Hear(..)
+            | Effect::Leave(_)
+            | Effect::Store(_)
+            | Effect::Deliver(_)
+            | Effect::Appeared(_)
+            | Effect::Alerted(_)
+            | Effect::Reply(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Writes on a thread of its own, whole lines at a time, so that a pipe that is full holds up neither
@@ -157,6 +200,8 @@ struct Scribe {
     executables: HashMap<KeyId, String>,
     /// First sightings whose exchange the kernel's counters will tell once more.
     told: HashMap<(Edge, Direction, Outcome), u64>,
+    /// Something appeared that a source may name.
+    unnamed: bool,
     lines: Vec<u8>,
     recorded: Recorded,
 }
@@ -170,6 +215,7 @@ impl Scribe {
             edges: HashMap::new(),
             executables: HashMap::new(),
             told: HashMap::new(),
+            unnamed: false,
             lines: Vec::new(),
             recorded: Recorded::default(),
         }
@@ -189,10 +235,39 @@ impl Scribe {
         }
     }
 
+    /// Takes in what a source says; what means somebody else now.
+    fn learn(&mut self, now: Now, fact: Fact) -> Vec<Effect> {
+        let learned = self.attribution.learn(now, fact);
+        let mut unknown = Vec::new();
+        for Renamed { cgroup, from, to } in learned.renamed {
+            if from.is_provisional() {
+                self.edges.values_mut().for_each(|edge| edge.rename(&from, &to));
+                let told = std::mem::take(&mut self.told);
+                for ((mut edge, direction, outcome), count) in told {
+                    edge.rename(&from, &to);
+                    *self.told.entry((edge, direction, outcome)).or_default() += count;
+                }
+            } else {
+                unknown.push(Effect::Leave(cgroup));
+            }
+        }
+        for sighting in learned.ready {
+            self.sighted(&sighting);
+        }
+        let directory = self.attribution.directory();
+        let since = |address| (address, directory.held_since(address));
+        if !learned.addresses.is_empty() {
+            unknown.push(Effect::Unknow(learned.addresses.into_iter().map(since).collect()));
+        }
+        unknown
+    }
+
     fn observe(&mut self, now: Now, observation: Observation) {
         match observation {
             Observation::CgroupAppeared { id, path } => {
-                self.attribution.workload_appeared(id, self.namer.workload(&path));
+                let workload = self.namer.workload(&path);
+                self.unnamed |= workload.service.is_provisional();
+                self.attribution.workload_appeared(id, workload);
             }
             Observation::CgroupVanished { id } => self.attribution.workload_vanished(id),
             Observation::Addresses { netns, addresses } => {

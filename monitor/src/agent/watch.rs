@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::agent::audience::Audience;
 use crate::agent::perform::LAST_LINES;
 use crate::agent::{
-    SWEEP_EVERY, Signals, Tell, Told, every, input_of, now, settings, shown, sleep_until, until,
+    SWEEP_EVERY, Signals, Tell, Told, every, input_of, is_unnamed, now, settings, shown,
+    sleep_until, until,
 };
 use crate::capture::{self, Before, Capture};
 use crate::config::Config;
@@ -53,6 +54,10 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
     let mut troubled = BTreeSet::new();
     let mut signals = Signals::new()?;
     let mut sweep = every(SWEEP_EVERY);
+    for fact in sources.told() {
+        // Nothing is known yet that it could change.
+        drop(engine.step(now(), Input::Fact(fact)));
+    }
     loop {
         let tick = until(engine.next_tick());
         let mut facts = Vec::new();
@@ -72,6 +77,9 @@ pub async fn watch(config: Config, options: WatchOptions) -> anyhow::Result<()> 
         let inputs = observations.into_iter().filter_map(|it| input_of(&namer, it));
         let facts = facts.into_iter().map(Input::Fact);
         for input in facts.chain(inputs).chain([Input::Tick]) {
+            if is_unnamed(&input) {
+                sources.ask_again();
+            }
             for effect in engine.step(now(), input) {
                 match effect {
                     Effect::Appeared(edge) => audience.tell(Told::Edge(edge)),

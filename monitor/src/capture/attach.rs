@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -53,16 +52,6 @@ pub(super) struct Spec {
 impl Spec {
     const fn is_of_cgroup(&self) -> bool {
         matches!(self.hook, Hook::Cgroup { .. })
-    }
-
-    /// Where at a cgroup it goes; an error where it goes to none.
-    pub(super) fn attach_type(&self) -> io::Result<u32> {
-        match self.hook {
-            Hook::Cgroup { attach_type } => Ok(attach_type),
-            Hook::Tracepoint { .. } | Hook::RawTracepoint { .. } => {
-                Err(io::ErrorKind::InvalidInput.into())
-            }
-        }
     }
 
     /// Whether it is told an address that others may change: `connect` and `sendmsg`.

@@ -121,7 +121,7 @@ pub(super) fn flood(
     Ok(((CgroupId(payer.cgroup_id), direction(payer.direction)), read(flood)?))
 }
 
-const fn direction(direction: wire::Direction) -> Direction {
+pub(super) const fn direction(direction: wire::Direction) -> Direction {
     match direction {
         wire::Direction::Outbound => Direction::Outbound,
         wire::Direction::Inbound => Direction::Inbound,
@@ -168,14 +168,6 @@ pub(super) const fn protocol(protocol: wire::Protocol) -> Protocol {
 /// Whether it is no flow but that an unusual socket was made.
 pub(super) fn opens(bytes: &KeyBytes) -> bool {
     bytes[std::mem::offset_of!(wire::FlowKey, remote_kind)] == wire::RemoteKind::Socket as u8
-}
-
-/// Whether it is a dial of a resolver's port.
-pub(super) fn asks(bytes: &KeyBytes) -> bool {
-    use std::mem::offset_of;
-    let at = offset_of!(wire::FlowKey, port);
-    bytes[at..at + 2] == wire::DNS_PORT.to_ne_bytes()
-        && bytes[offset_of!(wire::FlowKey, direction)] == wire::Direction::Outbound as u8
 }
 
 /// The inverse of [`key`].

@@ -87,3 +87,11 @@ pub(super) fn entry(key: &KeyBytes, stats: &StatsBytes) -> Result<Option<Entry>,
 pub(super) fn held(bytes: &KeyBytes) -> KeyBytes {
     decode::read::<wire::FlowKey>(bytes).map_or(*bytes, |key| zerocopy::transmute!(key.held()))
 }
+
+/// Whether it is a dial of a resolver's port.
+pub(super) fn asks(bytes: &KeyBytes) -> bool {
+    use std::mem::offset_of;
+    let at = offset_of!(wire::FlowKey, port);
+    bytes[at..at + 2] == wire::DNS_PORT.to_ne_bytes()
+        && bytes[offset_of!(wire::FlowKey, direction)] == wire::Direction::Outbound as u8
+}

@@ -53,10 +53,10 @@ impl Teller {
     }
 
     fn tell_lookup(&mut self, told: Told) {
-        let Told { at_ns, cgroup, client, resolver, message } = told;
+        let Told { at_ns, cgroup, client, resolver, near, message } = told;
         self.cgroups.ensure(cgroup, None, &mut self.pending);
         let at = self.clock.wall(at_ns);
-        let lookup = Lookup { cgroup, at, client, resolver, message };
+        let lookup = Lookup { cgroup, at, client, resolver, near, message };
         self.pending.push(Observation::LookedUp(lookup));
     }
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use monitor_common as wire;
-use monitor_core::dns::{Message, Said};
-use monitor_core::flow::{Loss, Protocol};
+use monitor_core::dns::{Message, Near, Said};
+use monitor_core::flow::{Direction, Loss, Protocol};
 use monitor_core::ids::CgroupId;
 
 use crate::capture::decode::{self, Undecodable};
@@ -20,13 +20,14 @@ pub(super) struct Heard {
     pub(super) at_ns: u64,
     cgroup: CgroupId,
     cookie: u64,
-    /// Whether it was sent, not received.
-    outbound: bool,
+    /// Out of the socket, or into it.
+    direction: Direction,
     protocol: Protocol,
     own: SocketAddr,
     far: SocketAddr,
     dialled: SocketAddr,
     sequence: u32,
+    near: Near,
     payload: Vec<u8>,
 }
 
@@ -37,6 +38,7 @@ pub(super) struct Told {
     pub(super) cgroup: CgroupId,
     pub(super) client: SocketAddr,
     pub(super) resolver: SocketAddr,
+    pub(super) near: Near,
     pub(super) message: Message,
 }
 
@@ -92,7 +94,7 @@ impl Lookups {
             came.extend(self.message(heard, &heard.payload));
             return;
         }
-        let id = StreamId { cookie: heard.cookie, outbound: heard.outbound };
+        let id = StreamId { cookie: heard.cookie, direction: heard.direction };
         let segment = (heard.sequence, &*heard.payload);
         let (messages, went) = self.streams.take(heard.cgroup, id, segment);
         came.extend(messages.iter().filter_map(|message| self.message(heard, message)));
@@ -102,7 +104,7 @@ impl Lookups {
     /// What is not a question and no answer to one is nobody's business.
     fn message(&mut self, heard: &Heard, bytes: &[u8]) -> Option<Came> {
         let message = dns::message(bytes);
-        let resolver = if heard.outbound {
+        let resolver = if heard.direction == Direction::Outbound {
             message.as_ref().filter(|it| it.said == Said::Asked)?;
             self.asks(heard);
             heard.dialled
@@ -119,8 +121,8 @@ impl Lookups {
                 (None, None) => return None,
             }
         };
-        let Heard { at_ns, cgroup, own: client, .. } = *heard;
-        Some(Ok(Told { at_ns, cgroup, client, resolver, message: message? }))
+        let Heard { at_ns, cgroup, own: client, near, .. } = *heard;
+        Some(Ok(Told { at_ns, cgroup, client, resolver, near, message: message? }))
     }
 
     fn asks(&mut self, heard: &Heard) {
@@ -157,43 +159,47 @@ fn heard(bytes: &[u8]) -> Result<Heard, Undecodable> {
         at_ns: head.at_ns,
         cgroup: CgroupId(head.asker.cgroup_id),
         cookie: head.cookie,
-        outbound: head.direction == wire::Direction::Outbound,
+        direction: decode::direction(head.direction),
         protocol: decode::protocol(head.protocol),
         own: end(head.own, head.own_port),
         far: end(head.far, head.far_port),
         dialled: end(head.asker.resolver, wire::DNS_PORT),
         sequence: head.sequence,
+        near: if head.same == 0 { Near::Unknown } else { Near::SameAddress },
         payload: payload.get(..usize::from(head.bytes)).ok_or(Undecodable)?.to_vec(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use Direction::{Inbound, Outbound};
+
     use super::*;
 
     const DIALLED: &str = "127.0.0.11:53";
     const REALLY: &str = "127.0.0.11:40001";
 
     /// A message about `a.example`; an answer of no records.
-    fn message(id: u8, answer: bool) -> Vec<u8> {
-        let flags = if answer { 0x81 } else { 1 };
+    fn message(id: u8, direction: Direction) -> Vec<u8> {
+        let flags = if direction == Inbound { 0x81 } else { 1 };
         let mut bytes = vec![0, id, flags, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         bytes.extend(b"\x01a\x07example\0\0\x01\0\x01");
         bytes
     }
 
-    fn at(far: &str, id: u8, outbound: bool) -> Heard {
+    fn at(far: &str, id: u8, direction: Direction) -> Heard {
         Heard {
             at_ns: 7,
             cgroup: CgroupId(1),
             cookie: 5,
-            outbound,
+            direction,
             protocol: Protocol::Udp,
             own: "10.0.0.1:5000".parse().unwrap(),
             far: far.parse().unwrap(),
             dialled: DIALLED.parse().unwrap(),
             sequence: 0,
-            payload: message(id, !outbound),
+            near: Near::Unknown,
+            payload: message(id, direction),
         }
     }
 
@@ -207,24 +213,24 @@ mod tests {
     fn an_answer_comes_from_whom_was_dialled_whatever_became_of_the_question() {
         let mut lookups = Lookups::default();
         let elsewhere = "203.0.113.9:53";
-        let heard = [at(REALLY, 1, true), at(DIALLED, 1, false), at(REALLY, 1, false)];
+        let heard = [at(REALLY, 1, Outbound), at(DIALLED, 1, Inbound), at(REALLY, 1, Inbound)];
         assert_eq!(resolvers(&mut lookups, &heard), [DIALLED; 3].map(|it| Ok(it.to_owned())));
-        let lie = at(elsewhere, 1, false);
+        let lie = at(elsewhere, 1, Inbound);
         assert_eq!(resolvers(&mut lookups, &[lie]), [Ok(elsewhere.to_owned())]);
         // Another's socket, and one that asked before anybody looked.
-        let others = [Heard { cookie: 6, ..at(DIALLED, 1, false) }];
+        let others = [Heard { cookie: 6, ..at(DIALLED, 1, Inbound) }];
         assert_eq!(resolvers(&mut lookups, &others), [Err(Loss::Unheard)]);
         lookups.vanished(CgroupId(1));
-        assert_eq!(resolvers(&mut lookups, &[at(DIALLED, 1, false)]), [Err(Loss::Unheard)]);
+        assert_eq!(resolvers(&mut lookups, &[at(DIALLED, 1, Inbound)]), [Err(Loss::Unheard)]);
     }
 
     #[test]
     fn one_socket_may_ask_several() {
         let mut lookups = Lookups::default();
         let other = |heard: Heard| Heard { dialled: "192.0.2.1:53".parse().unwrap(), ..heard };
-        let asked = [at(REALLY, 1, true), other(at("192.0.2.1:53", 1, true))];
+        let asked = [at(REALLY, 1, Outbound), other(at("192.0.2.1:53", 1, Outbound))];
         assert_eq!(resolvers(&mut lookups, &asked).len(), 2);
-        let answers = [other(at(DIALLED, 1, false)), other(at("192.0.2.1:53", 1, false))];
+        let answers = [other(at(DIALLED, 1, Inbound)), other(at("192.0.2.1:53", 1, Inbound))];
         let expected = [DIALLED, "192.0.2.1:53"].map(|it| Ok(it.to_owned()));
         assert_eq!(resolvers(&mut lookups, &answers), expected);
     }
@@ -233,27 +239,27 @@ mod tests {
     fn what_cannot_be_read_answers_nothing() {
         let mut lookups = Lookups::default();
         let unreadable = |heard: Heard| Heard { payload: vec![0xff; 40], ..heard };
-        assert_eq!(resolvers(&mut lookups, &[unreadable(at(DIALLED, 1, false))]), []);
-        assert_eq!(resolvers(&mut lookups, &[unreadable(at(DIALLED, 1, true))]), []);
-        resolvers(&mut lookups, &[at(DIALLED, 1, true)]);
-        let lie = unreadable(at(DIALLED, 1, false));
+        assert_eq!(resolvers(&mut lookups, &[unreadable(at(DIALLED, 1, Inbound))]), []);
+        assert_eq!(resolvers(&mut lookups, &[unreadable(at(DIALLED, 1, Outbound))]), []);
+        resolvers(&mut lookups, &[at(DIALLED, 1, Outbound)]);
+        let lie = unreadable(at(DIALLED, 1, Inbound));
         assert_eq!(resolvers(&mut lookups, &[lie]), [Err(Loss::Unasked)]);
     }
 
     #[test]
     fn over_tcp_a_message_comes_in_pieces() {
         let mut lookups = Lookups::default();
-        let answer = message(1, true);
+        let answer = message(1, Inbound);
         let framed = [&[0, u8::try_from(answer.len()).unwrap()][..], &answer].concat();
         let piece = |range: std::ops::Range<usize>| Heard {
             protocol: Protocol::Tcp,
             sequence: u32::try_from(range.start).unwrap(),
             payload: framed[range].to_vec(),
-            ..at(DIALLED, 1, false)
+            ..at(DIALLED, 1, Inbound)
         };
-        let mut question = message(1, false);
+        let mut question = message(1, Outbound);
         question.splice(..0, [0, u8::try_from(question.len()).unwrap()]);
-        let asks = Heard { protocol: Protocol::Tcp, payload: question, ..at(DIALLED, 1, true) };
+        let asks = Heard { protocol: Protocol::Tcp, payload: question, ..at(DIALLED, 1, Outbound) };
         let heard = [asks, piece(0..2), piece(2..9), piece(9..framed.len())];
         assert_eq!(resolvers(&mut lookups, &heard).len(), 2);
     }

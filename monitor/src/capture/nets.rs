@@ -214,7 +214,7 @@ impl Nets {
     fn attach(&self, ebpf: &Ebpf, cgroup: CgroupId, path: &Path) -> io::Result<Vec<Link>> {
         let directory = File::open(path)?;
         let attached = self.specs.iter().map(|spec| {
-            let attach_type = spec.attach_type()?;
+            let attach_type = attach_type(spec)?;
             let fd = bpf::link(program(ebpf, spec)?.as_fd(), directory.as_fd(), attach_type, 0)?;
             if let Some(set) = &self.set {
                 let pinned = bpf::pin(fd.as_fd(), &set.link_to(spec.program, cgroup.0));
@@ -266,7 +266,7 @@ impl Net {
 impl Link {
     /// A link that is attached to this cgroup, as is said of the program.
     fn of(fd: OwnedFd, cgroup: CgroupId, spec: &'static Spec) -> io::Result<Self> {
-        let hook = Hook::Cgroup { attach_type: spec.attach_type()? };
+        let hook = Hook::Cgroup { attach_type: attach_type(spec)? };
         match bpf::cgroup_link(fd.as_fd())? {
             Some(CgroupLink { cgroup_id, attach_type, program_id })
                 if cgroup_id == cgroup.0 && hook == (Hook::Cgroup { attach_type }) =>
@@ -306,4 +306,14 @@ fn taken_over(
 fn program<'e>(ebpf: &'e Ebpf, spec: &Spec) -> io::Result<&'e aya::programs::ProgramFd> {
     let program = ebpf.program(spec.program).ok_or(io::ErrorKind::NotFound)?;
     program.fd().map_err(io::Error::other)
+}
+
+/// Where at a cgroup a program goes; an error where it goes to none.
+fn attach_type(spec: &Spec) -> io::Result<u32> {
+    match spec.hook {
+        Hook::Cgroup { attach_type } => Ok(attach_type),
+        Hook::Tracepoint { .. } | Hook::RawTracepoint { .. } => {
+            Err(io::ErrorKind::InvalidInput.into())
+        }
+    }
 }

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use monitor_core::flow::Direction;
 use monitor_core::ids::CgroupId;
 
 /// One way of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StreamId {
     pub(super) cookie: u64,
-    pub(super) outbound: bool,
+    pub(super) direction: Direction,
 }
 
 /// The streams under way, the oldest first.
@@ -143,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    const ID: StreamId = StreamId { cookie: 1, outbound: true };
+    const ID: StreamId = StreamId { cookie: 1, direction: Direction::Outbound };
     const CGROUP: CgroupId = CgroupId(1);
 
     fn framed(messages: &[&[u8]]) -> Vec<u8> {
@@ -157,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_never_whole_is_dropped_and_said_to_be() {
         let mut streams = Streams::default();
-        let id = |cookie| StreamId { cookie, outbound: false };
+        let id = |cookie| StreamId { cookie, direction: Direction::Inbound };
         for cookie in 0..4 {
             assert_eq!(streams.take(CGROUP, id(cookie), (0, &[0])), (Vec::new(), Ok(())));
         }

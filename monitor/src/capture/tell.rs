@@ -367,7 +367,7 @@ impl Teller {
     pub(super) fn want(&mut self, bytes: &KeyBytes, pid: Option<u32>) {
         let wanted = if decode::opens(bytes) {
             &mut self.wanted
-        } else if decode::asks(bytes) {
+        } else if entries::asks(bytes) {
             &mut self.asking
         } else {
             return;

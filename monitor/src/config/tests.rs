@@ -97,7 +97,7 @@ fn mistakes_are_told_with_their_line_and_what_was_meant() {
         ),
         (
             "[capture]\nring = \"64MiB\"\nseen = 4000000",
-            "3: seen in [capture]: takes 1223 MiB of the kernel's memory, all sizes there 1292 MiB: lower it until they take 1024 MiB at most",
+            "3: seen in [capture]: takes 1254 MiB of the kernel's memory, all sizes there 1322 MiB: lower it until they take 1024 MiB at most",
         ),
         (
             "[detect]\ninternal = [\"10.0.0.0/8\", \"10\"]",

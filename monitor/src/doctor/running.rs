@@ -147,6 +147,10 @@ fn lost(loss: Loss, count: u64) -> Finding {
                 "DNS answers that nobody asked for, or of resolvers that are not believed";
             return Finding::ok(Check::Agent, "lost", format!("{count} {loss}, {meaning}"));
         }
+        Loss::Untaken => (
+            "sources know more than can be held",
+            "ask fewer of them, see [identity] in the configuration",
+        ),
         Loss::OverBudget => (
             "new edges were told as a whole, not one by one",
             "`edgewatch alerts` says who fans out; for one that may, raise detect.budget",

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
-use crate::sources::text::{is_id, part, short_text};
+use crate::sources::text::{address, is_id, part, short_text};
 use crate::sources::{ANSWER, Patience, Runtime, Telling, Unheard};
 
 /// Who answers by Docker's API.
@@ -266,8 +266,7 @@ fn subject(
     let name = name.trim_start_matches('/');
     let networks = networks.and_then(|it| it.networks).unwrap_or_default();
     let addresses = networks.into_values().flat_map(|it| [it.v4, it.v6]);
-    let addresses: Vec<IpAddr> =
-        addresses.filter_map(|it| it.parse().ok()).take(ADDRESSES).collect();
+    let addresses: Vec<IpAddr> = addresses.filter_map(|it| address(&it)).take(ADDRESSES).collect();
     let label = |key: &str| labels.get(key).map(String::as_str).filter(|it| !it.is_empty());
     let pod = label("io.kubernetes.pod.uid");
     let compose = label("com.docker.compose.project").zip(label("com.docker.compose.service"));

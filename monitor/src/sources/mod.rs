@@ -95,14 +95,17 @@ impl Sources {
         let telling = |source| Telling { source, tell: tell.clone() };
         for source in [Source::Docker, Source::Podman] {
             if let Some(place) = Place::of(source, config.of(source)) {
+                telling(source).begins(&place);
                 asking.spawn(ask(docker::Containers, telling(source), place));
             }
         }
         if let Some(place) = Place::of(Source::Cri, &config.cri) {
             let pods = cri::Pods { unknown: Arc::clone(&unknown) };
+            telling(Source::Cri).begins(&place);
             asking.spawn(ask(pods, telling(Source::Cri), place));
         }
         if let Some(cluster) = Cluster::of(&config.kubernetes) {
+            telling(Source::Kubernetes).is_to_be_asked();
             let node = node_name(node).into();
             asking.spawn(kubernetes::ask(telling(Source::Kubernetes), cluster, node));
         }
@@ -113,6 +116,12 @@ impl Sources {
     /// themselves what is new.
     pub fn ask_again(&self) {
         self.unknown.notify_one();
+    }
+
+    /// What was told up to now, if anything: for before anything else is taken in, so that what is seen
+    /// first waits for its names as well.
+    pub fn told(&mut self) -> Vec<Fact> {
+        std::iter::from_fn(|| self.facts.try_recv().ok()).collect()
     }
 
     /// What was told since the last time: at least one fact. Pending for ever where nobody tells
@@ -197,9 +206,6 @@ trait Runtime: Send {
 
 /// Asks a runtime until nobody listens any more.
 async fn ask(mut runtime: impl Runtime, telling: Telling, place: Place) {
-    if place.socket().is_some() && telling.begins().await.is_err() {
-        return;
-    }
     let mut patience = Patience::new();
     loop {
         let Some(socket) = place.socket() else {
@@ -230,9 +236,16 @@ struct Telling {
 struct Unheard;
 
 impl Telling {
-    /// There is somebody to ask: what is seen until the answer comes waits for its names.
-    async fn begins(&self) -> Result<(), Unheard> {
-        self.tell(Fact::Away(self.source, "not asked yet".to_owned())).await
+    /// There may be somebody to ask: what is seen until the answer comes waits for its names.
+    fn begins(&self, place: &Place) {
+        if place.socket().is_some() {
+            self.is_to_be_asked();
+        }
+    }
+
+    /// Before anything else is told: there is room for it.
+    fn is_to_be_asked(&self) {
+        drop(self.tell.try_send(Fact::Away(self.source, "not asked yet".to_owned())));
     }
 
     async fn tell(&self, fact: Fact) -> Result<(), Unheard> {

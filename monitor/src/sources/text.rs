@@ -1,5 +1,6 @@
 //! Words of strangers: made safe and short where they enter.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use monitor_core::ids::{ServiceName, percent_encode_into};
@@ -24,6 +25,11 @@ pub(super) fn service_name(namespace: &str, kind: &str, name: &str) -> ServiceNa
 /// One part of a name that has several.
 pub(super) fn part(text: &str) -> String {
     text.replace('/', "%2F")
+}
+
+/// An address, one for all ways to write it: the kernel's, too, are unmapped.
+pub(super) fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|it| it.to_canonical())
 }
 
 /// A container's full id: what stands in its cgroup's path.

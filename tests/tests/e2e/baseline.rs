@@ -1,14 +1,18 @@
 //! Baselines as files: taken elsewhere, written by hand, watched, compared, edited.
 
 use std::fs;
+use std::net::SocketAddr;
 
 use rustix::process::Signal;
 use tests::agent::{Agent, SOON, Setup, verb};
 use tests::eventually;
+use tests::lab::Service;
 use tests::process::finish;
+use tests::receiver::Receiver;
+use tests::traffic::Protocol;
 
 use crate::lab;
-use crate::shop::{Shop, kinds};
+use crate::shop::{Shop, is_about, kinds};
 
 #[test]
 fn taken_elsewhere_it_judges_the_same() {
@@ -102,6 +106,44 @@ fn a_file_guards_as_written_and_is_read_again() {
     shop.alert_titled("resolved: a baseline file on stand cannot be read");
     shop.web.reaches(&cache);
     shop.was_silent(3);
+}
+
+#[test]
+fn a_service_guarded_on_one_node_is_guarded_with_its_edges_on_all() {
+    let shop = Shop::guarded();
+    // As a ConfigMap of baseline files is for every node.
+    let dir = shop.lab.path("baseline.d");
+    fs::create_dir(&dir).expect("the place is ours");
+    write_whole(&dir.join("shop.yaml"), &shop.exported());
+
+    // The other node: its agent sees nothing of the first, and has never seen the services.
+    let (node, receiver) = (lab(), Receiver::start());
+    let wire = node.wire();
+    let files = format!("baseline_files = [\"{}/*.yaml\"]\n", dir.display());
+    let setup = Setup::mode("learn").top(&files).within(&node, "").told_to(&node, &receiver);
+    let agent = node.agent("agent", &setup);
+    assert_eq!(phase(&agent, &shop.web.service.name).as_deref(), Ok("guarded"));
+    let there = |service: &Service| {
+        let unit = service.cgroup.file_name().expect("it has a name");
+        let there = Service { name: service.name.clone(), cgroup: node.slice().join(unit) };
+        fs::create_dir(&there.cgroup).expect("the slice is ours");
+        there
+    };
+    let (web, api) = (there(&shop.web.service), there(&shop.api.service));
+    let serve = |service: &Service, port| {
+        node.serve(service, &wire.server, Protocol::Tcp, SocketAddr::new(wire.server.v4, port))
+    };
+    let (api, db) = (serve(&api, 8080), serve(&node.service("db"), 5432));
+    let mut dialler = node.dialler(&web, &wire.client);
+    dialler.reaches(&api);
+    let known = api.edge_from(&web);
+    agent.shows(&known, SOON, |view| view["standing"] == "allowed");
+    dialler.reaches(&db);
+    let edge = db.edge_from(&web);
+    let alert = receiver.alert(SOON, &edge, |alert| is_about(alert, &edge));
+    assert_eq!(kinds(&alert, &edge), ["new-peer"]);
+    let told = receiver.alerts();
+    assert!(!told.iter().any(|alert| is_about(alert, &known)), "{told:#?}");
 }
 
 /// Replaces a file in one step, as configuration management does.

@@ -4,10 +4,10 @@
 
 use std::net::SocketAddr;
 
-use tests::agent::{SOON, Setup};
+use tests::agent::{SOON, START, SWEPT, Setup, verb};
 use tests::eventually;
-use tests::lab::{Lab, Wire};
-use tests::process::finish;
+use tests::lab::{Lab, Service, Wire};
+use tests::process::{Running, finish};
 use tests::receiver::Receiver;
 use tests::runtime::{Container, Docker};
 use tests::traffic::{Dialler, Protocol, Server, edge};
@@ -25,7 +25,7 @@ struct Stage {
     docker: Docker,
     web: Dialler,
     api: Server,
-    _wire: Wire,
+    wire: Wire,
     lab: Lab,
     _elsewhere: Lab,
 }
@@ -38,17 +38,17 @@ impl Stage {
         let at = SocketAddr::new(wire.server.v4, 8080);
         let api = elsewhere.serve(&elsewhere.service("api"), &wire.server, Protocol::Tcp, at);
         let started = "2026-01-01T00:00:00Z".to_owned();
-        let address = Some(wire.server.v4);
+        let addresses = vec![wire.server.v4, wire.server.v6];
         let container = Container::named(1, "shop_api_1");
         let compose = Some(("shop", "api"));
-        let docker = lab.docker(vec![Container { compose, address, started, ..container }]);
+        let docker = lab.docker(vec![Container { compose, addresses, started, ..container }]);
         let setup = Setup::mode("learn").within(&lab, "").tables(&docker.asked());
         let agent = lab.agent("agent", &setup.told_to(&lab, &receiver));
         let mut web = lab.dialler(&lab.service("web"), &wire.client);
         web.reaches(&api);
         agent.sees(&edge(&web.service, API, 8080, Protocol::Tcp));
         agent.guards(&[&web.service]);
-        Self { agent, receiver, docker, web, api, _wire: wire, lab, _elsewhere: elsewhere }
+        Self { agent, receiver, docker, web, api, wire, lab, _elsewhere: elsewhere }
     }
 
     fn to(&self, name: &str) -> String {
@@ -58,15 +58,15 @@ impl Stage {
     /// Another container takes the address, and was started `now`; of that the agent hears only here.
     fn changes_hands(&self, now: &str) {
         self.docker.removes(&format!("{:064x}", 1));
-        let (address, started) = (Some(self.api.address.ip()), now.to_owned());
-        self.docker.starts(Container { address, started, ..Container::named(2, "other") });
+        let (addresses, started) = (vec![self.api.address.ip()], now.to_owned());
+        self.docker.starts(Container { addresses, started, ..Container::named(2, "other") });
     }
 
     /// Waits until the agent took in who has the address now: by the word of a dial from elsewhere.
     #[track_caller]
     fn is_told(&self) {
         let scout = self.lab.service("scout");
-        let mut scout = self.lab.dialler(&scout, &self._wire.client);
+        let mut scout = self.lab.dialler(&scout, &self.wire.client);
         eventually(SOON, "the scout dials the other", || {
             scout.reaches(&self.api);
             let edge = edge(&scout.service, OTHER, 8080, Protocol::Tcp);
@@ -132,4 +132,75 @@ fn of_what_came_of_a_dial_only_that_is_the_new_owners_which_came_since() {
     assert_eq!(alert["findings"][0]["outcome"], "refused", "{alert:#}");
     let view = stage.agent.mapped(&other).expect("it was told");
     assert_eq!(view["outcome"], "refused", "{view:#}");
+}
+
+#[test]
+fn a_recording_has_the_names_that_a_runtime_gives() {
+    let lab = lab();
+    let wire = lab.wire();
+    let compose = Some(("shop", "web"));
+    let container = Container { compose, ..Container::named(7, "shop_web_1") };
+    // As Docker has systemd make it.
+    let cgroup = lab.slice().join(format!("docker-{}.scope", container.id));
+    let web = Service { name: "compose:shop/web".to_owned(), cgroup };
+    std::fs::create_dir(&web.cgroup).expect("the slice is ours");
+    let docker = lab.docker(vec![container]);
+    let (config, file) = (lab.path("record.toml"), lab.path("flows.jsonl"));
+    let own =
+        format!("{}[capture]\ncgroup = {:?}\n", docker.asked(), lab.slice().display().to_string());
+    std::fs::write(&config, own).expect("the place is ours");
+    let mut record = Running::start(verb(&["record"]).arg(&file).arg("--config").arg(&config));
+    let at = SocketAddr::new(wire.server.v4, 8080);
+    let api = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
+    let mut dialler = lab.dialler(&web, &wire.client);
+    let named = eventually(START, "a line with the lasting name", || {
+        dialler.reaches(&api);
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let line = text.lines().find(|it| it.contains(&format!("{:?}", web.name)));
+        line.map(str::to_owned).ok_or(text)
+    });
+    assert!(named.contains(&api.service.name), "{named}");
+    record.signal(rustix::process::Signal::INT);
+    assert_eq!(record.ended(SOON).code(), Some(0));
+    let text = std::fs::read_to_string(&file).expect("it was written");
+    assert!(!text.contains("docker:id/"), "{text}");
+}
+
+#[test]
+fn whoever_is_dialled_by_both_families_is_one_peer() {
+    let mut stage = Stage::set();
+    // Nobody listens there by IPv6: then it is tried by IPv4, also from a socket of both families.
+    let v4 = stage.api.address;
+    let std::net::IpAddr::V4(own) = v4.ip() else { panic!("{v4}") };
+    stage.web.is_refused(SocketAddr::new(stage.wire.server.v6, v4.port()));
+    stage.web.tcp(v4, "established");
+    stage.web.tcp(SocketAddr::new(own.to_ipv6_mapped().into(), v4.port()), "established");
+    stage.agent.shows(&stage.to(API), SWEPT, |view| {
+        view["evidence"]["connections"] == 3 && view["evidence"]["failures"] == 1
+    });
+    stage.agent.has_only(&stage.web.service, &[stage.to(API)]);
+    assert_eq!(stage.receiver.alerts(), [] as [serde_json::Value; 0]);
+}
+
+#[test]
+fn who_comes_from_the_internet_is_the_world_whoever_it_is() {
+    let lab = lab();
+    let wire = lab.wire();
+    let (client, server) = (&wire.client, &wire.server);
+    server.ip("addr add 198.51.100.1/24 dev wire");
+    let agent = lab.agent("agent", &Setup::mode("learn").within(&lab, ""));
+    let everywhere = "0.0.0.0:8080".parse().expect("an address");
+    let api = lab.serve(&lab.service("api"), server, Protocol::Tcp, everywhere);
+    let world = format!("world -> {} 8080/tcp", api.service.name);
+    for from in ["198.51.100.7/24", "198.51.100.8/24"] {
+        client.ip(&format!("addr add {from} dev wire"));
+        lab.outsider(client, "tcp 198.51.100.1:8080", "established");
+        client.ip(&format!("addr del {from} dev wire"));
+    }
+    agent.shows(&world, SWEPT, |view| view["evidence"]["connections"] == 2);
+    // Of who is inside it is known who came.
+    lab.outsider(client, &format!("tcp {}:8080", server.v4), "established");
+    let inside = format!("ip:{} -> {} 8080/tcp", client.v4, api.service.name);
+    agent.sees(&inside);
+    agent.has_only(&api.service, &[world, inside]);
 }

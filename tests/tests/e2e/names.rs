@@ -231,6 +231,27 @@ fn a_service_that_is_known_to_ask_is_heard_from_its_first_question_on() {
     stand.resolves("udp", "api.test", "203.0.113.1");
 }
 
+#[test]
+fn who_asks_without_end_hides_no_answer_of_others() {
+    let mut stand = Stand::new().heard();
+    let resolver = stand.resolver.address;
+    let mut loud = stand.lab.dialler(&stand.lab.service("loud"), &stand.wire.client);
+    asks(&mut loud, "udp", resolver, "first.test");
+    stand.hears(2);
+    // Another than the resolver, which would be late.
+    let silent = SocketAddr::new("203.0.113.8".parse().expect("an address"), 53);
+    loud.begin_order(&format!("ask flood {silent} first.test"));
+    stand.resolves("udp", "api.test", "203.0.113.1");
+    stand.resolves("tcp", "stream.test", "203.0.113.3");
+    stand.resolves("udp-connected", "www.test", "203.0.113.2");
+    loud.ends("asked");
+    eventually(SWEPT, "what was not heard is counted", || match stand.agent.lost("unheard") {
+        0 => Err("nothing".to_owned()),
+        _some => Ok(()),
+    });
+    assert_eq!(stand.agent.lost("ring-full"), 0);
+}
+
 /// Whether both ways are looked at.
 fn is_heard(service: &Service) -> Result<(), String> {
     let attached = HOOKS.map(|hook| attached(&service.cgroup, hook).unwrap_or(0));
@@ -255,7 +276,11 @@ fn the_next_agent_takes_up_what_is_heard() {
     let setup = Setup::mode("learn").within(&lab, "").pinned(&bpffs.pins());
     let mut stand = Stand::with(lab, &setup).heard();
     stand.resolves("udp", "api.test", "203.0.113.1");
-    let seen = |stand: &Stand| stand.agent.json(&["map"]).as_array().map_or(0, Vec::len);
+    let seen = |stand: &Stand| {
+        let map = stand.agent.json(&["map"]);
+        let own = |it: &&Value| it["edge"]["client"] == *stand.web.service.name;
+        map.as_array().into_iter().flatten().filter(own).count()
+    };
     let before = seen(&stand);
     stand.agent.kill();
     is_heard(&stand.web.service).expect("it stays");

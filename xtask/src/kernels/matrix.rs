@@ -67,6 +67,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("lineage::the_shell_that_a_service_begins_with_does_not_count", Need::Tracepoints),
     ("lineage::what_is_no_interpreter_keeps_its_name_under_a_shell", Need::Tracepoints),
     ("lineage::what_runs_from_memory_or_from_a_deleted_file_says_so", Need::Processes),
+    ("names::a_service_that_is_known_to_ask_is_heard_from_its_first_question_on", Need::Processes),
     ("older::a_connection_older_than_the_agent_is_an_edge_with_both_ends", Need::Processes),
     ("older::a_namespace_that_is_only_mounted_is_looked_into", Need::Processes),
     ("older::what_was_dialled_while_nobody_looked_is_told_as_such", Need::Processes),
@@ -149,6 +150,7 @@ const MODULES: &[(&str, About)] = &[
 /// Tests that are about load, in modules that are not.
 const OF_LOAD: &[&str] = &[
     "faults::canary::each_canary_comes_back_in_time",
+    "names::who_asks_without_end_hides_no_answer_of_others",
     "older::a_hundred_thousand_sockets_are_taken_in_at_once",
     "restart::under_load_it_ends_in_time_and_leaves_nothing",
 ];

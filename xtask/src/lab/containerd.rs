@@ -23,6 +23,7 @@ const NAMES: Names = Names {
     own: &[],
     guarded: &["k8s:shop/Deployment/web", "k8s:shop/Deployment/api", "k8s:shop/StatefulSet/db"],
     reused: "k8s:shop/Deployment/web -> k8s:shop/Deployment/other 8080/tcp",
+    outside: None,
     hijacked: "k8s:shop/Deployment/web -> k8s:shop/Deployment/api 9999/tcp",
 };
 

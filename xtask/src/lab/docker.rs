@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::lab::ground::{Ground, done, tried};
 use crate::lab::image::{self, IMAGES};
+use crate::lab::outside;
 use crate::lab::runtime::{Names, Runtime, by_id};
 use crate::lab::trials::{Trial, written};
 
@@ -28,10 +29,9 @@ const NAMES: Names = Names {
     ],
     guarded: &["compose:shop/web", "compose:shop/api", "compose:shop/db", "systemd:docker.service"],
     reused: "compose:shop/web -> docker:other 8080/tcp",
+    outside: Some("compose:shop/web -> dns:outside.test 443/tcp"),
     hijacked: "compose:shop/web -> compose:shop/api 9999/tcp",
 };
-
-const NAMESERVER: &str = "192.0.2.53";
 
 const WEB: &str = "shop_web_1";
 const API: &str = "shop_api_1";
@@ -129,7 +129,7 @@ impl Docker {
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "bip": "10.91.0.1/24",
             // Nobody is there: names that it does not know itself nobody knows.
-            "dns": [NAMESERVER],
+            "dns": [outside::RESOLVER],
             "live-restore": matches!(containers, Containers::Live),
         });
         if self.is_old()? {
@@ -218,7 +218,8 @@ impl Runtime for Docker {
         for edge in edges {
             let text = written(&edge["edge"]);
             let by = edge["evidence"]["executables"].to_string();
-            let own = text.starts_with("systemd:docker.service ") && !text.contains(NAMESERVER);
+            let own =
+                text.starts_with("systemd:docker.service ") && !text.contains(outside::RESOLVER);
             ensure!(
                 !own || !by.contains("dockerd"),
                 "an answer passes for an edge: {text} by {by}"

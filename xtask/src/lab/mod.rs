@@ -9,6 +9,7 @@ mod docker;
 mod ground;
 mod image;
 mod kubernetes;
+mod outside;
 mod parts;
 mod podman;
 mod runtime;
@@ -138,12 +139,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<Ex
     if let Target::Kubernetes = options.target {
         return kubernetes::run(workspace, &program, &stages, &interrupt, options);
     }
+    let build = ["build", "--package", "tests", "--bin", "peer"];
+    stages.run("build", workspace.cargo().args(build))?;
+    let peer = workspace.target().join("debug/peer");
     let parts = Parts::find(workspace, &stages, options.target.parts())?;
     let at = workspace.target().join("lab").join(options.target.name());
     let ground = Ground::lay(options.target.name(), &at, parts, &interrupt)?;
     let mut runtime = options.target.start(workspace, ground)?;
     let away = Duration::from_secs(options.away);
-    let tried = trials::all(&mut *runtime, &program, &stages, away);
+    let tried = trials::all(&mut *runtime, [&program, &peer], &stages, away);
     if options.keep {
         runtime.ground().keep();
         println!("The lab is kept: its files are in {}", at.display());

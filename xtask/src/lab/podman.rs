@@ -20,6 +20,7 @@ const NAMES: Names = Names {
     own: &[],
     guarded: &["podman:web", "podman:api", "podman:db", "systemd:podman.service"],
     reused: "podman:web -> podman:other 8080/tcp",
+    outside: None,
     hijacked: "podman:web -> podman:api 9999/tcp",
 };
 

@@ -16,7 +16,9 @@ pub(crate) struct Names {
     pub(crate) guarded: &'static [&'static str],
     /// What is told when another service takes the address of `api`.
     pub(crate) reused: &'static str,
-    /// What is told when `web` dials `ASTRAY`.
+    /// What is told when `web` dials a name that only the outside knows; none where it cannot ask for one.
+    pub(crate) outside: Option<&'static str>,
+    /// What is told when `web` dials what it never dialled.
     pub(crate) hijacked: &'static str,
 }
 

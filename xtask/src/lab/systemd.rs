@@ -25,6 +25,7 @@ const NAMES: Names = Names {
         "systemd:db.service",
     ],
     reused: "systemd:web.service -> systemd:other.service 8081/tcp",
+    outside: None,
     hijacked: "systemd:web.service -> ip:127.0.0.1 9999/tcp",
 };
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::house::Agent;
 use crate::interrupt::{Interrupt, PAUSE};
+use crate::lab::outside::{self, Outside};
 use crate::lab::runtime::Runtime;
 use crate::stage::Stages;
 
@@ -100,7 +101,7 @@ struct Lab<'a> {
 /// Learns, guards, tries everything, and is hijacked in the end.
 pub(crate) fn all(
     runtime: &mut dyn Runtime,
-    program: &Path,
+    [program, peer]: [&Path; 2],
     stages: &Stages,
     away: Duration,
 ) -> anyhow::Result<()> {
@@ -133,6 +134,10 @@ pub(crate) fn all(
     lab.settle()?;
     stages.announce("lab", "another service takes an address");
     lab.reuse()?;
+    if let Some(edge) = lab.runtime.names().outside {
+        stages.announce("lab", "a name outside is dialled");
+        lab.outside(peer, edge)?;
+    }
     stages.announce("lab", "hijacked");
     lab.hijack()?;
     lab.agent.end()
@@ -219,6 +224,13 @@ impl Lab<'_> {
         self.runtime.restore()
     }
 
+    /// Whatever the runtime's own resolver makes of the question, the answer names whom `web` dials.
+    fn outside(&mut self, peer: &Path, edge: &str) -> anyhow::Result<()> {
+        let _outside = Outside::begin(self.runtime.ground(), peer)?;
+        self.call(&format!("http://{}:443/", outside::NAME))?;
+        self.alerted(edge).map(drop)
+    }
+
     /// What was never dialled is told, with where it was dialled.
     fn hijack(&mut self) -> anyhow::Result<()> {
         self.call(&self.runtime.astray())?;
@@ -243,7 +255,8 @@ impl Lab<'_> {
             let findings = alerts.iter().filter_map(|it| it["findings"].as_array()).flatten();
             for finding in findings {
                 let about = written(&finding["edge"]);
-                let expected = [names.reused, names.hijacked].contains(&about.as_str());
+                let expected = [Some(names.reused), names.outside, Some(names.hijacked)]
+                    .contains(&Some(&*about));
                 ensure!(expected, "an alert about {about}");
                 if about == edge {
                     found = Some(finding["where"].clone());

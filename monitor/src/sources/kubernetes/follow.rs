@@ -82,8 +82,14 @@ pub(super) async fn follow<R: Reader>(
     health: &Health,
     reader: R,
 ) -> Unheard {
-    let mut following =
-        Following { connection, health, reader, place: None, patience: Patience::new() };
+    let mut following = Following {
+        connection,
+        health,
+        reader,
+        place: None,
+        listed: false,
+        patience: Patience::new(),
+    };
     loop {
         let begun = Instant::now();
         let trouble = match following.list_and_watch().await {
@@ -91,6 +97,10 @@ pub(super) async fn follow<R: Reader>(
             Err(End::Unheard) => return Unheard,
             Err(End::Expired) => {
                 following.place = None;
+                // A place from before is forgotten by any server some time; one that was just told is not.
+                if !following.listed {
+                    continue;
+                }
                 None
             }
             Err(End::Unserved) => {
@@ -120,6 +130,8 @@ struct Following<'a, R> {
     health: &'a Health,
     reader: R,
     place: Option<Place>,
+    /// The place is of this round.
+    listed: bool,
     patience: Patience,
 }
 
@@ -127,6 +139,7 @@ impl<R: Reader> Following<'_, R> {
     /// Lists where that is needed, and watches once.
     async fn list_and_watch(&mut self) -> Result<(), End> {
         let client = self.connection.client().await.map_err(End::Why)?;
+        self.listed = self.place.is_none();
         let mut place = match self.place.take() {
             Some(place) => place,
             None => self.list(&client).await?,
@@ -188,7 +201,10 @@ impl<R: Reader> Following<'_, R> {
         let events = client.request_events::<R::Object>(request);
         let events = in_time((resource, "watch"), events).await?;
         let mut events = std::pin::pin!(events);
-        self.health.well(R::KIND).await?;
+        // One that just started refuses this and that for a moment more.
+        if self.health.well(R::KIND).await? {
+            self.patience.reset();
+        }
         loop {
             let next = timeout(SILENCE, events.next()).await.map_err(|_elapsed| {
                 End::Why(format!("says nothing of {} any more", resource.plural))

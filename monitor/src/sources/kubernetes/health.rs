@@ -18,6 +18,7 @@ pub(super) struct Health {
 #[derive(Debug, Default)]
 struct State {
     followed: BTreeSet<Kind>,
+    ill: BTreeSet<Kind>,
     told: Option<Told>,
     /// How often it was told away.
     breaks: u64,
@@ -87,20 +88,23 @@ impl Health {
         Ok(())
     }
 
-    pub(super) async fn well(&self, kind: Kind) -> Result<(), Unheard> {
+    /// Whether it was ill before.
+    pub(super) async fn well(&self, kind: Kind) -> Result<bool, Unheard> {
         let mut state = self.state.lock().await;
+        let was_ill = state.ill.remove(&kind);
         state.followed.insert(kind);
         if state.followed.len() == Self::KINDS && state.told != Some(Told::Present) {
             state.told = Some(Told::Present);
             self.tell(Fact::Present(self.telling.source)).await?;
         }
-        Ok(())
+        Ok(was_ill)
     }
 
     /// Told once until all are well again.
     pub(super) async fn ill(&self, kind: Kind, why: String) -> Result<(), Unheard> {
         let mut state = self.state.lock().await;
         state.followed.remove(&kind);
+        state.ill.insert(kind);
         if state.told != Some(Told::Away) {
             state.told = Some(Told::Away);
             state.breaks += 1;

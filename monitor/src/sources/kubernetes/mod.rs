@@ -30,9 +30,6 @@ pub(super) use self::rights::reach;
 
 /// Asks until nobody listens any more. `node` is this one's name.
 pub(super) async fn ask(telling: Telling, cluster: Cluster, node: Arc<str>) {
-    if telling.begins().await.is_err() {
-        return;
-    }
     let connection = Connection::new(cluster);
     let health = Health::new(telling);
     let pods = PodReader { owners: Owners::new(&connection, &health), node };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use monitor_core::ids::ServiceName;
 use serde::Deserialize;
 
-use crate::sources::text::{service_name, short_text};
+use crate::sources::text::{address, service_name, short_text};
 
 /// Of one thing; beyond what clusters have.
 const ADDRESSES: usize = 64;
@@ -95,7 +95,7 @@ impl Meta {
 
 pub(super) fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in texts.filter_map(|it| it.parse().ok()) {
+    for address in texts.filter_map(address) {
         if !addresses.contains(&address) && addresses.len() < ADDRESSES {
             addresses.push(address);
         }

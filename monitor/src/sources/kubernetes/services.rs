@@ -15,7 +15,7 @@ use crate::sources::kubernetes::object::{Address, Meta, addresses};
 use crate::sources::kubernetes::resource::{
     ENDPOINTS, NODES, OLD_SLICES, Resource, SERVICES, SLICES,
 };
-use crate::sources::text::short_text;
+use crate::sources::text::{address, short_text};
 
 /// Of one Service.
 const PORTS: usize = 256;
@@ -189,7 +189,7 @@ impl SliceObject {
         };
         let mut addresses = Vec::new();
         let mut add = |text: &str, target: Option<&Target>| {
-            if let Ok(address) = text.parse::<IpAddr>()
+            if let Some(address) = address(text)
                 && addresses.len() < ENDPOINTS_OF_ONE
             {
                 addresses.push((address, target.and_then(Target::pod)));
@@ -247,7 +247,18 @@ pub(super) struct NodeReader;
 pub(super) struct NodeObject {
     metadata: Meta,
     #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
     status: NodeStatus,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_network: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_networks: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Debug, Clone, Default)]
@@ -262,11 +273,29 @@ struct NodeAddress {
     address: String,
 }
 
+/// The first two addresses of the network of a node's pods are the node's: of its bridge and its tunnel.
+/// What it translates comes from there. Where another network is used, a pod that has one of them goes
+/// before the node.
+fn own_addresses(network: &str) -> Option<[IpAddr; 2]> {
+    let (first, _) = network.split_once('/')?;
+    Some(match first.parse().ok()? {
+        IpAddr::V4(first) => [first, (u32::from(first).checked_add(1)?).into()].map(IpAddr::V4),
+        IpAddr::V6(first) => [first, (u128::from(first).checked_add(1)?).into()].map(IpAddr::V6),
+    })
+}
+
 impl NodeObject {
     pub(super) fn told(self) -> Node {
         // Hostnames among them are no addresses.
         let told = self.status.addresses.iter().flatten().map(|it| &*it.address);
-        Node { name: short_text(&self.metadata.name), addresses: addresses(told) }
+        let mut addresses = addresses(told);
+        let networks = self.spec.pod_networks.iter().flatten().chain(&self.spec.pod_network);
+        for address in networks.take(2).filter_map(|it| own_addresses(it)).flatten() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        Node { name: short_text(&self.metadata.name), addresses }
     }
 }
 

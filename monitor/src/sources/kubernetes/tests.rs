@@ -159,6 +159,17 @@ async fn what_is_gone_has_the_key_of_what_was_there() {
     assert_eq!(kinds.len(), 3);
 }
 
+#[tokio::test]
+async fn a_node_has_the_first_addresses_of_its_pods_network() {
+    let object = json!({"metadata": {"name": "n1"},
+        "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
+        "status": {"addresses": [{"address": "192.0.2.1"}, {"address": "n1.example"}]}});
+    let object = serde_json::from_value(object).unwrap();
+    let Ok(Some(Subject::Node(node))) = NodeReader.subject(object).await else { unreachable!() };
+    let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.1", "10.244.1.0", "10.244.1.1", "fd00:1::", "fd00:1::1"]);
+}
+
 #[test]
 fn hostile_names_are_safe_and_bounded() {
     let long = "x".repeat(10_000);

@@ -82,6 +82,8 @@ pub(crate) static SERVICES: &[Service] = &[
 
 /// All that is to be seen from the first node.
 pub(crate) const EDGES: &[&str] = &[
+    // What comes through a port of a node comes from that node.
+    "host:node-1 -> k8s:shop/Deployment/web 8080/tcp",
     "host:node-2 -> k8s:shop/Deployment/web 8080/tcp",
     "k8s:mon/DaemonSet/exporter -> k8s:default/Service/kubernetes 443/tcp",
     "k8s:mon/Pod/scraper -> host:node-2 22/tcp",

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::lab::kubernetes::apps::{App, KUBERNETES, Net, SERVICES, Service};
-use crate::lab::kubernetes::ground::{CONTROL, Ground, LEGACY, NODES, Node, Place};
+use crate::lab::kubernetes::ground::{CONTROL, Ground, LEGACY, NODES, Node, Place, THIS_NODE};
 use crate::lab::kubernetes::server::{FRONT, Server};
 
 /// What owns a pod, or what owns that.
@@ -72,7 +72,10 @@ impl Cluster {
         }
         let control = Node { name: "control", address: CONTROL, third: 0 };
         for node in NODES.iter().chain([&control]) {
-            cluster.create("/api/v1/nodes", json!({"metadata": {"name": node.name}}))?;
+            let pods = format!("10.244.{}.0/24", node.third);
+            let spec = json!({"podCIDR": pods, "podCIDRs": [pods]});
+            let body = json!({"metadata": {"name": node.name}, "spec": spec});
+            cluster.create("/api/v1/nodes", body)?;
             let status = json!({"status": {"addresses": [
                 {"type": "InternalIP", "address": node.address},
                 {"type": "Hostname", "address": node.name}]}});
@@ -124,7 +127,7 @@ impl Cluster {
             labels["pod-template-hash"] = json!(hash);
         }
         let pods = json!({"metadata": {"labels": labels}, "spec": {
-            "restartPolicy": if kind == "Job" { "Never" } else { "Always" },
+            "restartPolicy": if matches!(kind, "Job" | "CronJob") { "Never" } else { "Always" },
             "containers": [{"name": app.name, "image": "lab:1"}]}});
         let selector = json!({"matchLabels": labels});
         let spec = match kind {
@@ -276,6 +279,10 @@ impl Cluster {
         self.pods.iter().filter(move |(_, it)| it.node == node).map(|(name, _)| name.as_str())
     }
 
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<&'static Node> {
+        Ok(self.pods.get(name).with_context(|| format!("no pod {name}"))?.node)
+    }
+
     pub(crate) fn address(&self, name: &str) -> anyhow::Result<String> {
         Ok(self.pods.get(name).with_context(|| format!("no pod {name}"))?.address.clone())
     }
@@ -401,9 +408,7 @@ fn translation(service: &Service, behind: &[(String, Option<(String, String)>)])
         rules += &format!("ip daddr {} tcp dport {} {to}", service.address, service.port);
     }
     if let Some(port) = service.node_port {
-        let nodes: Vec<&str> = NODES.iter().map(|it| it.address).collect();
-        let nodes = nodes.join(", ");
-        rules += &format!("ip daddr {{ {nodes} }} tcp dport {port} meta mark set 0x4000 {to}");
+        rules += &format!("ip daddr {THIS_NODE} tcp dport {port} meta mark set 0x4000 {to}");
     }
     rules
 }

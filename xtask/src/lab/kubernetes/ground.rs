@@ -23,6 +23,9 @@ pub(crate) const NODES: [Node; 2] = [
 /// Of no node and of no pod: something that has been there for long.
 pub(crate) const LEGACY: &str = "192.168.92.50";
 
+/// In rules, the address of whoever is to follow them.
+pub(crate) const THIS_NODE: &str = "@NODE@";
+
 /// A machine of the cluster.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -185,13 +188,14 @@ impl Ground {
         Ok(id)
     }
 
-    /// Ends a process of the control plane in order, and waits for it.
+    /// Ends a process of the control plane at once: in order, it would wait for those who watch.
     pub(crate) fn finish(&mut self, process: u32) -> anyhow::Result<()> {
         let Some(index) = self.children.iter().position(|it| it.id() == process) else {
             return Ok(());
         };
         let mut child = self.children.swap_remove(index);
-        done(Command::new("kill").args(["-TERM", &process.to_string()]))?;
+        // Gone already is as good.
+        drop(child.kill());
         child.wait().context("wait for its end").map(drop)
     }
 
@@ -238,7 +242,7 @@ impl Ground {
         );
         for node in &NODES {
             let mut command = self.inside(node.name, "nft");
-            fed(command.args(["-f", "-"]), &table)?;
+            fed(command.args(["-f", "-"]), &table.replace(THIS_NODE, node.address))?;
         }
         Ok(())
     }

@@ -25,13 +25,8 @@ use crate::lab::parts::{Part, Parts};
 use crate::stage::Stages;
 use crate::workspace::Workspace;
 
-const PARTS: &[Part] = &[
-    ("etcd", "etcd-server"),
-    ("nft", "nftables"),
-    ("curl", "curl"),
-    ("openssl", "openssl"),
-    ("go-1.19", "golang-1.19-go"),
-];
+const PARTS: &[Part] =
+    &[("etcd", "etcd-server"), ("nft", "nftables"), ("curl", "curl"), ("openssl", "openssl")];
 
 /// Builds, stands it up, and tries everything.
 pub(crate) fn run(

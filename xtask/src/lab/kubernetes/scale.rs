@@ -35,12 +35,12 @@ pub(crate) fn measure(lab: &mut Lab<'_>) -> anyhow::Result<()> {
     let (begun, used) = (Instant::now(), busy(agent)?);
     lab.wait(Duration::from_secs(10))?;
     let idle = (busy(agent)? - used) / begun.elapsed().as_secs_f64();
-    let asked = lab.cluster.server.asked()?.len();
+    let asked = lab.asked()?.len();
     lab.serve(FRONT, Start::Plain)?;
     let (begun, used) = (Instant::now(), busy(agent)?);
     lab.is_back()?;
     let listed = busy(agent)? - used - idle * begun.elapsed().as_secs_f64();
-    let asked = lab.cluster.server.asked()?.split_off(asked);
+    let asked = lab.asked()?.split_off(asked);
     let pages = asked.iter().filter(|it| it.as_str() == "list pods 200").count();
     ensure!(pages >= PODS / 250, "listed in {pages} pages: {asked:#?}");
     let again = resident(agent)?;

@@ -9,8 +9,9 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::interrupt::{Interrupt, PAUSE};
-use crate::lab::kubernetes::ground::{CONTROL, Ground, done, fed};
+use crate::lab::kubernetes::ground::{CONTROL, Ground, NODES, done, fed};
 use crate::stage::Stages;
+use crate::tools;
 use crate::workspace::Workspace;
 
 /// Where everybody looks for it; and where it answers while nobody is to find it.
@@ -18,13 +19,6 @@ pub(crate) const FRONT: u16 = 6443;
 pub(crate) const BACK: u16 = 7443;
 
 const WAIT: Duration = Duration::from_secs(120);
-
-/// Whom the agent is.
-const AGENT: &str = "system:serviceaccount:edgewatch:edgewatch";
-
-/// All that anybody asks is noted.
-const AUDIT: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
-                     rules: [{level: Metadata}]\n";
 
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
@@ -55,6 +49,9 @@ pub(crate) fn build(workspace: &Workspace, stages: &Stages) -> anyhow::Result<Pa
     std::fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let installed = PathBuf::from("/usr/lib/go-1.19");
     let unpacked = workspace.target().join("lab/tree/usr/lib/go-1.19");
+    if !installed.exists() && !unpacked.exists() {
+        tools::unpack(workspace, &workspace.target().join("lab"), &["golang-1.19-go"])?;
+    }
     let go = if installed.exists() { installed } else { unpacked };
     let script = cache.join("apiserver.sh");
     std::fs::write(&script, include_str!("apiserver.sh")).context("write the recipe")?;
@@ -80,7 +77,6 @@ impl Server {
         let at = ground.at.join("server");
         std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
         certificates(&at)?;
-        std::fs::write(at.join("audit.yaml"), AUDIT).context("write the audit's policy")?;
         let (client, peer) = ("http://127.0.0.1:2379", "http://127.0.0.1:2380");
         let data = at.join("etcd").display().to_string();
         let listens = ["--listen-client-urls", client, "--advertise-client-urls", client];
@@ -118,8 +114,8 @@ impl Server {
             ("--service-cluster-ip-range", "10.96.0.0/16".to_owned()),
             ("--endpoint-reconciler-type", "none".to_owned()),
             ("--allow-privileged", "true".to_owned()),
-            ("--audit-policy-file", file("audit.yaml")),
-            ("--audit-log-path", file("audit.json")),
+            // Every request is noted, with where it came from.
+            ("--v", "3".to_owned()),
             // It forgets by itself what the lab wants to be remembered, or not.
             ("--etcd-compaction-interval", "0".to_owned()),
             ("--max-requests-inflight", "2000".to_owned()),
@@ -140,7 +136,7 @@ impl Server {
         interrupt.until("the API server's answer", WAIT, PAUSE * 5, answers)
     }
 
-    /// Ends it, in order.
+    /// Ends it.
     pub(crate) fn end(&mut self, ground: &mut Ground) -> anyhow::Result<()> {
         self.running.take().map_or(Ok(()), |process| ground.finish(process))
     }
@@ -206,6 +202,9 @@ impl Server {
             ("key", file("admin.key")),
             ("header", format!("Content-Type: {kind}")),
             ("max-time", "60".to_owned()),
+            // What it takes for a person's is answered prettily, by code of its that does not stand the
+            // Go that built it: it forgets in the end what a type is.
+            ("user-agent", "lab".to_owned()),
         ];
         let mut text: String =
             lines.iter().map(|(key, value)| format!("{key} = {}\n", quoted(value))).collect();
@@ -261,18 +260,33 @@ impl Server {
         self.running.is_some()
     }
 
-    /// What the agent has asked of it so far, in that order: `list pods 200`.
-    pub(crate) fn asked(&self) -> anyhow::Result<Vec<String>> {
-        let log = std::fs::read_to_string(self.at.join("audit.json")).unwrap_or_default();
-        let of_agent = log.lines().filter(|line| line.contains(AGENT));
-        let asked = of_agent.map(|line| {
-            let event: Value = serde_json::from_str(line).context("read the audit")?;
-            let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-            let (verb, what) = (word(&event["verb"]), word(&event["objectRef"]["resource"]));
-            Ok(format!("{verb} {what} {}", event["responseStatus"]["code"]))
-        });
-        asked.collect()
+    /// What the first node has asked of it so far, in that order: `list pods 200`. Watches are noted when
+    /// they end.
+    pub(crate) fn asked(&self, ground: &Ground) -> anyhow::Result<Vec<String>> {
+        let log = std::fs::read_to_string(ground.at.join("kube-apiserver.log"));
+        let log = log.context("read what the server noted")?;
+        let source = format!("srcIP=\"{}:", NODES[0].address);
+        Ok(log.lines().filter(|line| line.contains(&source)).filter_map(noted).collect())
     }
+}
+
+/// A request, as the server noted it.
+fn noted(line: &str) -> Option<String> {
+    let field = |key: &str| {
+        let (_, rest) = line.split_once(key)?;
+        rest.split([' ', '"', ':']).find(|it| !it.is_empty())
+    };
+    let uri = field("URI=\"")?;
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let mut parts = path.rsplit('/');
+    let last = parts.next()?;
+    let (verb, resource) = match field("verb=\"")? {
+        "GET" if query.contains("watch=true") => ("watch", last),
+        "GET" if query.contains("limit=") => ("list", last),
+        "GET" => ("get", parts.next()?),
+        other => (other, last),
+    };
+    Some(format!("{verb} {resource} {}", field("resp=")?))
 }
 
 /// Makes an authority, and what it signs.
@@ -290,4 +304,25 @@ fn certificates(at: &Path) -> anyhow::Result<()> {
         issue admin /O=system:masters/CN=admin extendedKeyUsage=clientAuth
         openssl genrsa -out sa.key 2048";
     done(Command::new("bash").args(["-c", script]).arg(at).arg(names)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_is_read_from_the_server_s_notes() {
+        let line = |verb: &str, uri: &str, code: &str| {
+            format!(
+                "I1122 20:00:00.1 1 httplog.go:89] \"HTTP\" verb=\"{verb}\" URI=\"{uri}\" \
+                     latency=\"1ms\" userAgent=\"\" srcIP=\"192.168.92.11:5\" resp={code}"
+            )
+        };
+        let list = line("GET", "/api/v1/pods?&limit=250&fieldSelector=a", "200");
+        assert_eq!(noted(&list).as_deref(), Some("list pods 200"));
+        let watch = line("GET", "/api/v1/nodes?&watch=true&timeoutSeconds=290", "403");
+        assert_eq!(noted(&watch).as_deref(), Some("watch nodes 403"));
+        let get = line("GET", "/apis/apps/v1/namespaces/shop/replicasets/web-1?", "404");
+        assert_eq!(noted(&get).as_deref(), Some("get replicasets 404"));
+    }
 }
