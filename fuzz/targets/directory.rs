@@ -128,7 +128,6 @@ fn subject(kind: Kind, number: u8, [a, b, c]: [u8; 3], now: i64) -> Subject {
     match kind {
         Kind::Container => Subject::Container(container(number)),
         Kind::Pod => Subject::Pod(Pod {
-            alias: None,
             uid: id(number),
             alias: None,
             service: service(kind, b % FEW),
