@@ -294,17 +294,7 @@ impl Agent {
     /// Stops it where it is, until it is sent [`Signal::CONT`].
     #[track_caller]
     pub fn stop(&self) {
-        self.signal(Signal::STOP);
-        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
-        // The signal is taken in by each of its threads in its own time.
-        eventually(SOON, "that it stands still", || {
-            let stats = fs::read_dir(&tasks).expect("it runs").flatten();
-            let stats = stats.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
-            // NUMBER (NAME) STATE …: a name may hold anything.
-            let state = |it: &String| it.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
-            let running: Vec<String> = stats.filter(|it| state(it) != Some(true)).collect();
-            if running.is_empty() { Ok(()) } else { Err(running.concat()) }
-        });
+        self.running().stop();
     }
 
     /// How often something of this kind was lost up to now, as it says itself.

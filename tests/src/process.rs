@@ -1,8 +1,8 @@
 //! Child processes: their lines as they come, their end, and no survivors.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::agent::SOON;
 use crate::waiting::{eventually, stretched};
 
 /// What a finished command left.
@@ -155,6 +156,22 @@ impl Running {
             // Fails where it has ended by itself.
             let _sent = kill_process(pid, signal);
         }
+    }
+
+    /// Stops it where it is, until it is sent [`Signal::CONT`].
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid()));
+        // The signal is taken in by each of its threads in its own time.
+        eventually(SOON, "that it stands still", || {
+            let stats = fs::read_dir(&tasks).expect("it runs").flatten();
+            let stats = stats.filter_map(|it| fs::read_to_string(it.path().join("stat")).ok());
+            // NUMBER (NAME) STATE …: a name may hold anything.
+            let state = |it: &String| it.rsplit_once(") ").map(|(_, rest)| rest.starts_with('T'));
+            let running: Vec<String> = stats.filter(|it| state(it) != Some(true)).collect();
+            if running.is_empty() { Ok(()) } else { Err(running.concat()) }
+        });
     }
 
     /// Waits until it has ended.

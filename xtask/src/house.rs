@@ -268,15 +268,21 @@ impl Agent {
             std::fs::remove_dir_all(&at).with_context(|| format!("remove {}", at.display()))?;
         }
         std::fs::create_dir_all(&at).with_context(|| format!("create {}", at.display()))?;
-        let file = at.join("edgewatch.toml");
-        std::fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
-        Ok(Self { program: program.to_owned(), at, running: None })
+        let agent = Self { program: program.to_owned(), at, running: None };
+        agent.configure(config)?;
+        Ok(agent)
+    }
+
+    /// Gives it another configuration, for its next start.
+    pub(crate) fn configure(&self, config: &str) -> anyhow::Result<()> {
+        let file = self.path("edgewatch.toml");
+        std::fs::write(&file, config).with_context(|| format!("write {}", file.display()))
     }
 
     /// Starts it; how long until it was ready.
     pub(crate) fn start(&mut self, interrupt: &Interrupt) -> anyhow::Result<Duration> {
         let mut command = Command::new(&self.program);
-        command.args(["run", "--config"]).arg(self.at.join("edgewatch.toml"));
+        command.args(["run", "--config"]).arg(self.path("edgewatch.toml"));
         command.arg("--state-dir").arg(self.at.join("state"));
         command.arg("--socket").arg(self.socket());
         let started = Instant::now();

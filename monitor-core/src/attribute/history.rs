@@ -22,9 +22,6 @@ impl History {
         let (Some(client), Some(_)) = (edge.client.service(), edge.server.service()) else {
             return;
         };
-        if edge.is_provisional() {
-            return;
-        }
         self.reached.insert(
             client.clone(),
             (client.clone(), edge.port.protocol, dialled),
@@ -40,5 +37,20 @@ impl History {
         dialled: SocketAddr,
     ) -> Option<&Edge> {
         self.reached.get(&(client.clone(), protocol, dialled))
+    }
+
+    /// Calls a service by its new name.
+    pub(crate) fn rename(&mut self, from: &ServiceName, to: &ServiceName) {
+        let concerns = |edge: &Edge| edge.services().any(|it| it == from);
+        let old = self.reached.range(..).filter(|(_, edge)| concerns(edge));
+        let old: Vec<_> = old.map(|(key, edge)| (key.2, edge.clone())).collect();
+        if old.is_empty() {
+            return;
+        }
+        self.reached.retain(|edge| !concerns(edge));
+        for (dialled, mut edge) in old {
+            edge.rename(from, to);
+            self.remember(&edge, dialled);
+        }
     }
 }

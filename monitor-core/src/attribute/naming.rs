@@ -141,6 +141,9 @@ impl Attribution {
     pub fn learn(&mut self, now: Now, fact: Fact) -> Learned {
         let changed = self.directory.take(now.wall, fact);
         let renamed = self.workloads.learn(&changed.workloads, &self.directory);
+        for Renamed { from, to, .. } in &renamed {
+            self.history.rename(from, to);
+        }
         let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
         let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };

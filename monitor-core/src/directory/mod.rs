@@ -182,7 +182,7 @@ impl Directory {
     /// containers that it starts here.
     #[must_use]
     pub fn telling_addresses(&self) -> Option<Source> {
-        let telling = [Source::Kubernetes, Source::Docker, Source::Podman];
+        let telling = [Source::Kubernetes, Source::Cri, Source::Docker, Source::Podman];
         telling.into_iter().find(|it| self.sources.contains_key(it))
     }
 

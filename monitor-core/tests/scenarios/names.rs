@@ -6,7 +6,7 @@ use monitor_core::attribute::Workload;
 use monitor_core::baseline::Mode;
 use monitor_core::directory::{Container, Fact, Key, Kind, Pod, Source, Subject};
 use monitor_core::engine::{Effect, Engine, Input, Settings, Snapshot};
-use monitor_core::flow::{Direction, Outcome};
+use monitor_core::flow::{Direction, Outcome, Remote};
 use monitor_core::ids::{CgroupId, ServiceName, WallTime};
 
 use crate::stage::{Stage, flow, ip, key, settings};
@@ -400,4 +400,26 @@ fn a_required_source_that_is_away_for_a_minute_is_told_until_it_is_back() {
     let mut stage = requiring(Source::Kubernetes);
     stage.until(63_000);
     assert_eq!(stage.said, "firing medium: sensor source-kubernetes;\n");
+}
+
+#[test]
+fn who_was_reached_before_its_name_was_known_is_meant_while_it_is_down() {
+    let mut stage = Stage::new(Mode::Auto);
+    stage.step(Input::Fact(Fact::Away(Source::Docker, "not asked yet".to_owned())));
+    let db = stage.cgroup("db");
+    let web = container(&mut stage, 1);
+    let client = Some(SocketAddr::from(([10, 0, 0, 1], 50_000)));
+    let to = |outcome| key(web, Direction::Outbound, ip("192.0.2.1"), "443/tcp", outcome);
+    let accepted =
+        key(db, Direction::Inbound, Remote::Cgroup(web), "443/tcp", Outcome::Established);
+    for key in [to(Outcome::Established), accepted] {
+        stage.step(Input::Flow(flow(stage.now.wall, key, client, "/bin/web")));
+    }
+    named(&mut stage);
+    stage.until(1_000);
+    let reached = ["compose:shop/web -> systemd:db.service 443/tcp"];
+    assert_eq!(map(&stage), reached);
+    stage.step(Input::Flow(flow(stage.now.wall, to(Outcome::Refused), client, "/bin/web")));
+    stage.until(20_000);
+    assert_eq!(map(&stage), reached);
 }

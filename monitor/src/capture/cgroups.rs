@@ -5,12 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use monitor_core::flow::Observation;
 use monitor_core::ids::CgroupId;
 
 use crate::capture::hierarchy::{Hierarchy, children};
+use crate::capture::pace::Pace;
 
 /// How cgroups that come and go are learned of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,25 +30,8 @@ pub(super) struct Cgroups {
     /// Removed, oldest first: flows of them may still come.
     gone: VecDeque<CgroupId>,
     walks: u64,
-    last_walk: Option<Walk>,
-}
-
-/// When the tree was walked last, and how long that took.
-struct Walk {
-    ended: Instant,
-    took: Duration,
-}
-
-impl Walk {
-    /// A flow of an unknown cgroup has the tree walked, at most this often.
-    const EVERY: Duration = Duration::from_secs(1);
-    /// In a small tree more often: walking takes at most a tenth of the time.
-    const SHARE: u32 = 10;
-
-    fn is_due_again(&self) -> bool {
-        let pause = self.took.saturating_mul(Self::SHARE).min(Self::EVERY);
-        self.ended.elapsed() >= pause
-    }
+    /// Of walks that a flow of an unknown cgroup asks for.
+    pace: Pace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +53,7 @@ impl Cgroups {
             known: HashMap::new(),
             gone: VecDeque::new(),
             walks: 0,
-            last_walk: None,
+            pace: Pace::default(),
         }
     }
 
@@ -113,7 +97,7 @@ impl Cgroups {
         if self.known.contains_key(&id) || pid.is_some_and(|pid| self.is_of(id, pid, out)) {
             return;
         }
-        if self.last_walk.as_ref().is_none_or(Walk::is_due_again) {
+        if self.pace.is_due() {
             self.walk(out);
         }
     }
@@ -152,7 +136,7 @@ impl Cgroups {
         if let Ok(root) = fs::metadata(self.hierarchy.path()) {
             self.walk_below(CgroupId(root.ino()), out);
         }
-        self.last_walk = Some(Walk { ended: Instant::now(), took: started.elapsed() });
+        self.pace.did(started);
     }
 
     fn walk_below(&mut self, root: CgroupId, out: &mut Vec<Observation>) {
@@ -185,6 +169,7 @@ impl Cgroups {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
     use crate::capture::preflight::{CgroupRoot, Layout};
@@ -237,11 +222,10 @@ mod tests {
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"]);
         fs::create_dir(root.path().join("late")).unwrap();
-        let took = |took| Some(Walk { ended: Instant::now(), took });
-        cgroups.last_walk = took(Duration::from_secs(3600));
+        cgroups.pace = Pace::took(Duration::from_secs(3600));
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/"], "a long walk is not repeated at once");
-        cgroups.last_walk = took(Duration::ZERO);
+        cgroups.pace = Pace::took(Duration::ZERO);
         cgroups.ensure(CgroupId(u64::MAX), None, &mut out);
         assert_eq!(paths(&out), ["/", "/late"], "a short one is");
     }

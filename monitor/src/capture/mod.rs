@@ -16,6 +16,7 @@ mod streams;
 mod lookups;
 mod hierarchy;
 mod mountinfo;
+mod pace;
 mod procfs;
 mod shared;
 

@@ -8,6 +8,7 @@ use monitor_core::flow::Observation;
 use monitor_core::ids::NetnsCookie;
 
 use crate::capture::namespaces;
+use crate::capture::pace::Pace;
 
 /// The addresses told, by namespace.
 #[derive(Default)]
@@ -15,6 +16,8 @@ pub(super) struct Addresses {
     told: HashMap<NetnsCookie, Vec<IpAddr>>,
     /// Those that could not be entered, and when that was tried.
     tried: HashMap<NetnsCookie, Instant>,
+    /// Of looks at all namespaces.
+    pace: Pace,
 }
 
 impl Addresses {
@@ -52,18 +55,22 @@ impl Addresses {
         if netns == NetnsCookie(0) || !due {
             return;
         }
-        match namespaces::addresses_of(pid, netns) {
-            Ok(addresses) => {
-                self.tried.remove(&netns);
+        if let Ok(addresses) = namespaces::addresses_of(pid, netns) {
+            self.tried.remove(&netns);
+            return self.told(netns, addresses, out);
+        }
+        // The process is gone, or elsewhere; whoever else is there shows the namespace as well.
+        if self.pace.is_due() {
+            for (netns, addresses) in self.pace.timed(namespaces::survey_addresses) {
                 self.told(netns, addresses, out);
             }
-            // The process is gone, or elsewhere: its namespace is found with the next one.
-            Err(_gone) => {
-                if self.tried.len() >= Self::MAX {
-                    self.tried.clear();
-                }
-                self.tried.insert(netns, Instant::now());
+        }
+        // Else it is found with a later flow.
+        if !self.told.contains_key(&netns) {
+            if self.tried.len() >= Self::MAX {
+                self.tried.clear();
             }
+            self.tried.insert(netns, Instant::now());
         }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tests::agent::SOON;
 use tests::eventually;
 use tests::kernel::Loaded;
+use tests::lab::Lab;
 use tests::process::Running;
 use tests::receiver::edge_of;
 use tests::traffic::Protocol;
@@ -31,17 +32,7 @@ fn every_edge_is_printed_once_with_both_ends_named() {
     let mut dialler = lab.dialler(&web, &wire.client);
 
     let words = ["watch", "--for", "10s", "--format", "json"];
-    let mut watch = Running::start(&mut lab.looks(&words));
-    // It is silent until it sees something, so a scout dials until that is printed.
-    let post = SocketAddr::new(wire.server.v4, 7);
-    let post = lab.serve(&lab.service("post"), &wire.server, Protocol::Tcp, post);
-    let scout = lab.service("scout");
-    let mut scouting = lab.dialler(&scout, &wire.client);
-    eventually(SOON, "the scout is seen", || {
-        scouting.reaches(&post);
-        let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
-        if line.contains(&scout.name) { Ok(()) } else { Err(line) }
-    });
+    let mut watch = watching(&lab, &words);
     let loaded = Loaded::by(watch.pid());
     assert!(!loaded.links.is_empty() && !loaded.maps.is_empty(), "{loaded:?}");
 
@@ -82,19 +73,52 @@ fn every_edge_is_printed_once_with_both_ends_named() {
 }
 
 #[test]
-fn interrupted_it_ends_well_and_leaves_nothing() {
+fn a_datagram_of_who_is_gone_by_then_has_both_ends_named() {
     let lab = lab();
+    let mut watch = watching(&lab, &["watch", "--format", "json"]);
+    // Nobody was in these namespaces when it began to watch.
     let wire = lab.wire();
+    let (web, api) = (lab.service("web"), lab.service("api"));
     let at = SocketAddr::new(wire.server.v4, 8080);
-    let server = lab.serve(&lab.service("api"), &wire.server, Protocol::Tcp, at);
-    let web = lab.service("web");
+    let server = lab.serve(&api, &wire.server, Protocol::Udp, at);
     let mut dialler = lab.dialler(&web, &wire.client);
-    let mut watch = Running::start(&mut lab.looks(&["watch"]));
-    eventually(SOON, "the edge is seen", || {
+    // As if it were busy: who asks is gone before its question is read, and its namespace lives on.
+    let _other = lab.dialler(&web, &wire.client);
+    watch.stop();
+    dialler.reaches(&server);
+    drop(dialler);
+    watch.signal(Signal::CONT);
+    let view = loop {
+        let view: Value = serde_json::from_str(&watch.line(SOON)).expect("one document a line");
+        if [&web, &api].into_iter().any(|it| edge_of(&view).contains(&it.name)) {
+            break view;
+        }
+    };
+    assert_eq!(edge_of(&view), server.edge_from(&web));
+    assert_eq!(view["seen_from"], "both", "{view:#}");
+}
+
+/// Starts to watch. It is silent until it sees something, so a scout dials until that is printed.
+#[track_caller]
+fn watching(lab: &Lab, words: &[&str]) -> Running {
+    let place = lab.alone();
+    let at = SocketAddr::new(place.v4, 7);
+    let server = lab.serve(&lab.service("post"), &place, Protocol::Tcp, at);
+    let scout = lab.service("scout");
+    let mut dialler = lab.dialler(&scout, &place);
+    let mut watch = Running::start(&mut lab.looks(words));
+    eventually(SOON, "the scout is seen", || {
         dialler.reaches(&server);
         let line = watch.line_within(Duration::from_millis(200)).unwrap_or_default();
-        if line.contains(&web.name) { Ok(()) } else { Err(line) }
+        if line.contains(&scout.name) { Ok(()) } else { Err(line) }
     });
+    watch
+}
+
+#[test]
+fn interrupted_it_ends_well_and_leaves_nothing() {
+    let lab = lab();
+    let mut watch = watching(&lab, &["watch"]);
     let loaded = Loaded::by(watch.pid());
     watch.signal(Signal::INT);
     assert_eq!(watch.ended(SOON).code(), Some(0));

@@ -77,6 +77,7 @@ pub(crate) const NEEDS: &[(&str, Need)] = &[
     ("restart::a_known_server_that_is_down_after_a_restart_is_no_news", Need::Processes),
     ("restart::ended_and_started_it_goes_on", Need::Processes),
     ("restart::killed_and_started_it_goes_on", Need::Processes),
+    ("watch::a_datagram_of_who_is_gone_by_then_has_both_ends_named", Need::Processes),
     ("watch::every_edge_is_printed_once_with_both_ends_named", Need::Processes),
     ("watch::who_watches_is_told_what_is_not_seen_any_more", Need::ProgramNames),
 ];

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::Context as _;
 
-use crate::lab::runtime::{Runtime, done};
+use crate::lab::ground::{Ground, done};
 
 /// The one name, and where the containers' resolver asks for it.
 pub(crate) const NAME: &str = "outside.test";
@@ -18,12 +18,12 @@ pub(crate) struct Outside(Child);
 
 impl Outside {
     /// Outside of all that is watched, so that it is an address to everybody.
-    pub(crate) fn begin(runtime: &Runtime, peer: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn begin(ground: &Ground, peer: &Path) -> anyhow::Result<Self> {
         for address in [RESOLVER, ADDRESS] {
             let words = ["addr", "replace", &format!("{address}/32"), "dev", "lo"];
-            done(runtime.inside("ip").args(words))?;
+            done(ground.inside("ip")?.args(words))?;
         }
-        let mut command = runtime.inside(&peer.to_string_lossy());
+        let mut command = ground.inside(&peer.to_string_lossy())?;
         let (at, zone) = (format!("{RESOLVER}:53"), format!("{NAME}={ADDRESS}"));
         command.args(["serve", "names", &at, &zone]);
         // It ends with its input, also where this is killed.

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use crate::machine;
+use crate::setup::apt;
 use crate::stage::Stages;
 use crate::tools;
 use crate::workspace::Workspace;
@@ -16,7 +17,20 @@ use crate::workspace::Workspace;
 pub(crate) type Part = (&'static str, &'static str);
 
 /// In every image: a program that leans on no library.
-const BUSYBOX: (&str, &str) = ("busybox", "busybox-static");
+const BUSYBOX: Part = ("busybox", "busybox-static");
+
+/// What is asked of the machine itself.
+const OWN: &[Part] = &[
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("bash", "bash"),
+    ("tar", "tar"),
+    ("sha256sum", "coreutils"),
+    ("python3", "python3"),
+];
+
+/// Where runtimes have the programs that they alone start.
+const ASIDE: &[&str] = &["usr/lib/cni", "opt/cni/bin", "usr/lib/podman", "usr/libexec/podman"];
 
 /// Where the parts are.
 pub(crate) struct Parts {
@@ -32,27 +46,31 @@ impl Parts {
         stages: &Stages,
         parts: &[Part],
     ) -> anyhow::Result<Self> {
-        for program in ["ip", "nsenter", "bash", "tar", "python3"] {
+        for (program, package) in OWN {
             if machine::program(program).is_none() {
-                bail!(
-                    "the lab needs `{program}`: apt-get install iproute2 util-linux bash tar python3"
-                );
+                bail!("the lab needs `{program}`: apt-get install {package}");
             }
         }
-        let lacking = lacking(parts);
+        let root = Path::new("/");
+        let is_here =
+            |program| machine::program(program).is_some() || find_in(root, program).is_some();
+        let lacking = || parts.iter().filter(|(program, _)| !is_here(program));
         let busybox = || machine::program(BUSYBOX.0).filter(|it| is_static(it));
-        if lacking.is_empty()
+        if lacking().next().is_none()
             && let Some(busybox) = busybox()
         {
             return Ok(Self { tree: None, busybox });
         }
         let tree = workspace.target().join("lab/tree");
-        if lacking.iter().any(|(program, _)| find_in(&tree, program).is_none())
+        if lacking().any(|(program, _)| find_in(&tree, program).is_none())
             || busybox().is_none() && find_in(&tree, BUSYBOX.0).is_none()
         {
-            let mut packages: Vec<&str> = lacking.iter().map(|(_, package)| *package).collect();
+            let mut packages: Vec<&str> = lacking().map(|(_, package)| *package).collect();
             packages.push(BUSYBOX.1);
             packages.dedup();
+            if !apt::is_here() {
+                bail!("the lab needs what Debian has in these packages: {}", packages.join(" "));
+            }
             stages.announce("lab", &format!("unpacking {} under target/", packages.join(" ")));
             tools::unpack(workspace, &workspace.target().join("lab"), &packages)?;
         }
@@ -60,6 +78,13 @@ impl Parts {
             bail!("the lab needs a static busybox: apt-get install busybox-static");
         };
         Ok(Self { tree: Some(tree), busybox })
+    }
+
+    /// Where a program is that no search path leads to.
+    pub(crate) fn directory_of(&self, program: &str) -> Option<PathBuf> {
+        let roots = self.tree.as_deref().into_iter().chain([Path::new("/")]);
+        let file = roots.filter_map(|root| find_in(root, program)).next()?;
+        file.parent().map(Path::to_path_buf)
     }
 
     /// Lets a command, and whatever it starts, find them and what they lean on.
@@ -88,13 +113,9 @@ fn joined(dirs: impl Iterator<Item = PathBuf>) -> OsString {
     std::env::join_paths(dirs).unwrap_or_default()
 }
 
-fn lacking(parts: &[Part]) -> Vec<Part> {
-    parts.iter().copied().filter(|(program, _)| machine::program(program).is_none()).collect()
-}
-
 fn find_in(tree: &Path, program: &str) -> Option<PathBuf> {
-    let dirs = ["usr/bin", "usr/sbin", "bin", "sbin"];
-    dirs.into_iter().map(|dir| tree.join(dir).join(program)).find(|it| it.exists())
+    let dirs = ["usr/bin", "usr/sbin", "bin", "sbin"].iter().chain(ASIDE);
+    dirs.map(|dir| tree.join(dir).join(program)).find(|it| it.exists())
 }
 
 /// Whether a program runs in an image that holds nothing else.

@@ -32,6 +32,12 @@ pub(super) struct Sandbox {
     pub(super) id: String,
     #[prost(message, optional, tag = "2")]
     pub(super) metadata: Option<SandboxMetadata>,
+    /// 0 while it is ready.
+    #[prost(int32, tag = "3")]
+    pub(super) state: i32,
+    /// Nanoseconds since 1970.
+    #[prost(int64, tag = "4")]
+    pub(super) created_at: i64,
     #[prost(map = "string, string", tag = "5")]
     pub(super) labels: HashMap<String, String>,
 }
@@ -45,6 +51,42 @@ pub(super) struct SandboxMetadata {
     pub(super) uid: String,
     #[prost(string, tag = "3")]
     pub(super) namespace: String,
+}
+
+/// `PodSandboxStatusRequest`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct One {
+    #[prost(string, tag = "1")]
+    pub(super) id: String,
+}
+
+/// `PodSandboxStatusResponse`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Told {
+    #[prost(message, optional, tag = "1")]
+    pub(super) status: Option<SandboxStatus>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct SandboxStatus {
+    #[prost(message, optional, tag = "5")]
+    pub(super) network: Option<SandboxNetwork>,
+}
+
+/// `PodSandboxNetworkStatus`: empty where the pod uses its node's.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct SandboxNetwork {
+    #[prost(string, tag = "1")]
+    pub(super) ip: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) additional: Vec<PodIp>,
+}
+
+/// `PodIP`
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct PodIp {
+    #[prost(string, tag = "1")]
+    pub(super) ip: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -109,12 +151,24 @@ impl Runtime {
     }
 
     pub(super) async fn sandboxes(&mut self) -> Result<Vec<Sandbox>, Status> {
-        let listed: Sandboxes = self.ask("/runtime.v1.RuntimeService/ListPodSandbox").await?;
+        let listed: Sandboxes =
+            self.ask("/runtime.v1.RuntimeService/ListPodSandbox", All {}).await?;
         Ok(listed.items)
     }
 
+    /// The network of a sandbox, which its list does not say.
+    pub(super) async fn network(
+        &mut self,
+        sandbox: &str,
+    ) -> Result<Option<SandboxNetwork>, Status> {
+        let one = One { id: sandbox.to_owned() };
+        let told: Told = self.ask("/runtime.v1.RuntimeService/PodSandboxStatus", one).await?;
+        Ok(told.status.and_then(|it| it.network))
+    }
+
     pub(super) async fn containers(&mut self) -> Result<Vec<Container>, Status> {
-        let listed: Containers = self.ask("/runtime.v1.RuntimeService/ListContainers").await?;
+        let listed: Containers =
+            self.ask("/runtime.v1.RuntimeService/ListContainers", All {}).await?;
         Ok(listed.containers)
     }
 
@@ -127,14 +181,15 @@ impl Runtime {
         Ok(events.into_inner())
     }
 
-    async fn ask<A>(&mut self, path: &'static str) -> Result<A, Status>
+    async fn ask<Q, A>(&mut self, path: &'static str, question: Q) -> Result<A, Status>
     where
+        Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
         self.ready().await?;
-        let codec: ProstCodec<All, A> = ProstCodec::default();
+        let codec: ProstCodec<Q, A> = ProstCodec::default();
         let path = PathAndQuery::from_static(path);
-        Ok(self.grpc.unary(Request::new(All {}), path, codec).await?.into_inner())
+        Ok(self.grpc.unary(Request::new(question), path, codec).await?.into_inner())
     }
 
     async fn ready(&mut self) -> Result<(), Status> {
