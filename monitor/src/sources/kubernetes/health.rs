@@ -2,7 +2,7 @@
 //! followed, and away as soon as one cannot be. Keeps lists apart from that: the directory takes a list
 //! that it heard "away" within for one that broke off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use monitor_core::directory::{Fact, Kind};
 use tokio::sync::Mutex;
@@ -18,7 +18,8 @@ pub(super) struct Health {
 #[derive(Debug, Default)]
 struct State {
     followed: BTreeSet<Kind>,
-    ill: BTreeSet<Kind>,
+    /// And why.
+    ill: BTreeMap<Kind, String>,
     told: Option<Told>,
     /// How often it was told away.
     breaks: u64,
@@ -91,7 +92,7 @@ impl Health {
     /// Whether it was ill before.
     pub(super) async fn well(&self, kind: Kind) -> Result<bool, Unheard> {
         let mut state = self.state.lock().await;
-        let was_ill = state.ill.remove(&kind);
+        let was_ill = state.ill.remove(&kind).is_some();
         state.followed.insert(kind);
         if state.followed.len() == Self::KINDS && state.told != Some(Told::Present) {
             state.told = Some(Told::Present);
@@ -100,12 +101,13 @@ impl Health {
         Ok(was_ill)
     }
 
-    /// Told once until all are well again.
+    /// Told once for each reason of a kind until that is well again: a server that was gone and is back
+    /// may refuse something.
     pub(super) async fn ill(&self, kind: Kind, why: String) -> Result<(), Unheard> {
         let mut state = self.state.lock().await;
         state.followed.remove(&kind);
-        state.ill.insert(kind);
-        if state.told != Some(Told::Away) {
+        let before = state.ill.insert(kind, why.clone());
+        if state.told != Some(Told::Away) || before.is_some_and(|before| before != why) {
             state.told = Some(Told::Away);
             state.breaks += 1;
             self.tell(Fact::Away(self.telling.source, why)).await?;
@@ -138,6 +140,11 @@ mod tests {
             health.ill(kind, "it is gone".to_owned()).await.unwrap();
         }
         assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, "it is gone".to_owned())));
+        // Back, and another reason.
+        health.ill(Kind::Node, "it is gone".to_owned()).await.unwrap();
+        assert!(told.try_recv().is_err());
+        health.ill(Kind::Node, "it refuses".to_owned()).await.unwrap();
+        assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, "it refuses".to_owned())));
         // The list that was under way counts for nothing now.
         assert!(!health.end(Kind::Pod, listing).await.unwrap());
         health.well(Kind::Node).await.unwrap();

@@ -72,6 +72,10 @@ impl<'a> Owners<'a> {
             let listed = self.list_of(&client, resource).await;
             self.note(what, &listed).await?;
         }
+        // Nothing may be to be asked for by itself for long: it is told again where it is refused again.
+        for what in ["get replicasets", "get jobs"] {
+            self.health.owners(what, Owned::Told).await?;
+        }
         Ok(())
     }
 
