@@ -21,6 +21,8 @@ struct State {
     /// And why.
     ill: BTreeMap<Kind, String>,
     told: Option<Told>,
+    /// What was told last of why it is away.
+    why: String,
     /// How often it was told away.
     breaks: u64,
     /// What is refused that names are better with.
@@ -107,7 +109,9 @@ impl Health {
         let mut state = self.state.lock().await;
         state.followed.remove(&kind);
         let before = state.ill.insert(kind, why.clone());
-        if state.told != Some(Told::Away) || before.is_some_and(|before| before != why) {
+        let is_news = before.as_ref() != Some(&why) && state.why != why;
+        if state.told != Some(Told::Away) || is_news {
+            state.why.clone_from(&why);
             state.told = Some(Told::Away);
             state.breaks += 1;
             self.tell(Fact::Away(self.telling.source, why)).await?;
@@ -140,6 +144,10 @@ mod tests {
             health.ill(kind, "it is gone".to_owned()).await.unwrap();
         }
         assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, "it is gone".to_owned())));
+        // Of another kind, also where that is new.
+        health.ill(Kind::Pod, "it refuses pods".to_owned()).await.unwrap();
+        let refuses = "it refuses pods".to_owned();
+        assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, refuses)));
         // Back, and another reason.
         health.ill(Kind::Node, "it is gone".to_owned()).await.unwrap();
         assert!(told.try_recv().is_err());
@@ -148,6 +156,7 @@ mod tests {
         // The list that was under way counts for nothing now.
         assert!(!health.end(Kind::Pod, listing).await.unwrap());
         health.well(Kind::Node).await.unwrap();
+        health.well(Kind::Pod).await.unwrap();
         assert!(told.try_recv().is_err());
         let listing = health.begin(Kind::Pod).await.unwrap();
         health.well(Kind::Service).await.unwrap();

@@ -286,7 +286,8 @@ fn less(lab: &mut Lab<'_>) -> anyhow::Result<()> {
             Ok(status.contains(&format!("it does not let this agent {refused}")))
         };
         lab.interrupt
-            .until(&format!("status says {refused:?}"), BACK_AGAIN, PAUSE * 10, || says(lab))?;
+            .until(&format!("status says {refused:?}"), BACK_AGAIN, PAUSE * 10, || says(lab))
+            .with_context(|| format!("it says {:#?}", lab.source()))?;
         let doctor = lab.doctor()?;
         ensure!(doctor.contains(&format!("who may not {refused}")), "doctor says: {doctor}");
         lab.cluster.patch(ROLE, &json!({"rules": role["rules"]}))?;
