@@ -409,17 +409,20 @@ fn who_was_reached_before_its_name_was_known_is_meant_while_it_is_down() {
     let db = stage.cgroup("db");
     let web = container(&mut stage, 1);
     let client = Some(SocketAddr::from(([10, 0, 0, 1], 50_000)));
-    let to = |outcome| key(web, Direction::Outbound, ip("192.0.2.1"), "443/tcp", outcome);
+    let to =
+        |cgroup, outcome| key(cgroup, Direction::Outbound, ip("192.0.2.1"), "443/tcp", outcome);
     let accepted =
         key(db, Direction::Inbound, Remote::Cgroup(web), "443/tcp", Outcome::Established);
-    for key in [to(Outcome::Established), accepted] {
+    for key in [to(web, Outcome::Established), accepted] {
         stage.step(Input::Flow(flow(stage.now.wall, key, client, "/bin/web")));
     }
     named(&mut stage);
     stage.until(1_000);
     let reached = ["compose:shop/web -> systemd:db.service 443/tcp"];
     assert_eq!(map(&stage), reached);
-    stage.step(Input::Flow(flow(stage.now.wall, to(Outcome::Refused), client, "/bin/web")));
+    // Started again, it is in another cgroup.
+    let key = to(container(&mut stage, 2), Outcome::Refused);
+    stage.step(Input::Flow(flow(stage.now.wall, key, client, "/bin/web")));
     stage.until(20_000);
     assert_eq!(map(&stage), reached);
 }
