@@ -11,7 +11,7 @@ use monitor_common::{
 pub(crate) use crate::time::{about_now_ns, now_ns};
 
 use crate::budget;
-use crate::count::add;
+use crate::count::{add, put};
 use crate::emit;
 use crate::emit::Why;
 use crate::maps::SEEN;
@@ -72,8 +72,7 @@ unsafe fn count_at<const SLOT: usize>(stats: *mut FlowStats, now_ns: u64) {
     // SAFETY: the caller's.
     unsafe {
         add((&raw mut (*stats).counts).cast::<u64>().add(SLOT), 1);
-        let came = (&raw mut (*stats).came).cast::<u16>().add(came_slot(SLOT));
-        came.write_volatile(came_at(now_ns));
+        put((&raw mut (*stats).came).cast::<u16>().add(came_slot(SLOT)), came_at(now_ns));
     }
 }
 

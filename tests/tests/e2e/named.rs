@@ -123,8 +123,8 @@ fn of_what_came_of_a_dial_only_that_is_the_new_owners_which_came_since() {
     let mut stage = Stage::set();
     let api = &stage.api;
     stage.web.reaches(api);
-    let started = now();
     stage.api.end();
+    let started = now();
     stage.web.is_refused(stage.api.address);
     stage.changes_hands(&started);
     let other = stage.to(OTHER);

@@ -268,7 +268,7 @@ fn what_cannot_be_read_is_counted_once_and_exactly() {
 
 /// The bytes of the seen-map's keys and values.
 type Key = [u8; 56];
-type Value = [u8; 200];
+type Value = [u8; 208];
 
 /// The map in which the kernel programs of this agent note what they told.
 #[track_caller]
