@@ -197,8 +197,8 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
         self.touched.iter().copied()
     }
 
-    /// The places of what was touched since the last call, in their order: the same inputs give the same
-    /// outputs.
+    /// The places of what was touched since the last call, in the order of their names: the same inputs
+    /// give the same outputs, and a store that sorts by name takes them in where they belong.
     pub(super) fn take_touched(&mut self) -> Vec<Place> {
         let mut touched = std::mem::take(&mut self.touched);
         for place in &touched {
@@ -206,7 +206,7 @@ impl<K: Hash + Ord + Clone, V> Table<K, V> {
                 self.states[place.index()] = State::Settled;
             }
         }
-        touched.sort_unstable_by_key(|it| it.index());
+        touched.sort_unstable_by(|a, b| self.rows[a.index()].name.cmp(&self.rows[b.index()].name));
         touched
     }
 
@@ -230,7 +230,7 @@ mod tests {
             let touched = table.take_touched();
             touched.into_iter().map(|place| *table.at(place).unwrap().0).collect()
         };
-        assert_eq!(names(&mut table), ["b", "a", "c"], "the order of their places");
+        assert_eq!(names(&mut table), ["a", "b", "c"]);
         assert_eq!(names(&mut table), [""; 0]);
         table.touch(&"c");
         assert_eq!(names(&mut table), ["c"]);

@@ -48,6 +48,10 @@ impl Directory {
                         self.pods.begin(*address, uid, since, at);
                     }
                     changed.addresses.insert(*address);
+                    // It may have been told after who answers for a Service.
+                    for slice in self.behind.get(address).into_iter().flatten() {
+                        changed.addresses.extend(self.dialled_for(slice));
+                    }
                 }
             }
             Subject::Service(service) => {
@@ -136,8 +140,17 @@ impl Directory {
     /// Who answers for a Service may be who is meant by dialling it.
     fn means_other(&self, endpoints: &Endpoints, changed: &mut Changed) {
         changed.addresses.extend(endpoints.addresses.iter().map(|(address, _)| *address));
+        changed.addresses.extend(self.addresses_of(endpoints));
+    }
+
+    /// The addresses of the Service that a slice is of.
+    fn dialled_for(&self, slice: &str) -> impl Iterator<Item = &IpAddr> {
+        self.slice(slice).into_iter().flat_map(|it| self.addresses_of(it))
+    }
+
+    fn addresses_of(&self, endpoints: &Endpoints) -> impl Iterator<Item = &IpAddr> {
         let service = self.service(endpoints.service.as_str());
-        changed.addresses.extend(service.into_iter().flat_map(|it| &it.addresses));
+        service.into_iter().flat_map(|it| &it.addresses)
     }
 }
 

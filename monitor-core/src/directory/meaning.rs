@@ -145,7 +145,7 @@ impl Directory {
         }
     }
 
-    fn slice(&self, slice: &str) -> Option<&Endpoints> {
+    pub(crate) fn slice(&self, slice: &str) -> Option<&Endpoints> {
         match self.get(Source::Kubernetes, Kind::Endpoints, slice)? {
             Subject::Endpoints(endpoints) => Some(endpoints),
             _ => None,
@@ -207,13 +207,17 @@ impl Directory {
         slices.filter_map(|slice| self.slice(slice))
     }
 
-    /// The workload that alone answers for a Service.
+    /// The workload that alone answers for a Service, as far as is known: pods that were not told yet, or
+    /// are gone, are taken for those of the others. What is no pod answers for itself.
     fn workload_of(&self, service: &str) -> Option<ServiceName> {
-        let endpoints = self.slices_of(service).flat_map(|it| &it.addresses);
-        let mut workloads = endpoints
-            .map(|(_, uid)| uid.as_deref().and_then(|uid| self.pod(uid)).map(|pod| &pod.service));
-        let first = workloads.next()??;
-        workloads.all(|it| it == Some(first)).then(|| first.clone())
+        let endpoints = || self.slices_of(service).flat_map(|it| &it.addresses);
+        if endpoints().any(|(_, uid)| uid.is_none()) {
+            return None;
+        }
+        let pods = endpoints().filter_map(|(_, uid)| self.pod(uid.as_deref()?));
+        let mut workloads = pods.map(|pod| &pod.service);
+        let first = workloads.next()?;
+        workloads.all(|it| it == first).then(|| first.clone())
     }
 
     fn name_of(&self, service: &str) -> ServiceName {

@@ -58,6 +58,12 @@ pub struct State {
     pub without: Vec<String>,
 }
 
+impl State {
+    const fn is_away(&self) -> bool {
+        matches!(self.presence, Presence::Away(_))
+    }
+}
+
 /// Whether a source answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
@@ -119,7 +125,10 @@ impl Directory {
             }
             Fact::Present(source) => self.is_so(at, source, Presence::Present),
             Fact::Away(source, why) => {
-                self.listing.retain(|(it, _)| *it != source);
+                let was_away = self.state(source).is_some_and(State::is_away);
+                if !was_away {
+                    self.listing.retain(|(it, _)| *it != source);
+                }
                 self.is_so(at, source, Presence::Away(why));
             }
             Fact::Without(source, what) => {
@@ -136,11 +145,11 @@ impl Directory {
     fn is_so(&mut self, at: WallTime, source: Source, presence: Presence) {
         let before = self.sources.remove(&source);
         let without = before.as_ref().map(|it| it.without.clone()).unwrap_or_default();
-        let before = before.filter(|before| {
-            matches!(before.presence, Presence::Present) == matches!(presence, Presence::Present)
-        });
-        let since = before.map_or(at, |before| before.since);
-        self.sources.insert(source, State { presence, since, without });
+        let mut state = State { presence, since: at, without };
+        if let Some(before) = before.filter(|before| before.is_away() == state.is_away()) {
+            state.since = before.since;
+        }
+        self.sources.insert(source, state);
     }
 
     /// How a source is; None where nothing was heard of it.

@@ -129,6 +129,27 @@ fn a_service_is_its_one_workload_and_itself_where_there_are_more() {
 }
 
 #[test]
+fn a_pod_that_is_told_after_its_slice_makes_nobody_of_its_service_meanwhile() {
+    let both = &[(ip(0, 1), Some("u1")), (ip(0, 2), Some("u2"))];
+    let mut directory = cluster([
+        service("shop/Service/api", Some(ip(96, 1)), None),
+        endpoints("shop/api-1", "shop/Service/api", both),
+        pod("u1", "shop/Deployment/api", ip(0, 1)),
+    ]);
+    means(&directory, ip(96, 1), 80, "k8s:shop/Deployment/api 8080");
+    // What was dialled meanwhile means something else now.
+    let canary = pod("u2", "shop/Deployment/api-canary", ip(0, 2));
+    let changed = directory.take(second(0), Fact::Is(Source::Kubernetes, Box::new(canary)));
+    assert!(changed.addresses.contains(&ip(96, 1)), "{changed:?}");
+    means(&directory, ip(96, 1), 80, "k8s:shop/Service/api 80");
+    // One that is gone for long, and that its slice still has.
+    let key = Key { source: Source::Kubernetes, kind: Kind::Pod, id: "u2".into() };
+    directory.take(second(10), Fact::Gone(key));
+    directory.take(second(100), Fact::Present(Source::Kubernetes));
+    means(&directory, ip(96, 1), 80, "k8s:shop/Deployment/api 8080");
+}
+
+#[test]
 fn what_no_pod_answers_for_is_the_service() {
     let directory = cluster([
         Subject::Node(Node { name: "n1".into(), addresses: vec![ip(1, 1)] }),

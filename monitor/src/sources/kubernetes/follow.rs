@@ -26,6 +26,8 @@ const WATCH_S: u32 = 290;
 const SILENCE: Duration = Duration::from_secs(WATCH_S as u64 + 10);
 /// A watch that lasts longer is one that works.
 const WORKS: Duration = Duration::from_secs(10);
+/// After another kind is followed again.
+const SOON: Duration = Duration::from_millis(500);
 /// Things in an answer.
 const PAGE: u32 = 250;
 
@@ -90,8 +92,10 @@ pub(super) async fn follow<R: Reader>(
         listed: false,
         patience: Patience::new(),
     };
+    let mut recoveries = health.recoveries();
     loop {
         let begun = Instant::now();
+        recoveries.mark_unchanged();
         let trouble = match following.list_and_watch().await {
             Ok(()) => None,
             Err(End::Unheard) => return Unheard,
@@ -121,7 +125,17 @@ pub(super) async fn follow<R: Reader>(
         {
             return Unheard;
         }
-        tokio::time::sleep(following.patience.take(random())).await;
+        let pause = following.patience.take(random());
+        // What is told of one kind is about another: none lags behind the others for long.
+        let soon = async {
+            // The sender lives as long as its health does.
+            drop(recoveries.changed().await);
+            tokio::time::sleep(SOON).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = soon => {}
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use monitor_core::directory::{Fact, Kind};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::sources::{Telling, Unheard};
 
@@ -13,6 +13,8 @@ use crate::sources::{Telling, Unheard};
 pub(super) struct Health {
     telling: Telling,
     state: Mutex<State>,
+    /// A kind is followed again that was not.
+    recovered: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +55,7 @@ impl Health {
     const KINDS: usize = 4;
 
     pub(super) fn new(telling: Telling) -> Self {
-        Self { telling, state: Mutex::default() }
+        Self { telling, state: Mutex::default(), recovered: watch::Sender::default() }
     }
 
     pub(super) async fn tell(&self, fact: Fact) -> Result<(), Unheard> {
@@ -100,7 +102,20 @@ impl Health {
             state.told = Some(Told::Present);
             self.tell(Fact::Present(self.telling.source)).await?;
         }
+        if was_ill {
+            self.recovered.send_replace(());
+        }
+        // What was told last may have been this one's: another may have its own reason still.
+        let is_so = state.ill.values().any(|why| *why == state.why);
+        if !is_so && let Some(why) = state.ill.values().next().cloned() {
+            self.away(&mut state, why).await?;
+        }
         Ok(was_ill)
+    }
+
+    /// Changes whenever a kind is followed again: the server is back, most likely for all.
+    pub(super) fn recoveries(&self) -> watch::Receiver<()> {
+        self.recovered.subscribe()
     }
 
     /// Told once for each reason of a kind until that is well again: a server that was gone and is back
@@ -111,12 +126,19 @@ impl Health {
         let before = state.ill.insert(kind, why.clone());
         let is_news = before.as_ref() != Some(&why) && state.why != why;
         if state.told != Some(Told::Away) || is_news {
-            state.why.clone_from(&why);
-            state.told = Some(Told::Away);
-            state.breaks += 1;
-            self.tell(Fact::Away(self.telling.source, why)).await?;
+            self.away(&mut state, why).await?;
         }
         Ok(())
+    }
+
+    /// Lists under way break off as it goes, and not where only another reason is told.
+    async fn away(&self, state: &mut State, why: String) -> Result<(), Unheard> {
+        if state.told != Some(Told::Away) {
+            state.told = Some(Told::Away);
+            state.breaks += 1;
+        }
+        state.why.clone_from(&why);
+        self.tell(Fact::Away(self.telling.source, why)).await
     }
 }
 
@@ -155,9 +177,18 @@ mod tests {
         assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, "it refuses".to_owned())));
         // The list that was under way counts for nothing now.
         assert!(!health.end(Kind::Pod, listing).await.unwrap());
+        // The reason that was told last holds no longer, and another does.
         health.well(Kind::Node).await.unwrap();
+        let refuses = "it refuses pods".to_owned();
+        assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, refuses)));
+        // Nor does it break a list that another reason is told.
+        let listing = health.begin(Kind::Pod).await.unwrap();
+        told.try_recv().unwrap();
         health.well(Kind::Pod).await.unwrap();
-        assert!(told.try_recv().is_err());
+        let gone = "it is gone".to_owned();
+        assert_eq!(told.try_recv(), Ok(Fact::Away(Source::Kubernetes, gone)));
+        assert!(health.end(Kind::Pod, listing).await.unwrap());
+        told.try_recv().unwrap();
         let listing = health.begin(Kind::Pod).await.unwrap();
         health.well(Kind::Service).await.unwrap();
         assert!(health.end(Kind::Pod, listing).await.unwrap());
