@@ -388,8 +388,7 @@ impl Lab<'_> {
     fn seen(&mut self) -> anyhow::Result<()> {
         self.last += 1;
         let job = format!("tick-{}", 28_871_040 + self.last);
-        let is_served = self.cluster.server.is_running();
-        ensure!(is_served, "no Job can be made");
+        ensure!(self.cluster.server.is_running(), "no Job can be made");
         let kind = ("batch/v1", "Job", "jobs");
         let job = self.cluster.controller(&TICK, kind, &job, Some(&self.made.cron), None)?;
         let pod = format!("{}-aaaaa", job.name);
