@@ -59,6 +59,8 @@ impl Ground {
         let (at, root) = (at.to_path_buf(), cgroup_root()?);
         let mut ground = Self { at, parts, root, children: Vec::new(), links: 0, kept: false };
         ground.sweep()?;
+        // With the logs of the lab before it, which are read as this one's else.
+        drop(std::fs::remove_dir_all(&ground.at));
         std::fs::create_dir_all(&ground.at)
             .with_context(|| format!("create {}", ground.at.display()))?;
         ground.raise()?;
