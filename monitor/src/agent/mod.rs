@@ -220,6 +220,7 @@ impl Agent {
     /// Takes in what sources say, as one transaction.
     fn learn(&mut self, facts: Vec<Fact>) -> anyhow::Result<()> {
         let now = now();
+        self.performer.took_in(facts.len());
         let effects =
             facts.into_iter().flat_map(|fact| self.engine.step(now, Input::Fact(fact))).collect();
         self.perform(effects).map(drop)

@@ -35,7 +35,7 @@ pub(crate) struct Performer {
     unstored: Vec<Change>,
     /// Why it did not, as last told.
     refusal: Option<String>,
-    /// Changes since [`Performer::rest`].
+    /// Changes, and what was taken in, since [`Performer::rest`].
     changes: usize,
     /// There was a burst of them, or a start.
     burst: bool,
@@ -75,6 +75,11 @@ impl Performer {
             capture::give_back();
         }
         self.burst = goes_on;
+    }
+
+    /// Notes what takes memory for a moment though nothing of it may be new, as a whole list does.
+    pub(crate) const fn took_in(&mut self, facts: usize) {
+        self.changes += facts;
     }
 
     /// Tells whoever watches, if anybody does.

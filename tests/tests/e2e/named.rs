@@ -3,6 +3,7 @@
 //! runtime's word is all there is.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tests::agent::{SOON, START, SWEPT, Setup, verb};
 use tests::eventually;
@@ -82,10 +83,23 @@ fn now() -> String {
     finish(date.args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])).done().trim().to_owned()
 }
 
+/// The kernel knows when something came by its tick, a hundredth of a second at most: what is to be before
+/// or after something else is so by more than that.
+#[track_caller]
+fn a_tick_passes() {
+    const TICKS: Duration = Duration::from_millis(30);
+    let begun = Instant::now();
+    eventually(SOON, "a tick", || match begun.elapsed() {
+        passed if passed > TICKS => Ok(()),
+        passed => Err(format!("{passed:?}")),
+    });
+}
+
 #[test]
 fn whoever_takes_an_address_is_told_although_it_was_dialled_before_that_was_known() {
     let mut stage = Stage::set();
     let started = now();
+    a_tick_passes();
     // The kernel takes it for what it knows; nobody has said yet that it is somebody else's.
     let api = &stage.api;
     stage.web.reaches(api);
@@ -103,7 +117,9 @@ fn a_connection_that_is_closed_later_was_made_to_the_former_owner() {
     let address = stage.api.address;
     // Not counted by the agent yet, as what was seen a moment ago never is.
     stage.web.does(&format!("hold {address} 1"), "held");
+    a_tick_passes();
     let started = now();
+    a_tick_passes();
     stage.web.does("release", "released");
     stage.changes_hands(&started);
     stage.is_told();
@@ -124,7 +140,9 @@ fn of_what_came_of_a_dial_only_that_is_the_new_owners_which_came_since() {
     let api = &stage.api;
     stage.web.reaches(api);
     stage.api.end();
+    a_tick_passes();
     let started = now();
+    a_tick_passes();
     stage.web.is_refused(stage.api.address);
     stage.changes_hands(&started);
     let other = stage.to(OTHER);
