@@ -2,6 +2,7 @@
 //! what the tests in it said of themselves.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -37,8 +38,35 @@ pub(crate) struct Heard {
     pub(crate) runs: Vec<Run>,
 }
 
+/// A kernel that did not come so far as to start anything of ours; its last words.
+#[derive(Debug)]
+struct NotUp(String);
+
+impl fmt::Display for NotUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guest did not come up:{}", self.0)
+    }
+}
+
+impl std::error::Error for NotUp {}
+
+/// How often a kernel is booted that does not come up: emulated, one breaks now and then in what it does
+/// with its processors, before there is anything of ours.
+const BOOTS: u32 = 3;
+
 /// Boots `kernel` with `initrd` and listens until it powers off.
 pub(crate) fn boot(kernel: &Path, initrd: &Path, command_line: &str) -> anyhow::Result<Heard> {
+    let mut left = BOOTS;
+    loop {
+        left -= 1;
+        match boot_once(kernel, initrd, command_line) {
+            Err(error) if left > 0 && error.is::<NotUp>() => println!("{error}\n  once more"),
+            done => return done,
+        }
+    }
+}
+
+fn boot_once(kernel: &Path, initrd: &Path, command_line: &str) -> anyhow::Result<Heard> {
     let mut child = Command::new(QEMU)
         // Emulated: a nested guest may have no virtualisation of its own, and some hang on it.
         .args(["-accel", "tcg", "-m", "2048", "-no-reboot", "-nodefaults", "-display", "none"])
@@ -112,7 +140,7 @@ fn listen(
     }
     if let Some(tail) = booting {
         let said = tail.iter().map(|line| format!("\n    {line}")).collect::<String>();
-        bail!("the guest did not come up:{said}");
+        return Err(NotUp(said).into());
     }
     Ok(heard)
 }
@@ -171,7 +199,9 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_come_up_shows_its_last_words() {
         let (heard, shown) = heard("SeaBIOS\r\nKernel panic - not syncing\r\n");
-        let error = heard.expect_err("no line of the guest's own").to_string();
+        let error = heard.expect_err("no line of the guest's own");
+        assert!(error.is::<NotUp>(), "it is booted once more");
+        let error = error.to_string();
         assert!(error.contains("Kernel panic") && shown.is_empty(), "{error}");
     }
 
