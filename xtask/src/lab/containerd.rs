@@ -8,8 +8,9 @@ use std::io::Write as _;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
+use crate::lab::command::done;
 use crate::lab::cri::Cri;
-use crate::lab::ground::{Ground, done};
+use crate::lab::ground::Ground;
 use crate::lab::image::{self, IMAGES};
 use crate::lab::runtime::{Names, Runtime};
 use crate::lab::trials::Trial;

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::ensure;
 use serde_json::Value;
 
-use crate::lab::ground::{Ground, done, tried};
+use crate::lab::command::{done, tried};
+use crate::lab::ground::Ground;
 use crate::lab::image::{self, IMAGES};
 use crate::lab::outside;
 use crate::lab::runtime::{Names, Runtime, by_id};

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::house::{cgroup_root, empty};
 use crate::interrupt::{Interrupt, PAUSE};
+use crate::lab::command::done;
 use crate::lab::parts::Parts;
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -198,7 +199,7 @@ impl Drop for Ground {
 }
 
 /// Removes a directory but for the logs in it.
-fn remove(at: &Path) -> anyhow::Result<()> {
+pub(crate) fn remove(at: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(at).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|it| it == "log") {
@@ -212,20 +213,4 @@ fn remove(at: &Path) -> anyhow::Result<()> {
         removed.with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Runs a command that must not fail; what it printed.
-pub(crate) fn done(command: &mut Command) -> anyhow::Result<String> {
-    let Output { status, stdout, stderr } =
-        command.output().with_context(|| format!("start {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?}: {status}: {}", String::from_utf8_lossy(&stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&stdout).into_owned())
-}
-
-/// Runs a command that may fail, and says nothing.
-pub(crate) fn tried(command: &mut Command) -> anyhow::Result<()> {
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().with_context(|| format!("start {command:?}")).map(drop)
 }

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use crate::lab::ground::{Ground, done};
+use crate::lab::command::done;
+use crate::lab::ground::Ground;
 
 /// The two that the application is made of, one after the other.
 pub(crate) const IMAGES: [&str; 2] = ["docker.io/library/lab:1", "docker.io/library/lab:2"];

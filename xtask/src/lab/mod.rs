@@ -3,6 +3,7 @@
 //! its right name all the while. The runtime is private: two namespaces, a cgroup, a directory; nothing
 //! else is touched and nothing is left behind, also when interrupted.
 
+mod command;
 mod containerd;
 mod cri;
 mod docker;

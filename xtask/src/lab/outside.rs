@@ -6,7 +6,8 @@ use std::process::{Child, Stdio};
 
 use anyhow::Context as _;
 
-use crate::lab::ground::{Ground, done};
+use crate::lab::command::done;
+use crate::lab::ground::Ground;
 
 /// The one name, and where the containers' resolver asks for it.
 pub(crate) const NAME: &str = "outside.test";

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 
-use crate::lab::ground::{Ground, done, tried};
+use crate::lab::command::{done, tried};
+use crate::lab::ground::Ground;
 use crate::lab::image::{self, IMAGES};
 use crate::lab::runtime::{Names, Runtime, by_id};
 use crate::lab::trials::Trial;

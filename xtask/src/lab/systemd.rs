@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::lab::ground::{Ground, done, tried};
+use crate::lab::command::{done, tried};
+use crate::lab::ground::Ground;
 use crate::lab::image;
 use crate::lab::runtime::{Names, Runtime};
 use crate::lab::trials::Trial;

@@ -2,13 +2,14 @@
 //! pod, with the addresses that the API tells of them, and cgroups as a kubelet lays them out. What
 //! kube-proxy does is done by nftables. An earlier one that was killed is taken down first.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::house::{cgroup_root, empty};
+use crate::lab::command::{done, fed};
+use crate::lab::ground::remove;
 use crate::lab::parts::Parts;
 
 /// Everything of ours carries this name.
@@ -290,43 +291,4 @@ impl Drop for Ground {
             eprintln!("{error:#}");
         }
     }
-}
-
-/// Removes a directory but for the logs in it.
-fn remove(at: &Path) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(at).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.extension().is_some_and(|it| it == "log") {
-            continue;
-        }
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        removed.with_context(|| format!("remove {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Runs a command that must not fail; what it printed.
-pub(crate) fn done(command: &mut Command) -> anyhow::Result<String> {
-    fed(command, "")
-}
-
-/// Runs a command that must not fail and reads `text`; what it printed.
-pub(crate) fn fed(command: &mut Command, text: &str) -> anyhow::Result<String> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
-    let mut stdin = child.stdin.take().context("its standard input")?;
-    // It is read whole before anything is printed that could fill a pipe.
-    let fed = stdin.write_all(text.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().with_context(|| format!("wait for {command:?}"))?;
-    if !output.status.success() {
-        let said = [output.stderr, output.stdout].concat();
-        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&said).trim());
-    }
-    fed.with_context(|| format!("tell {command:?}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::interrupt::{Interrupt, PAUSE};
-use crate::lab::kubernetes::ground::{CONTROL, Ground, NODES, done, fed};
+use crate::lab::command::{done, fed};
+use crate::lab::kubernetes::ground::{CONTROL, Ground, NODES};
 use crate::stage::Stages;
 use crate::tools;
 use crate::workspace::Workspace;
