@@ -113,6 +113,9 @@ pub const fn came_at(now_ns: u64) -> u16 {
 /// A millisecond, of which the lowest bit is lost.
 const CAME_SHIFT: u32 = 20;
 
+/// What is later than the key was seen by less than a second is no minute before it.
+const AHEAD: u16 = 1024;
+
 impl FlowStats {
     /// What an entry starts from: all is to be filled in.
     pub const NONE: Self = Self {
@@ -134,8 +137,9 @@ impl FlowStats {
         if came == 0 {
             return self.last_seen_ns;
         }
-        // Never later than the key was seen, hence so much before.
-        let ago = came_at(self.last_seen_ns).wrapping_sub(came).saturating_sub(2);
+        // Hence so much before the key was seen last; that may be told by the tick, which lags behind.
+        let ago = came_at(self.last_seen_ns).wrapping_sub(came);
+        let ago = if ago > u16::MAX - AHEAD { 0 } else { ago.saturating_sub(2) };
         self.last_seen_ns.saturating_sub((ago as u64) << CAME_SHIFT)
     }
 }
@@ -157,6 +161,10 @@ mod tests {
             let late = came(Outcome::Refused).checked_sub(begun + 30 * S);
             assert!(late.is_some_and(|it| it <= 5_000_000), "{begun}: {late:?}");
             assert_eq!(came(Outcome::Established), stats.last_seen_ns);
+            // It was closed at once, by a tick that lags behind.
+            stats.last_seen_ns -= 9_000_000;
+            let early = stats.last_seen_ns - stats.came_ns(Outcome::Established);
+            assert!(early <= 10_000_000, "{begun}: {early}");
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote, Traffic};
+use monitor_core::flow::{Begun, Direction, FlowKey, KeyId, Observation, Remote};
 use monitor_core::ids::WallTime;
 
+use crate::capture::clock;
 use crate::capture::decode::{self, KeyBytes, PayerBytes};
 use crate::capture::entries::{self, Entry};
 use crate::capture::tell::Teller;
@@ -51,10 +52,12 @@ impl Teller {
             // None of a canary's.
             let Some(id) = self.told.id_of(&bytes) else { continue };
             let traffic = self.told.traffic(id, &counters, self.clock);
-            // That a connection was closed since says nothing: it was the former owner's.
+            // That a connection was closed since says nothing: it was the former owner's. What was counted
+            // for that one already may have been dialled since all the same.
             let came = self.clock.wall(counters.came_ns);
-            let is_late = |it: &&Traffic| it.connections > 0 && is_another_s(moved, &it.key, came);
-            let late = traffic.as_ref().filter(is_late).map(|it| it.key);
+            let is_busy = self.told.is_busy(id, clock::boot_ns());
+            let key = decode::key(&bytes).ok().filter(|_| is_busy);
+            let late = key.filter(|key| is_another_s(moved, key, came));
             self.pending.extend(traffic.map(Observation::Traffic));
             self.told.remove(id, &mut self.pending);
             if let Some(key) = late {

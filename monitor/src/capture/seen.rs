@@ -1,6 +1,7 @@
 //! The kernel's seen-map from this side, key by key, and what was told of it so far, so that every
 //! change is told once. It is read whole elsewhere (`batch`).
 
+use std::collections::VecDeque;
 use std::io;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, MapError};
@@ -67,6 +68,8 @@ impl SeenMap {
 pub(super) struct Told {
     pub(super) keys: ToldKeys,
     round: u8,
+    /// When the last rounds began, nanoseconds since boot, the latest first.
+    rounds: VecDeque<u64>,
     /// None where nothing outlives the agent.
     pub(super) ledger: Option<Ledger>,
     /// Told keys that the kernel dropped by itself, since that was last asked.
@@ -78,6 +81,8 @@ pub(super) struct ToldKey {
     first_seen_ns: u64,
     counted: Held,
     round: u8,
+    /// Rounds since it counted a connection, as many as are remembered at most.
+    idle: u8,
     pub(super) marks: Marks,
     /// As it stands in the key.
     pub(super) outcome: u8,
@@ -200,14 +205,20 @@ struct Counted {
 }
 
 impl ToldKey {
-    pub(super) const NONE: Self =
-        Self { first_seen_ns: 0, counted: Held::NONE, round: 0, marks: Marks(0), outcome: 0 };
+    pub(super) const NONE: Self = Self {
+        first_seen_ns: 0,
+        counted: Held::NONE,
+        round: 0,
+        idle: 0,
+        marks: Marks(0),
+        outcome: 0,
+    };
 
     /// Of a key that an agent before this one told.
     fn before(tallied: &Tallied) -> Self {
         let Tallied { first_seen_ns, connections, bytes_sent, bytes_received, rtt, .. } = *tallied;
         let counted = Held::of(Counted { connections, bytes_sent, bytes_received, rtt });
-        let mut told = Self { first_seen_ns, counted, ..Self::NONE };
+        let mut told = Self { first_seen_ns, counted, idle: u8::MAX, ..Self::NONE };
         told.marks.set(Mark::Stored);
         if tallied.again {
             told.marks.set(Mark::Again);
@@ -251,8 +262,17 @@ pub(super) enum Sighting {
 }
 
 impl Told {
+    /// The kernel's note begins anew a little later.
+    const BUSY_NS: u64 = 60_000_000_000;
+
     pub(super) fn new() -> Self {
-        Self { keys: ToldKeys::default(), round: 0, ledger: None, evicted: 0 }
+        Self {
+            keys: ToldKeys::default(),
+            round: 0,
+            rounds: VecDeque::new(),
+            ledger: None,
+            evicted: 0,
+        }
     }
 
     /// What was told by an agent before this one; from now on the store is to know.
@@ -274,7 +294,7 @@ impl Told {
         }
         // Nobody knows a number yet.
         keys.handed_over();
-        Self { keys, round: 0, ledger: Some(Ledger::default()), evicted: 0 }
+        Self { keys, ledger: Some(Ledger::default()), ..Self::new() }
     }
 
     /// That a key need not be told again, whatever its judgement.
@@ -345,9 +365,14 @@ impl Told {
     /// What a told key did since it was last asked for; None where nothing.
     pub(super) fn traffic(&mut self, id: KeyId, now: &Counters, clock: Clock) -> Option<Traffic> {
         let told = self.keys.get_mut(id)?;
+        let is_another_round = told.round != self.round;
         told.round = self.round;
         let before = told.counted.counted();
         let connections = now.connections.saturating_sub(before.connections);
+        told.idle = match connections {
+            0 => told.idle.saturating_add(is_another_round.into()),
+            _ => 0,
+        };
         let bytes_sent = now.bytes_sent.saturating_sub(before.bytes_sent);
         let bytes_received = now.bytes_received.saturating_sub(before.bytes_received);
         let mut rtt = now.rtt;
@@ -378,9 +403,21 @@ impl Told {
         })
     }
 
+    /// Whether a key counted a connection of late: so lately that the kernel's note of when it came means
+    /// that one.
+    pub(super) fn is_busy(&self, id: KeyId, now_ns: u64) -> bool {
+        let Some(told) = self.keys.get(id) else { return false };
+        // Before the first round it was told, a moment before that.
+        let began = self.rounds.get(usize::from(told.idle)).or(self.rounds.back());
+        let is_lately = |began: &u64| now_ns.saturating_sub(*began) < Self::BUSY_NS;
+        told.idle == 0 || told.idle < u8::MAX && began.is_some_and(is_lately)
+    }
+
     /// Begins a round over the whole map: keys that it does not come by are gone.
     pub(super) fn begin_round(&mut self) {
         self.round = self.round.wrapping_add(1);
+        self.rounds.push_front(clock::boot_ns());
+        self.rounds.truncate(u8::MAX.into());
     }
 
     /// Ends the round: forgets what is gone and tells so. What a key did since it was last asked for
@@ -513,6 +550,44 @@ mod tests {
             assert!(traffic.rtt.0[buckets.max(3)..].iter().all(|it| *it == 0));
         }
         assert_eq!(told.traffic(id, &counters, clock), None);
+    }
+
+    #[test]
+    fn a_key_is_busy_for_as_long_as_the_kernel_tells_when_its_last_connection_came() {
+        let mut told = Told::new();
+        let (id, _) = told.see(&key_bytes(&key(1)), 0);
+        let mut counters = Counters { connections: 1, ..Counters::default() };
+        let clock = Clock::read();
+        told.traffic(id, &counters, clock);
+        assert!(told.is_busy(id, clock::boot_ns()), "before any round");
+        let minute = clock::boot_ns() + Told::BUSY_NS;
+        for _ in 0..5 {
+            told.begin_round();
+            // Asked twice in a round, it is idle no longer.
+            for _ in 0..2 {
+                assert_eq!(told.traffic(id, &counters, clock), None);
+            }
+        }
+        assert!(told.is_busy(id, clock::boot_ns()) && !told.is_busy(id, minute + 1_000_000_000));
+        counters.connections += 1;
+        told.traffic(id, &counters, clock);
+        assert!(told.is_busy(id, minute));
+        // Adopted: nobody knows when.
+        let before = Tallied {
+            edge: "systemd:a.service -> systemd:b.service 1/tcp".parse().unwrap(),
+            first_seen_ns: 0,
+            connections: 2,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rtt: RttHistogram::default(),
+            again: false,
+        };
+        let mut told = Told::keeping([(key_bytes(&key(1)), Some(before))].into_iter());
+        let id = told.id_of(&key_bytes(&key(1))).unwrap();
+        assert!(!told.is_busy(id, 0));
+        counters.connections += 1;
+        told.traffic(id, &counters, clock);
+        assert!(told.is_busy(id, 0));
     }
 
     #[test]

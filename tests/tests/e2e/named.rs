@@ -112,6 +112,24 @@ fn whoever_takes_an_address_is_told_although_it_was_dialled_before_that_was_know
 }
 
 #[test]
+fn so_is_whoever_was_dialled_when_that_was_counted_for_the_former_owner_already() {
+    let mut stage = Stage::set();
+    let started = now();
+    a_tick_passes();
+    let api = &stage.api;
+    stage.web.reaches(api);
+    let former = stage.to(API);
+    eventually(SOON, "it is counted", || {
+        let view = stage.agent.mapped(&former)?;
+        let count = view["evidence"]["connections"].as_u64();
+        if count >= Some(2) { Ok(()) } else { Err(format!("{count:?}")) }
+    });
+    stage.changes_hands(&started);
+    let other = stage.to(OTHER);
+    stage.receiver.alert(SOON, &other, |alert| is_about(alert, &other));
+}
+
+#[test]
 fn a_connection_that_is_closed_later_was_made_to_the_former_owner() {
     let mut stage = Stage::set();
     let address = stage.api.address;
