@@ -3,7 +3,7 @@
 //! runtime's word is all there is.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tests::agent::{SOON, START, SWEPT, Setup, verb};
 use tests::eventually;
@@ -79,8 +79,12 @@ impl Stage {
 /// The time as a runtime writes it.
 #[track_caller]
 fn now() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later");
+    // Not everybody's `date` knows parts of a second.
     let mut date = std::process::Command::new("date");
-    finish(date.args(["-u", "+%Y-%m-%dT%H:%M:%S.%NZ"])).done().trim().to_owned()
+    let seconds = format!("@{}", now.as_secs());
+    let date = finish(date.args(["-u", "-d", &seconds, "+%Y-%m-%dT%H:%M:%S"])).done();
+    format!("{}.{:09}Z", date.trim(), now.subsec_nanos())
 }
 
 /// The kernel knows when something came by its tick, a hundredth of a second at most: what is to be before
