@@ -35,8 +35,9 @@ pub struct Learned {
     pub renamed: Vec<Renamed>,
     /// Held sightings whose ends have their names now.
     pub ready: Vec<Sighting>,
-    /// Addresses that mean somebody else from now on: what the kernel knows of them is old.
-    pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that mean somebody else from now on, and since when they may: what the kernel knows of them
+    /// is old.
+    pub addresses: BTreeMap<IpAddr, Option<WallTime>>,
     pub stored: Vec<(Key, Option<Subject>)>,
 }
 
@@ -147,7 +148,9 @@ impl Attribution {
         let is_awaited = |it: &IpAddr| self.holding.addresses.contains(it);
         let news = !renamed.is_empty() || changed.addresses.iter().any(is_awaited);
         let ready = if news { self.name_held(&renamed) } else { Vec::new() };
-        Learned { renamed, ready, addresses: changed.addresses, stored: changed.stored }
+        let since = |address| (address, self.directory.held_since(address));
+        let addresses = changed.addresses.into_iter().map(since).collect();
+        Learned { renamed, ready, addresses, stored: changed.stored }
     }
 
     /// The sightings whose ends have their names; the others are held until they do.

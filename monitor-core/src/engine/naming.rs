@@ -37,9 +37,7 @@ impl Engine {
             self.sighted(now, &sighting, effects);
         }
         if !learned.addresses.is_empty() {
-            let directory = self.attribution.directory();
-            let since = |address| (address, directory.held_since(address));
-            effects.push(Effect::Unknow(learned.addresses.into_iter().map(since).collect()));
+            effects.push(Effect::Unknow(learned.addresses));
         }
         if !learned.stored.is_empty() {
             let known = learned.stored.into_iter();

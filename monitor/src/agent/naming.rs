@@ -1,12 +1,12 @@
 //! Names change, and with them what known keys of the kernel stand for: finds those keys, so that they
 //! are told again, with the change of the state that goes with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use monitor_core::engine::Effect;
 use monitor_core::flow::Remote;
-use monitor_core::ids::CgroupId;
+use monitor_core::ids::{CgroupId, WallTime};
 
 use crate::capture::Capture;
 
@@ -33,6 +33,13 @@ pub(crate) fn find_keys(effects: &mut Vec<Effect>, capture: &Capture) {
     if !keys.is_empty() {
         effects.push(Effect::Rearm(keys));
     }
+}
+
+/// The addresses of which it is known since when they may mean somebody else.
+pub(crate) fn moved(
+    addresses: BTreeMap<IpAddr, Option<WallTime>>,
+) -> impl Iterator<Item = (IpAddr, WallTime)> {
+    addresses.into_iter().filter_map(|(address, since)| Some((address, since?)))
 }
 
 fn concerns(

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::agent::audience::Audience;
-use crate::agent::{Tell, Told, trial};
+use crate::agent::{Tell, Told, naming, trial};
 use crate::capture::{self, Capture};
 use crate::notify::{self, Notifier};
 use crate::serve::{Feed, Request};
@@ -114,10 +114,7 @@ impl Performer {
             match effect {
                 // The keys they mean were found before.
                 Effect::Store(_) | Effect::Leave(_) => {}
-                Effect::Unknow(addresses) => {
-                    let known = addresses.into_iter().filter_map(|(it, since)| Some((it, since?)));
-                    moved.extend(known);
-                }
+                Effect::Unknow(addresses) => moved.extend(naming::moved(addresses)),
                 Effect::Rearm(keys) => {
                     capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
                 }

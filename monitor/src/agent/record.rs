@@ -113,9 +113,7 @@ fn forget(capture: &mut Capture, unknown: Vec<Effect>) -> anyhow::Result<()> {
     let mut moved = BTreeMap::new();
     for effect in unknown {
         match effect {
-            Effect::Unknow(addresses) => {
-                moved.extend(addresses.into_iter().filter_map(|(it, since)| Some((it, since?))));
-            }
+            Effect::Unknow(addresses) => moved.extend(naming::moved(addresses)),
             Effect::Rearm(keys) => {
                 capture.rearm(&keys, &moved).context("re-arm the kernel's tables")?;
             }
@@ -254,10 +252,8 @@ impl Scribe {
         for sighting in learned.ready {
             self.sighted(&sighting);
         }
-        let directory = self.attribution.directory();
-        let since = |address| (address, directory.held_since(address));
         if !learned.addresses.is_empty() {
-            unknown.push(Effect::Unknow(learned.addresses.into_iter().map(since).collect()));
+            unknown.push(Effect::Unknow(learned.addresses));
         }
         unknown
     }
